@@ -1,0 +1,39 @@
+# make demo | make test: each makes .venv, installs, and runs. PYTHON=python3.12 chooses another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install demo test test-full lint clean
+
+install: $(VENV)/installed
+
+# Made anew when the dependencies or the interpreter change; the package itself is installed in place.
+$(VENV)/installed: pyproject.toml $(VENV)/interpreter
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/interpreter: FORCE
+	@version=$$($(PYTHON) -c 'import sys; print(sys.executable, sys.version)'); \
+	if [ "$$(cat $@ 2>/dev/null)" != "$$version" ]; then \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxseg needs Python 3.11 or newer")' && \
+		rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && echo "$$version" > $@; \
+	fi
+
+FORCE:
+
+demo: install
+	$(BIN)/python -m jaxseg.main --config configs/demo.py
+
+test: install lint
+	$(BIN)/python -m pytest
+
+test-full: install lint
+	$(BIN)/python -m pytest -m 'full or not full'
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV)

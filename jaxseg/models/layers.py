@@ -1,0 +1,224 @@
+"""The layers that several models share: convolutions, batch norm, resizing. Channels last."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxseg.resize import along_height, along_width
+
+DType = jnp.dtype
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def torch_uniform(fan_in: int) -> Callable:
+    """PyTorch's default for convolutions and their biases: uniform in ±1/√fan_in."""
+
+    def init(key, shape, dtype=jnp.float32):
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+@jax.custom_vjp
+def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
+    """A 3×3 convolution, stride 1, zero padding 1."""
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
+
+
+def _conv3x3_forward(x, kernel):
+    return conv3x3(x, kernel), (x, kernel)
+
+
+def _conv3x3_backward(residuals, cotangent):
+    x, kernel = residuals
+    x_gradient = conv3x3(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
+
+    def by_matmul(x, cotangent):
+        # XLA:CPU's own weight gradient is three times slower than nine matrix products.
+        _, height, width, channels = x.shape
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        taps = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        flat = cotangent.reshape(-1, cotangent.shape[-1])
+        return jnp.stack([tap.reshape(-1, channels).T @ flat for tap in taps]).reshape(kernel.shape)
+
+    def by_convolution(x, cotangent):
+        _, transpose = jax.vjp(
+            lambda k: lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=DIMENSIONS),
+            kernel,
+        )
+        return transpose(cotangent)[0]
+
+    kernel_gradient = lax.platform_dependent(x, cotangent, cpu=by_matmul, default=by_convolution)
+    return x_gradient, kernel_gradient
+
+
+conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
+
+
+def depthwise_conv(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"]
+) -> Float[Array, "b h w c"]:
+    """A depthwise convolution, stride 1, "same" zero padding, as k² shifted multiply-adds.
+
+    XLA fuses them into one pass; its grouped convolution is 15-20 times slower on CPU.
+    """
+    size = kernel.shape[0]
+    _, height, width, _ = x.shape
+    margin = size // 2
+    padded = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    shifted = (
+        padded[:, i : i + height, j : j + width] * kernel[i, j]
+        for i in range(size)
+        for j in range(size)
+    )
+    return sum(shifted)
+
+
+class Conv(nn.Module):
+    """A convolution with PyTorch's padding (`kernel_size // 2` on every side)."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    use_bias: bool = True
+    kernel_init: Callable | None = None
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b p q d"]:
+        size, channels = self.kernel_size, x.shape[-1]
+        default_init = torch_uniform(size * size * channels)
+        shape = (size, size, channels, self.features)
+        kernel = self.param("kernel", self.kernel_init or default_init, shape)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if size == 1 and self.stride == 1:
+            x = x @ kernel[0, 0]
+        elif size == 3 and self.stride == 1:
+            x = conv3x3(x, kernel)
+        else:
+            margin = (size // 2, size // 2)
+            x = lax.conv_general_dilated(
+                x, kernel, (self.stride,) * 2, (margin, margin), dimension_numbers=DIMENSIONS
+            )
+        if self.use_bias:
+            x += self.param("bias", default_init, (self.features,)).astype(self.dtype)
+        return x
+
+
+class DepthwiseConv(nn.Module):
+    """A depthwise convolution with bias."""
+
+    kernel_size: int = 3
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        size, channels = self.kernel_size, x.shape[-1]
+        init = torch_uniform(size * size)
+        kernel = self.param("kernel", init, (size, size, 1, channels)).astype(self.dtype)
+        bias = self.param("bias", init, (channels,)).astype(self.dtype)
+        return depthwise_conv(x.astype(self.dtype), kernel) + bias
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation in float32, with PyTorch's running statistics.
+
+    Normalises with the biased variance and keeps the unbiased one (n / (n-1)), momentum 0.1,
+    epsilon 1e-5. Inside a jitted function the batch is the global one, whatever its sharding, which
+    makes this the synchronised batch norm of the reference.
+
+    Raises:
+      ValueError: in training, for a batch of one value a channel, as PyTorch does.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        if train:
+            count = x.size // channels
+            if count == 1 and not self.is_initializing():
+                raise ValueError(
+                    f"{'/'.join(self.scope.path)}: batch norm over a single value a channel"
+                    f" (shape {x.shape}); train with a batch of two or more"
+                )
+            wide = x.astype(jnp.float32)
+            mean = wide.mean((0, 1, 2))
+            var = jnp.square(wide - mean).mean((0, 1, 2))
+            if not self.is_initializing():
+                running_mean.value = 0.9 * running_mean.value + 0.1 * mean
+                unbiased = var * (count / (count - 1))
+                running_var.value = 0.9 * running_var.value + 0.1 * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+        scale = scale * lax.rsqrt(var + 1e-5)
+        # One multiply-add, in float32, whatever the type of the activations.
+        return (x.astype(jnp.float32) * scale + (bias - mean * scale)).astype(x.dtype)
+
+
+class ConvBNReLU(nn.Module):
+    """Convolution without bias, batch norm, ReLU: the building block of the heads."""
+
+    features: int
+    kernel_size: int = 3
+    dtype: DType = jnp.float32
+
+    def setup(self):
+        fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        self.conv = Conv(
+            self.features,
+            self.kernel_size,
+            use_bias=False,
+            kernel_init=fan_out,
+            dtype=self.dtype,
+        )
+        self.bn = BatchNorm()
+
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w d"]:
+        return nn.relu(self.bn(self.conv(x), train))
+
+
+class Classifier(nn.Module):
+    """What ends every head: channel dropout and a 1×1 convolution to `num_classes` scores."""
+
+    num_classes: int
+    dropout: float
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
+        x = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)
+        kernel_shape = (1, 1, x.shape[-1], self.num_classes)
+        kernel = self.param("kernel", nn.initializers.normal(0.01), kernel_shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
+        return x @ kernel[0, 0].astype(self.dtype) + bias.astype(self.dtype)
+
+
+def layer_norm(name: str | None = None, dtype: DType = jnp.float32) -> nn.LayerNorm:
+    """Layer norm as the backbones use it: epsilon 1e-6, statistics in float32."""
+    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def adaptive_avg_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
+    """Average pooling into size × size bins, which overlap or repeat on a smaller map.
+
+    Bin i of n covers floor(i·size/n) to ceil((i+1)·size/n), as in PyTorch.
+    """
+
+    def bins(length):
+        matrix = np.zeros((size, length))
+        for i in range(size):
+            start, stop = i * length // size, -((i + 1) * length // -size)
+            matrix[i, start:stop] = 1 / (stop - start)
+        return matrix
+
+    return along_width(bins(x.shape[2]), along_height(bins(x.shape[1]), x))

@@ -1,0 +1,95 @@
+"""The one seam between the models and everything else: build, init, apply."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxseg.models.intern_image import InternImage
+from jaxseg.models.segformer_head import SegformerHead
+from jaxseg.models.uper_head import FCNHead, UPerHead
+
+BACKBONES = {"intern_image": InternImage}
+HEADS = {"uper": UPerHead, "segformer": SegformerHead, "fcn": FCNHead}
+
+Variables = Mapping[str, Any]
+
+
+@flax.struct.dataclass
+class Output:
+    """What a segmentor returns.
+
+    Attributes:
+      logits: semantic scores at the head's stride.
+      aux_logits: scores of the auxiliary head; None outside training or without such a head.
+    """
+
+    logits: Float[Array, "b h w k"]
+    aux_logits: Float[Array, "b p q k"] | None = None
+
+
+class Segmentor(nn.Module):
+    """A backbone and its heads."""
+
+    backbone: nn.Module
+    decode_head: nn.Module
+    auxiliary_head: nn.Module | None = None
+
+    def __call__(self, images: Float[Array, "b h w 3"], train: bool) -> Output:
+        features = self.backbone(images, train)
+        logits = self.decode_head(features, train)
+        if not train or self.auxiliary_head is None:
+            return Output(logits)
+        return Output(logits, self.auxiliary_head(features, train))
+
+
+def build(config: Mapping[str, Any]) -> Segmentor:
+    """The module that `config.model` describes.
+
+    `config` holds `dtype` (of the computation), `backbone`, `decode_head` and `auxiliary_head` (or
+    None); each part names its `kind`, the rest are the arguments of its class.
+
+    Raises:
+      ValueError: for an unknown kind.
+    """
+    dtype = jnp.dtype(config["dtype"])
+
+    def make(part, kinds):
+        options = {key: tuple(v) if isinstance(v, list) else v for key, v in part.items()}
+        kind = options.pop("kind")
+        if kind not in kinds:
+            raise ValueError(f"model: unknown kind {kind!r}; there are {', '.join(kinds)}")
+        return kinds[kind](**options, dtype=dtype)
+
+    auxiliary = config["auxiliary_head"]
+    return Segmentor(
+        backbone=make(config["backbone"], BACKBONES),
+        decode_head=make(config["decode_head"], HEADS),
+        auxiliary_head=make(auxiliary, HEADS) if auxiliary else None,
+    )
+
+
+def init(model: Segmentor, rng: jax.Array, image_hw: Sequence[int]) -> Variables:
+    """Fresh variables {"params", "batch_stats"}, initialised as the reference does."""
+    images = jnp.zeros((1, *image_hw, 3))
+    return flax.core.unfreeze(model.init({"params": rng, "dropout": rng}, images, train=True))
+
+
+def apply(
+    model: Segmentor,
+    variables: Variables,
+    images: Float[Array, "b h w 3"],
+    *,
+    train: bool = False,
+    dropout_rng: jax.Array | None = None,
+) -> tuple[Output, Variables]:
+    """Runs the model; returns its output and the batch statistics (updated in training)."""
+    if not train:
+        return model.apply(variables, images, train=False), variables["batch_stats"]
+    rngs = {"dropout": dropout_rng} if dropout_rng is not None else None
+    output, updated = model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
+    return output, updated["batch_stats"]

@@ -1,0 +1,66 @@
+"""The definition of deformable sampling in plain jax.numpy: documentation and test oracle."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def bilinear(
+    value: Float[Array, "n h w g c"], y: Float[Array, "n p q g"], x: Float[Array, "n p q g"]
+) -> Float[Array, "n p q g c"]:
+    """Samples every group of `value` at pixel coordinates (y, x), one point a group.
+
+    Pixel centres are integers; a neighbour outside the image counts as zero on its own, so that a
+    point half a pixel outside has half the weight. At integer coordinates the derivative is the
+    right-sided difference, as in the CUDA operator, because the lower neighbour is `floor`.
+    """
+    n, height, width, groups, _ = value.shape
+    y0, x0 = jnp.floor(y), jnp.floor(x)
+    image = jnp.arange(n)[:, None, None, None]
+    group = jnp.arange(groups)
+    result = jnp.zeros((*y.shape, value.shape[-1]), value.dtype)
+    for row, row_weight in ((y0, 1 - (y - y0)), (y0 + 1, y - y0)):
+        for column, column_weight in ((x0, 1 - (x - x0)), (x0 + 1, x - x0)):
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            weight = jnp.where(inside, row_weight * column_weight, 0)
+            row_index = jnp.clip(row, 0, height - 1).astype(jnp.int32)
+            column_index = jnp.clip(column, 0, width - 1).astype(jnp.int32)
+            corner = value[image, row_index, column_index, group]
+            result += weight[..., None].astype(value.dtype) * corner
+    return result
+
+
+def dcnv3(
+    value: Float[Array, "n h w gc"],
+    offset: Float[Array, "n p q gk2"],
+    mask: Float[Array, "n p q gk"],
+    *,
+    kernel_size: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    groups: int,
+    offset_scale: float,
+) -> Float[Array, "n p q gc"]:
+    """DCNv3: each output pixel and group is a mask-weighted sum over K = kernel_size² samples.
+
+    Point k = i·kernel_size + j stands at column i and row j of the kernel grid (x is the slow
+    index), and its offset pair is (x, y). `offset_scale` multiplies the grid and the learned offset
+    alike. InternImage (arXiv:2211.05778), section 3.1; order and signs of the reference operator.
+    """
+    n, height, width, channels = value.shape
+    _, out_h, out_w, _ = mask.shape
+    points = kernel_size**2
+    offset = offset.reshape(n, out_h, out_w, groups, points, 2)
+    mask = mask.reshape(n, out_h, out_w, groups, points)
+    value = value.reshape(n, height, width, groups, channels // groups)
+
+    half = dilation * (kernel_size - 1) // 2
+    column = (half - padding + stride * jnp.arange(out_w, dtype=jnp.float32))[:, None]
+    row = (half - padding + stride * jnp.arange(out_h, dtype=jnp.float32))[:, None, None]
+    result = jnp.zeros((n, out_h, out_w, groups, channels // groups), value.dtype)
+    for k in range(points):
+        i, j = divmod(k, kernel_size)
+        x = column + (i * dilation - half + offset[..., k, 0]) * offset_scale
+        y = row + (j * dilation - half + offset[..., k, 1]) * offset_scale
+        result += mask[..., k, None].astype(value.dtype) * bilinear(value, y, x)
+    return result.reshape(n, out_h, out_w, channels)

@@ -1,0 +1,12 @@
+"""Strict settings for every test: eight CPU devices, no silent promotion of types."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = os.environ.get("JAXSEG_TEST_PLATFORM", "cpu")
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax
+from absl import flags
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+flags.FLAGS.mark_as_parsed()
