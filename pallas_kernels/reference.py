@@ -5,9 +5,9 @@ from jaxtyping import Array, Float
 
 
 def bilinear(
-    value: Float[Array, "n h w g c"], y: Float[Array, "n p q g"], x: Float[Array, "n p q g"]
-) -> Float[Array, "n p q g c"]:
-    """Samples every group of `value` at pixel coordinates (y, x), one point a group.
+    value: Float[Array, "n h w g c"], y: Float[Array, "n p q g k"], x: Float[Array, "n p q g k"]
+) -> Float[Array, "n p q g k c"]:
+    """Samples every group of `value` at pixel coordinates (y, x), k points a group.
 
     Pixel centres are integers; a neighbour outside the image counts as zero on its own, so that a
     point half a pixel outside has half the weight. At integer coordinates the derivative is the
@@ -15,8 +15,8 @@ def bilinear(
     """
     n, height, width, groups, _ = value.shape
     y0, x0 = jnp.floor(y), jnp.floor(x)
-    image = jnp.arange(n)[:, None, None, None]
-    group = jnp.arange(groups)
+    image = jnp.arange(n).reshape(n, 1, 1, 1, 1)
+    group = jnp.arange(groups)[:, None]
     result = jnp.zeros((*y.shape, value.shape[-1]), value.dtype)
     for row, row_weight in ((y0, 1 - (y - y0)), (y0 + 1, y - y0)):
         for column, column_weight in ((x0, 1 - (x - x0)), (x0 + 1, x - x0)):
@@ -55,12 +55,11 @@ def dcnv3(
     value = value.reshape(n, height, width, groups, channels // groups)
 
     half = dilation * (kernel_size - 1) // 2
-    column = (half - padding + stride * jnp.arange(out_w, dtype=jnp.float32))[:, None]
-    row = (half - padding + stride * jnp.arange(out_h, dtype=jnp.float32))[:, None, None]
-    result = jnp.zeros((n, out_h, out_w, groups, channels // groups), value.dtype)
-    for k in range(points):
-        i, j = divmod(k, kernel_size)
-        x = column + (i * dilation - half + offset[..., k, 0]) * offset_scale
-        y = row + (j * dilation - half + offset[..., k, 1]) * offset_scale
-        result += mask[..., k, None].astype(value.dtype) * bilinear(value, y, x)
-    return result.reshape(n, out_h, out_w, channels)
+    axis = jnp.arange(kernel_size, dtype=jnp.float32) * dilation - half
+    grid_x, grid_y = (g.ravel() for g in jnp.meshgrid(axis, axis, indexing="ij"))
+    column = half - padding + stride * jnp.arange(out_w, dtype=jnp.float32).reshape(-1, 1, 1)
+    row = half - padding + stride * jnp.arange(out_h, dtype=jnp.float32).reshape(-1, 1, 1, 1)
+    x = column + (grid_x + offset[..., 0]) * offset_scale
+    y = row + (grid_y + offset[..., 1]) * offset_scale
+    samples = mask[..., None].astype(value.dtype) * bilinear(value, y, x)
+    return samples.sum(axis=-2).reshape(n, out_h, out_w, channels)

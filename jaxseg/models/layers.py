@@ -25,6 +25,11 @@ def torch_uniform(fan_in: int) -> Callable:
     return init
 
 
+def _margin(x: Array, size: int) -> Array:
+    margin = (size // 2, size // 2)
+    return jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
+
+
 @jax.custom_vjp
 def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
     """A 3×3 convolution, stride 1, zero padding 1."""
@@ -42,7 +47,7 @@ def _conv3x3_backward(residuals, cotangent):
     def by_matmul(x, cotangent):
         # XLA:CPU's own weight gradient is three times slower than nine matrix products.
         _, height, width, channels = x.shape
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        padded = _margin(x, 3)
         taps = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
         flat = cotangent.reshape(-1, cotangent.shape[-1])
         return jnp.stack([tap.reshape(-1, channels).T @ flat for tap in taps]).reshape(kernel.shape)
@@ -61,6 +66,7 @@ def _conv3x3_backward(residuals, cotangent):
 conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
 
 
+@jax.custom_vjp
 def depthwise_conv(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"]
 ) -> Float[Array, "b h w c"]:
@@ -70,14 +76,31 @@ def depthwise_conv(
     """
     size = kernel.shape[0]
     _, height, width, _ = x.shape
-    margin = size // 2
-    padded = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    shifted = (
-        padded[:, i : i + height, j : j + width] * kernel[i, j]
-        for i in range(size)
-        for j in range(size)
-    )
-    return sum(shifted)
+    padded = _margin(x, size)
+    taps = [(i, j) for i in range(size) for j in range(size)]
+    return sum(padded[:, i : i + height, j : j + width] * kernel[i, j] for i, j in taps)
+
+
+def _depthwise_forward(x, kernel):
+    return depthwise_conv(x, kernel), (x, kernel)
+
+
+def _depthwise_backward(residuals, cotangent):
+    x, kernel = residuals
+    size = kernel.shape[0]
+    padded = _margin(x, size)
+
+    def tap_gradient(tap):
+        shifted = lax.dynamic_slice(padded, (0, tap // size, tap % size, 0), x.shape)
+        return jnp.sum(shifted.astype(jnp.float32) * cotangent.astype(jnp.float32), (0, 1, 2))
+
+    # One tap after the other: half the time of all of them at once on CPU, and quick to compile.
+    kernel_gradient = lax.map(tap_gradient, jnp.arange(size * size, dtype=jnp.int32))
+    x_gradient = depthwise_conv(cotangent, kernel[::-1, ::-1])
+    return x_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
+
+
+depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 class Conv(nn.Module):

@@ -1,0 +1,212 @@
+"""Pictures for people: class maps in colour, overlays, legends, truth beside prediction.
+
+Images are RGB uint8 [h, w, 3]; labels are class numbers [h, w] of any integer type, and a number
+without a colour (255: ignored) is no class. Palettes are RGB [K, 3]. Everything returned is an
+image. Text grows with the picture, so that a panel reads alike at 256 and at 2048 pixels.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = UInt8[np.ndarray, "h w 3"]
+Labels = Int[np.ndarray, "h w"]
+Palette = Int[np.ndarray, "k 3"]
+
+PAPER = 255
+INK = (45, 45, 45)
+WRONG = (229, 32, 32)
+IGNORED = (150, 150, 150)
+
+SMALL, LARGE = 512, 1024  # pictures in a panel get their longer side between these
+
+
+def colorize(labels: Labels, palette: Palette) -> Picture:
+    """Every class in its colour, everything else black."""
+    colors = np.zeros((len(palette) + 1, 3), np.uint8)
+    colors[:-1] = palette
+    return colors[np.where(_has_class(labels, palette), labels.astype(np.int32), len(palette))]
+
+
+def overlay(image: Picture, labels: Labels, palette: Palette, alpha: float = 0.5) -> Picture:
+    """The classes' colours over the image with opacity `alpha`; no class, no colour."""
+    _check(image, labels)
+    blended = cv2.addWeighted(image, 1 - alpha, colorize(labels, palette), alpha, 0)
+    return np.where(_has_class(labels, palette)[..., None], blended, image)
+
+
+def legend(
+    classes: Sequence[str],
+    palette: Palette,
+    present: Iterable[int],
+    width: int = 1024,
+    extra: Sequence[tuple[str, tuple[int, int, int]]] = (),
+) -> Picture:
+    """A strip [*, width, 3] of colour chips with names: classes `present`, then the `extra` ones.
+
+    Aligned in columns, in as many rows as it takes; of height 0 when there is nothing to name.
+    """
+    entries = [(classes[i], tuple(int(c) for c in palette[i])) for i in present]
+    entries += extra
+    if not entries:
+        return np.full((0, width, 3), PAPER, np.uint8)
+    size = _font_size(width)
+    font = ImageFont.load_default(size)
+    chip, gap, line = round(1.5 * size), round(0.5 * size), round(1.7 * size)
+    widest = max(font.getlength(name) for name, _ in entries)
+    column = min(math.ceil(chip + gap + widest + 1.5 * size), width)
+    columns = width // column
+    rows = math.ceil(len(entries) / columns)
+    strip = Image.new("RGB", (width, size + rows * line), (PAPER,) * 3)
+    draw = ImageDraw.Draw(strip)
+    for number, (name, color) in enumerate(entries):
+        row, place = divmod(number, columns)
+        x, y = place * column, size + row * line
+        draw.rectangle((x, y, x + chip, y + size), fill=color, outline=INK)
+        draw.text((x + chip + gap, y + size / 2), name, INK, font, anchor="lm")
+    return np.asarray(strip)
+
+
+def evaluation_panel(
+    image: Picture,
+    truth: Labels,
+    prediction: Labels,
+    palette: Palette,
+    classes: Sequence[str],
+) -> Picture:
+    """Image, truth, prediction and errors with captions, and a legend of the classes seen.
+
+    Errors: wrong pixels red over the dimmed image, ignored ones grey. Small images are enlarged
+    and large ones reduced; four wide pictures stand two by two, four tall ones in a row.
+    """
+    _check(image, truth)
+    _check(image, prediction)
+    labelled = _has_class(truth, palette)
+    wrong = labelled & (prediction != truth)
+    share = wrong.sum() / max(labelled.sum(), 1)
+    pictures = {
+        "image": image,
+        "ground truth": overlay(image, truth, palette, 0.7),
+        "prediction": overlay(image, prediction, palette, 0.7),
+        f"errors: {share:.1%} of the labelled pixels": _errors(image, labelled, wrong),
+    }
+    pictures = {caption: _fit(picture) for caption, picture in pictures.items()}
+    height, width, _ = pictures["image"].shape
+    columns = 2 if width >= height else 4
+    size = _font_size(columns * width)
+    cells = [
+        np.concatenate([_caption(caption, width, size), picture])
+        for caption, picture in pictures.items()
+    ]
+    sheet = _grid(cells, columns, gap=size)
+    present = _present(palette, truth, prediction)
+    extra = [("wrong", WRONG), ("ignored", IGNORED)]
+    return _frame(
+        np.concatenate([sheet, legend(classes, palette, present, sheet.shape[1], extra)]), size
+    )
+
+
+def contact_sheet(
+    images: Sequence[Picture], labels: Sequence[Labels], palette: Palette, columns: int = 4
+) -> Picture:
+    """A grid of training samples, each with its labels laid over it below: what the model sees.
+
+    At most 2048 pixels wide; samples of different sizes are aligned at the top left.
+    """
+    if not images or len(images) != len(labels):
+        raise ValueError(f"a sheet of {len(images)} images and {len(labels)} label maps")
+    columns = min(columns, len(images))
+    high = min(LARGE, 2 * LARGE // columns)
+    cells = []
+    for image, label in zip(images, labels, strict=True):
+        pair = [_fit(image, 192, high), _fit(overlay(image, label, palette), 192, high)]
+        cells.append(_grid(pair, 1, gap=4))
+    gap = max(8, cells[0].shape[1] // 32)
+    return _frame(_grid(cells, columns, gap), gap)
+
+
+def prediction_picture(
+    image: Picture, labels: Labels, classes: Sequence[str], palette: Palette
+) -> Picture:
+    """The predicted classes over the image at its own size, and below it a legend of them.
+
+    Images below 512 pixels are enlarged by a whole factor, for the legend to be readable.
+    """
+    picture = _fit(overlay(image, labels, palette), SMALL, max(image.shape))
+    width = picture.shape[1]
+    margin = _font_size(width) // 2
+    strip = legend(classes, palette, _present(palette, labels), width - 2 * margin)
+    strip = np.pad(strip, ((0, 0), (margin, margin), (0, 0)), constant_values=PAPER)
+    return np.concatenate([picture, strip])
+
+
+def _errors(image, labelled, wrong):
+    """The image in dim grey, with red where it is wrong and light grey where nothing is known."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) * 0.4
+    shade = np.repeat(grey[..., None], 3, axis=2)
+    shade[wrong] = 0.25 * shade[wrong] + 0.9 * np.array(WRONG)
+    shade[~labelled] = 0.25 * shade[~labelled] + 0.9 * np.array(IGNORED)
+    return np.clip(shade, 0, 255).astype(np.uint8)
+
+
+def _has_class(labels, palette):
+    return (labels >= 0) & (labels < len(palette))
+
+
+def _present(palette, *label_maps):
+    """The classes in any of the maps, ascending."""
+    found = [np.unique(labels[_has_class(labels, palette)]) for labels in label_maps]
+    return np.unique(np.concatenate(found)).tolist()
+
+
+def _check(image, labels):
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"expected RGB uint8 [h, w, 3], found {image.dtype} {image.shape}")
+    if labels.shape != image.shape[:2]:
+        raise ValueError(f"labels of shape {labels.shape} for an image of {image.shape[:2]}")
+
+
+def _fit(picture, low=SMALL, high=LARGE):
+    """Brings the longer side into low..high: a whole factor up (sharp pixels), any factor down."""
+    height, width, _ = picture.shape
+    longer = max(height, width)
+    if longer < low:
+        factor = math.ceil(low / longer)
+        return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    if longer > high:
+        size = max(1, round(width * high / longer)), max(1, round(height * high / longer))
+        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return picture
+
+
+def _font_size(width):
+    return min(max(width // 64, 13), 40)
+
+
+def _caption(text, width, size):
+    """One line of text [*, width, 3], smaller where it would not fit."""
+    strip = Image.new("RGB", (width, round(1.5 * size)), (PAPER,) * 3)
+    length = ImageFont.load_default(size).getlength(text)
+    font = ImageFont.load_default(max(8, min(size, int(size * width / length))))
+    ImageDraw.Draw(strip).text((0, 0.7 * size), text, INK, font, anchor="lm")
+    return np.asarray(strip)
+
+
+def _grid(cells, columns, gap):
+    """Cells in rows of `columns`, `gap` pixels apart, each place as large as the largest cell."""
+    rows = math.ceil(len(cells) / columns)
+    height = max(cell.shape[0] for cell in cells) + gap
+    width = max(cell.shape[1] for cell in cells) + gap
+    sheet = np.full((rows * height - gap, columns * width - gap, 3), PAPER, np.uint8)
+    for number, cell in enumerate(cells):
+        y, x = np.multiply(divmod(number, columns), (height, width))
+        sheet[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
+    return sheet
+
+
+def _frame(picture, margin):
+    return np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), constant_values=PAPER)
