@@ -6,7 +6,15 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("JAXSEG_TEST_PLATFORM", "cpu")
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
+import pytest
 from absl import flags
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def standard_promotion():
+    """For tests that run an optimizer: optax raises Python floats to integer counts."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

@@ -1,5 +1,6 @@
 """InternImage: a convolutional backbone on deformable convolutions v3 (arXiv:2211.05778)."""
 
+import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ from jaxtyping import Array, Float
 
 import pallas_kernels
 from jaxseg.models.layers import Conv, DepthwiseConv, DType, layer_norm
+from jaxseg.parallel import over_batch
 
 normal_002 = nn.initializers.normal(0.02)
 
@@ -47,10 +49,8 @@ class DCNv3(nn.Module):
         mask = nn.Dense(self.groups * points, kernel_init=zeros, name="mask")(query)
         mask = nn.softmax(mask.reshape(b, h, w, self.groups, points)).reshape(mask.shape)
 
-        sampled = pallas_kernels.dcnv3(
-            value,
-            offset,
-            mask,
+        sample = functools.partial(
+            pallas_kernels.dcnv3,
             kernel_size=self.kernel_size,
             stride=1,
             padding=self.kernel_size // 2,
@@ -58,6 +58,7 @@ class DCNv3(nn.Module):
             groups=self.groups,
             offset_scale=self.offset_scale,
         )
+        sampled = over_batch(sample)(value, offset, mask)
         if self.center_feature_scale:
             scale = nn.Dense(self.groups, kernel_init=zeros, name="center_feature_scale_proj")
             blend = nn.sigmoid(scale(query)).astype(self.dtype)

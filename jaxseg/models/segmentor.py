@@ -50,13 +50,16 @@ class Segmentor(nn.Module):
 def build(config: Mapping[str, Any]) -> Segmentor:
     """The module that `config.model` describes.
 
-    `config` holds `dtype` (of the computation), `backbone`, `decode_head` and `auxiliary_head` (or
-    None); each part names its `kind`, the rest are the arguments of its class.
+    `config` holds `dtype` of the computation ("auto": bfloat16 on accelerators, else float32),
+    `backbone`, `decode_head` and `auxiliary_head` (or None); each part names its `kind`, the rest
+    are the arguments of its class.
 
     Raises:
       ValueError: for an unknown kind.
     """
-    dtype = jnp.dtype(config["dtype"])
+    accelerated = jax.default_backend() != "cpu"
+    automatic = "bfloat16" if accelerated else "float32"
+    dtype = jnp.dtype(automatic if config["dtype"] == "auto" else config["dtype"])
 
     def make(part, kinds):
         options = {key: tuple(v) if isinstance(v, list) else v for key, v in part.items()}

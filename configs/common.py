@@ -1,0 +1,110 @@
+"""What every recipe starts from, and the backbones and heads they share."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+INTERNIMAGE = {
+    "t": {"channels": 64, "depths": (4, 4, 18, 4), "groups": (4, 8, 16, 32), "drop_path": 0.2},
+    "s": {"channels": 80, "depths": (4, 4, 21, 4), "groups": (5, 10, 20, 40), "drop_path": 0.3},
+    "b": {"channels": 112, "depths": (4, 4, 21, 4), "groups": (7, 14, 28, 56), "drop_path": 0.4},
+    "l": {"channels": 160, "depths": (5, 5, 22, 5), "groups": (10, 20, 40, 80), "drop_path": 0.4},
+    "xl": {"channels": 192, "depths": (5, 5, 24, 5), "groups": (12, 24, 48, 96), "drop_path": 0.4},
+}
+
+BASE = {
+    "seed": 0,
+    "steps": 160_000,
+    "batch_size": 16,  # images per step over all devices
+    "init": "",  # a run's directory to take the weights from; empty starts from scratch
+    "model": {},
+    "data": {
+        "dataset": "cityscapes",
+        "root": "data/cityscapes",
+        "train_split": "train",
+        "val_split": "val",
+        "scale_wh": (2048, 1024),  # the scale that ratio_range multiplies
+        "ratio_range": (0.5, 2.0),
+        "crop_hw": (512, 1024),
+        "cat_max_ratio": 0.75,  # largest share of one class in a crop
+        "flip_probability": 0.5,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "test_scale_wh": (2048, 1024),
+        "workers": 8,  # processes that read and augment; 0 does it in the training process
+        "prefetch": 2,  # batches each of them holds ready
+        "skip_corrupt": False,  # True: replace unreadable samples by the next one, and count them
+    },
+    "loss": {"auxiliary_weight": 0.4},
+    "optim": {
+        "lr": 6e-5,
+        "layer_decay": 1.0,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.05,
+        "warmup_steps": 1500,
+        "warmup_ratio": 1e-6,
+        "power": 1.0,
+        "clip_norm": 0.0,  # 0: no clipping
+        "accumulation": 1,  # parts of the batch that are computed one after the other
+        "ema_decay": 0.0,  # 0: no moving average; otherwise it is what is evaluated
+    },
+    "mesh": {"data": -1, "fsdp": 1},  # devices per axis; -1: all that are left
+    "sharding": (("/kernel$", "fsdp"), ("", "replicated")),  # first pattern found in the path
+    "checkpoint": {"every_steps": 1000, "keep": 1},  # and the best by mIoU
+    "eval": {"every_steps": 16_000, "images_per_device": 1, "pictures": 4},
+    "log_steps": 50,
+}
+
+
+def internimage(size: str) -> dict[str, Any]:
+    """An InternImage backbone of the published size."""
+    large = size in ("l", "xl")
+    return {
+        "kind": "intern_image",
+        **INTERNIMAGE[size],
+        "mlp_ratio": 4.0,
+        "layer_scale": 1.0,
+        "offset_scale": 2.0 if large else 1.0,
+        "post_norm": size != "t",
+        "remat": large,
+    }
+
+
+def upernet(backbone: dict[str, Any], num_classes: int) -> dict[str, Any]:
+    """UperNet on a backbone, with the auxiliary FCN head on its third stage."""
+    return {
+        "dtype": "auto",  # of the computation: bfloat16 on accelerators, float32 on CPU
+        "backbone": backbone,
+        "decode_head": {
+            "kind": "uper",
+            "num_classes": num_classes,
+            "channels": 512,
+            "pool_scales": (1, 2, 3, 6),
+            "dropout": 0.1,
+        },
+        "auxiliary_head": {
+            "kind": "fcn",
+            "num_classes": num_classes,
+            "channels": 256,
+            "in_index": 2,
+            "dropout": 0.1,
+        },
+    }
+
+
+def recipe(variant: str, variants: Mapping[str, Mapping[str, Any]]) -> ml_collections.ConfigDict:
+    """`BASE` with the settings of one variant over it.
+
+    Raises:
+      ValueError: for an unknown variant, with the list of those there are.
+    """
+    if variant not in variants:
+        raise ValueError(f"no variant {variant!r}; there are: {', '.join(variants)}")
+    config = ml_collections.ConfigDict(copy.deepcopy(BASE))
+    config.update(ml_collections.ConfigDict({"variant": variant, **variants[variant]}))
+    return config
