@@ -1,0 +1,211 @@
+"""Checkpoints on disk; the only file that imports orbax.
+
+A checkpoint holds two parts, the model (parameters, batch statistics, moving average) and the
+optimizer, so that evaluation and prediction read only the first; and the resolved config, so that
+they need no config file. The step is the data position.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from orbax.checkpoint import v1 as ocp
+
+from jaxseg.errors import CheckpointError
+from jaxseg.train_step import TrainState
+
+# Settings that a run may change when it goes on: they do not alter what is computed.
+FREE = re.compile(
+    r"(log_steps|init|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
+    r"|data\.(root|workers|prefetch|skip_corrupt|val_split|test_scale_wh)|model\.backbone\.remat)$"
+)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim.lr": …} from nested mappings."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """What a run may not change when it goes on, one line per key."""
+    current = json.loads(json.dumps(current))  # tuples become lists, as in the saved one
+    saved, current = flatten(saved), flatten(current)
+    keys = sorted(key for key in saved | current if not FREE.match(key))
+    absent = "(absent)"
+    return [
+        f"{key}: {saved.get(key, absent)!r} in the checkpoint, {current.get(key, absent)!r} now"
+        for key in keys
+        if saved.get(key, absent) != current.get(key, absent)
+    ]
+
+
+def _model_part(state: TrainState) -> dict[str, Any]:
+    part = {"params": state.params, "batch_stats": state.batch_stats}
+    return part if state.ema is None else part | {"ema": state.ema}
+
+
+class Checkpoints:
+    """The checkpoints of one run: keeps the newest few and the best by mIoU.
+
+    Saving is asynchronous; a checkpoint appears under its name only when it is complete.
+    """
+
+    def __init__(self, directory: pathlib.Path, config: Mapping[str, Any], keep: int):
+        self.directory = pathlib.Path(directory).absolute()
+        self._config = config
+        for unfinished in sorted(self.directory.glob("*.orbax-checkpoint-tmp*")):
+            logging.warning("passing over a half-written checkpoint: %s", unfinished)
+        policies = ocp.training.preservation_policies
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(keep),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics["mIoU"],
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=True,
+        )
+
+    def save(self, state: TrainState, step: int, metrics: Mapping[str, float] | None = None):
+        """Saves in the background; returns once the arrays are copied off the devices."""
+        self._checkpointer.save_checkpointables_async(
+            step,
+            {
+                "model": _model_part(state),
+                "optimizer": {"step": state.step, "opt_state": state.opt_state},
+            },
+            overwrite=True,  # a damaged checkpoint of this step was passed over and is made again
+            metrics=dict(metrics) if metrics else None,
+            custom_metadata={"config": json.loads(json.dumps(self._config))},
+        )
+
+    def restore_latest(self, abstract: TrainState) -> TrainState | None:
+        """The state of the newest readable checkpoint, on the devices `abstract` asks for.
+
+        Returns None where there is no checkpoint.
+
+        Raises:
+          CheckpointError: where the checkpoint was written with another config, or where there are
+            checkpoints but none can be read.
+        """
+        found = list(reversed(self._checkpointer.checkpoints))
+        for checkpoint in found:
+            try:
+                saved = load_config(self.directory / str(checkpoint.step))
+                self._refuse_another_config(saved, checkpoint.step)
+                parts = self._checkpointer.load_checkpointables(
+                    checkpoint.step,
+                    {
+                        "model": _model_part(abstract),
+                        "optimizer": {"step": abstract.step, "opt_state": abstract.opt_state},
+                    },
+                )
+            except CheckpointError:
+                raise
+            except Exception as error:
+                logging.warning(
+                    "passing over checkpoint %d, which cannot be read: %s", checkpoint.step, error
+                )
+                continue
+            model = parts["model"]
+            return TrainState(ema=model.pop("ema", None), **model, **parts["optimizer"])
+        if found:
+            raise CheckpointError(
+                f"none of the {len(found)} checkpoints in {self.directory} can be read (see the"
+                " warnings above); choose another --workdir to start afresh"
+            )
+        return None
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the checkpoint of this step carries its evaluation."""
+        return any(c.step == step and c.metrics for c in self._checkpointer.checkpoints)
+
+    def close(self):
+        """Waits for the save in progress."""
+        self._checkpointer.close()
+
+    def _refuse_another_config(self, saved, step):
+        different = differences(saved, self._config)
+        if different:
+            lines = "\n  ".join(different)
+            raise CheckpointError(
+                f"checkpoint {step} in {self.directory} was made with another config:\n  {lines}\n"
+                "restore these settings, or choose another --workdir"
+            )
+
+
+def find(path: str | pathlib.Path) -> pathlib.Path:
+    """The checkpoint that `path` means: itself, or the best (else newest) of a run's directory.
+
+    Raises:
+      CheckpointError: where there is none.
+    """
+    path = pathlib.Path(path).absolute()
+    if path.name.isdigit() and path.is_dir():
+        return path
+    directory = path / "checkpoints"
+    found = []
+    if directory.is_dir():
+        with ocp.training.Checkpointer(directory) as checkpointer:
+            found = list(checkpointer.checkpoints)
+    if not found:
+        raise CheckpointError(
+            f"no checkpoint in {path}; give a run's work directory or one of its checkpoints/STEP"
+        )
+    best = max(found, key=lambda c: ((c.metrics or {}).get("mIoU", -1.0), c.step))
+    return directory / str(best.step)
+
+
+def load_config(checkpoint: pathlib.Path) -> dict[str, Any]:
+    """The resolved config that a checkpoint was made with."""
+    return ocp.checkpointables_metadata(checkpoint).custom_metadata["config"]
+
+
+def load_variables(checkpoint: pathlib.Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables to evaluate: the moving average where the run kept one.
+
+    `abstract` gives shapes, types and shardings of {"params", "batch_stats"}.
+
+    Raises:
+      CheckpointError: where the checkpoint is of another model.
+    """
+    wanted = dict(abstract)
+    stored = ocp.checkpointables_metadata(checkpoint).metadata["model"]
+    if "ema" in stored:
+        wanted["ema"] = abstract["params"]
+    _refuse_another_model(stored, wanted, checkpoint)
+    model = ocp.load_checkpointables(checkpoint, {"model": wanted})["model"]
+    return {"params": model.pop("ema", model["params"]), "batch_stats": model["batch_stats"]}
+
+
+def _refuse_another_model(stored, wanted, checkpoint):
+    def shapes(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(k, simple=True, separator="/"): tuple(v.shape) for k, v in leaves}
+
+    stored, wanted = shapes(stored), shapes(wanted)
+    different = [
+        f"{key}: {stored.get(key, '(absent)')} in the checkpoint, {wanted.get(key, '(absent)')} here"
+        for key in sorted(stored | wanted)
+        if stored.get(key) != wanted.get(key)
+    ]
+    if different:
+        lines = "\n  ".join(different[:8])
+        more = f"\n  and {len(different) - 8} more" if len(different) > 8 else ""
+        raise CheckpointError(f"{checkpoint} is of another model:\n  {lines}{more}")
