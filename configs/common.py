@@ -18,6 +18,7 @@ INTERNIMAGE = {
 }
 
 BASE = {
+    "variant": "",
     "seed": 0,
     "steps": 160_000,
     "batch_size": 16,  # images per step over all devices
@@ -106,5 +107,6 @@ def recipe(variant: str, variants: Mapping[str, Mapping[str, Any]]) -> ml_collec
     if variant not in variants:
         raise ValueError(f"no variant {variant!r}; there are: {', '.join(variants)}")
     config = ml_collections.ConfigDict(copy.deepcopy(BASE))
-    config.update(ml_collections.ConfigDict({"variant": variant, **variants[variant]}))
+    config.variant = variant
+    config.update(ml_collections.ConfigDict(variants[variant]))
     return config

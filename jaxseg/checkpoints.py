@@ -16,11 +16,12 @@ from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from jaxseg.errors import CheckpointError
+from jaxseg.optim import path_of
 from jaxseg.train_step import TrainState
 
 # Settings that a run may change when it goes on: they do not alter what is computed.
 FREE = re.compile(
-    r"(log_steps|init|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
+    r"(variant|log_steps|init|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
     r"|data\.(root|workers|prefetch|skip_corrupt|val_split|test_scale_wh)|model\.backbone\.remat)$"
 )
 
@@ -197,11 +198,11 @@ def load_variables(checkpoint: pathlib.Path, abstract: Mapping[str, Any]) -> dic
 def _refuse_another_model(stored, wanted, checkpoint):
     def shapes(tree):
         leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(k, simple=True, separator="/"): tuple(v.shape) for k, v in leaves}
+        return {path_of(key_path): tuple(leaf.shape) for key_path, leaf in leaves}
 
     stored, wanted = shapes(stored), shapes(wanted)
     different = [
-        f"{key}: {stored.get(key, '(absent)')} in the checkpoint, {wanted.get(key, '(absent)')} here"
+        f"{key}: {stored.get(key, 'absent')} in the checkpoint, {wanted.get(key, 'absent')} here"
         for key in sorted(stored | wanted)
         if stored.get(key) != wanted.get(key)
     ]

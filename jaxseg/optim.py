@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 NO_DECAY = re.compile("norm|relative_position|sampling_offsets")
 
@@ -22,7 +23,7 @@ def decays(path: str, parameter: jax.Array) -> bool:
     return parameter.ndim > 1 and not NO_DECAY.search(path)
 
 
-def layer_id_rules(backbone: Mapping[str, Any]) -> list[tuple[str, int]]:
+def layer_id_rules(backbone: ConfigDict) -> list[tuple[str, int]]:
     """(pattern, layer) for every parameter; the first match counts. Heads are the last layer.
 
     The layers of InternImage as the reference numbers them: the stem is 0, blocks count on from 1.
@@ -30,7 +31,7 @@ def layer_id_rules(backbone: Mapping[str, Any]) -> list[tuple[str, int]]:
     last stage's norm with the first block of its own. The norms on the trunk of InternImage-H
     (`post_norms_k`) are taken for block k of their stage.
     """
-    depths = backbone["depths"]
+    depths = backbone.depths
     rules = [("backbone/patch_embed/", 0)]
     for stage, depth in enumerate(depths):
         first = 1 + sum(depths[:stage])
@@ -56,16 +57,16 @@ def learning_rate_scale(path: str, rules: Sequence[tuple[str, int]], decay: floa
     raise ValueError(f"optim: no layer rule covers parameter {path}")
 
 
-def schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
+def schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     """Polynomial decay to zero times a linear warm-up; the factor multiplies the decayed value.
 
     lr(t) = lr · (1 - t/T)^power · (r + (1 - r) · min(t/W, 1)), of T steps and W of warm-up.
     """
-    warmup_steps, ratio = config["warmup_steps"], config["warmup_ratio"]
+    warmup_steps, ratio = config.warmup_steps, config.warmup_ratio
 
     def rate(count):
         t = jnp.asarray(count, jnp.float32)
-        decayed = config["lr"] * (1 - t / steps) ** config["power"]
+        decayed = config.lr * (1 - t / steps) ** config.power
         warmup = ratio + (1 - ratio) * jnp.minimum(t / max(warmup_steps, 1), 1.0)
         return decayed * warmup
 
@@ -82,9 +83,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def make(
-    config: Mapping[str, Any], backbone: Mapping[str, Any], steps: int
-) -> optax.GradientTransformation:
+def make(config: ConfigDict, backbone: ConfigDict, steps: int) -> optax.GradientTransformation:
     """The optimizer that `config.optim` describes, for `steps` updates of a model on `backbone`.
 
     One stateless multiplier tree after Adam and decay stands for the dozens of parameter groups of
@@ -95,18 +94,18 @@ def make(
 
     def scale_by_layer(updates, params):
         def scaled(key_path, update):
-            return update * learning_rate_scale(path_of(key_path), rules, config["layer_decay"])
+            return update * learning_rate_scale(path_of(key_path), rules, config.layer_decay)
 
         return jax.tree_util.tree_map_with_path(scaled, updates)
 
     def decay_mask(params):
         return jax.tree_util.tree_map_with_path(lambda k, p: decays(path_of(k), p), params)
 
-    clip = config["clip_norm"]
+    clip = config.clip_norm
     return optax.chain(
         clip_by_global_norm(clip) if clip else optax.identity(),
-        optax.scale_by_adam(*config["betas"], eps=1e-8),
-        optax.add_decayed_weights(config["weight_decay"], decay_mask),
+        optax.scale_by_adam(*config.betas, eps=1e-8),
+        optax.add_decayed_weights(config.weight_decay, decay_mask),
         optax.stateless(scale_by_layer),
         optax.scale_by_learning_rate(rate),
     )

@@ -73,7 +73,7 @@ class Report:
         self._console = console or rich.console.Console()
         self._first: tuple[int, float] | None = None  # step and clock at the first progress
         self._live: rich.live.Live | None = None
-        workdir = pathlib.Path(workdir)
+        self.workdir = workdir = pathlib.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "metrics.jsonl"
         drop_later_steps(path, start_step)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from ml_collections import ConfigDict
 
 from jaxseg import losses, optim
 from jaxseg.models import segmentor
@@ -34,13 +35,13 @@ class TrainState:
 
 
 def init_state(
-    config: Mapping[str, Any],
+    config: ConfigDict,
     model: segmentor.Segmentor,
     optimizer: optax.GradientTransformation,
 ) -> TrainState:
     """A fresh state; every value follows from the seed."""
-    rng = jax.random.key(config["seed"])
-    variables = segmentor.init(model, rng, config["data"]["crop_hw"])
+    rng = jax.random.key(config.seed)
+    variables = segmentor.init(model, rng, config.data.crop_hw)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -48,12 +49,12 @@ def init_state(
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(params),
         # A copy: two names for one buffer could not both be donated to the step.
-        ema=jax.tree.map(jnp.copy, params) if config["optim"]["ema_decay"] else None,
+        ema=jax.tree.map(jnp.copy, params) if config.optim.ema_decay else None,
     )
 
 
 def make_train_step(
-    config: Mapping[str, Any],
+    config: ConfigDict,
     model: segmentor.Segmentor,
     optimizer: optax.GradientTransformation,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
@@ -62,9 +63,9 @@ def make_train_step(
     A step whose loss or gradient is not finite leaves the state as it was; `logs["norms"]` holds
     the squared norm of every gradient tensor, from which the culprit is named.
     """
-    accumulation, ema_decay = config["optim"]["accumulation"], config["optim"]["ema_decay"]
-    auxiliary_weight = config["loss"]["auxiliary_weight"]
-    seed = config["seed"]
+    accumulation, ema_decay = config.optim.accumulation, config.optim.ema_decay
+    auxiliary_weight = config.loss.auxiliary_weight
+    seed = config.seed
 
     def loss_of(params, batch_stats, batch, rng):
         variables = {"params": params, "batch_stats": batch_stats}

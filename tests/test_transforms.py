@@ -86,8 +86,9 @@ def test_recorded_case(case):
     prefixes = [prefix for prefix in (*CHECKS, *LATER) if case.name.startswith(prefix)]
     assert prefixes, f"no test can interpret the recorded case {case.name}"
     prefix = max(prefixes, key=len)
-    if prefix not in LATER:
-        CHECKS[prefix](case)
+    if prefix in LATER:
+        pytest.skip(f"{prefix} is not built yet")
+    CHECKS[prefix](case)
 
 
 def check_resize_rule(case):

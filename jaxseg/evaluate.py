@@ -1,0 +1,137 @@
+"""Evaluation of a model on a dataset, over all devices."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from jaxseg import checkpoints, inference, metrics, parallel, report, visualize
+from jaxseg.data import datasets
+from jaxseg.data.evaluation import evaluation_batches
+from jaxseg.models import segmentor
+
+
+class Stopped(Exception):
+    """The evaluation was asked to stop before its end."""
+
+
+@functools.cache
+def _make_step(model: segmentor.Segmentor, num_classes: int, mesh: Mesh) -> Callable:
+    """(variables, images, labels) -> (confusion of the batch, class maps)."""
+
+    def step(variables, images, labels):
+        forward = inference.forward_of(model, variables)
+        scores = inference.whole_scores(forward, images, labels.shape[1:])
+        prediction = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+        confusion = metrics.confusion_matrix(prediction, labels.astype(jnp.int32), num_classes)
+        return confusion, prediction.astype(jnp.uint8)
+
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, parallel.BATCH)
+    return jax.jit(step, out_shardings=(whole, split))
+
+
+def evaluate(
+    model: segmentor.Segmentor,
+    variables: segmentor.Variables,
+    config: ConfigDict,
+    mesh: Mesh,
+    *,
+    pictures: pathlib.Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> metrics.Scores:
+    """Scores of a model on `config.data.val_split`, every image in one piece at its own size.
+
+    The images are split over all devices; a batch that does not fill them is filled with ignored
+    pixels. Counts are added up in int64 on the host.
+
+    Args:
+      variables: on the devices of `mesh`, however they are sharded.
+      pictures: where to write panels of the first `config.eval.pictures` images, if anywhere.
+      stop: asked before every batch.
+
+    Raises:
+      Stopped: when `stop()` is true.
+      DataError: where a sample is missing or bad.
+    """
+    data = config.data
+    dataset = datasets.get(data.dataset)
+    samples = datasets.find_samples(data.dataset, data.root, data.val_split)
+    step = _make_step(model, len(dataset.classes), mesh)
+    total = np.zeros((len(dataset.classes) + 1,) * 2, np.int64)
+    done = 0
+    with jax.set_mesh(mesh):
+        for batch in _batches(samples, config, mesh):
+            if stop():
+                raise Stopped
+            arrays = parallel.put_batch({k: batch[k] for k in ("image", "label")}, mesh)
+            confusion, prediction = step(variables, arrays["image"], arrays["label"])
+            if pictures:
+                shown = _shown_rows(batch["index"], config)
+                rows = np.asarray(prediction) if shown else ()
+                for row in shown:
+                    sample = samples[batch["index"][row]]
+                    _write_panel(pictures, sample, batch["label"][row], rows[row], dataset)
+            total += np.asarray(confusion, np.int64)
+            done += mesh.size * config.eval.images_per_device
+            progress(min(done, len(samples)), len(samples))
+    return metrics.scores(total)
+
+
+def _batches(samples, config, mesh) -> Iterator[dict[str, np.ndarray]]:
+    return evaluation_batches(
+        samples,
+        config.data,
+        batch_size=mesh.size * config.eval.images_per_device,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _shown_rows(indices, config):
+    return [row for row, i in enumerate(indices) if 0 <= i < config.eval.pictures]
+
+
+def _write_panel(directory, sample, label, prediction, dataset):
+    directory.mkdir(parents=True, exist_ok=True)
+    image = np.ascontiguousarray(datasets.read_image(sample.image)[..., ::-1])
+    panel = visualize.evaluation_panel(image, label, prediction, dataset.palette, dataset.classes)
+    cv2.imwrite(str(directory / f"{sample.name}.png"), panel[..., ::-1])
+
+
+def evaluate_checkpoint(path: str, config: ConfigDict | None, workdir: pathlib.Path):
+    """Evaluates a saved run and writes the scores and pictures to `workdir`.
+
+    Args:
+      path: a run's directory (its best checkpoint) or one checkpoint.
+      config: evaluate with this data and protocol; None takes what the checkpoint was made with.
+
+    Raises:
+      CheckpointError: where there is no checkpoint, or where it is of another model.
+    """
+    checkpoint = checkpoints.find(path)
+    config = config or ConfigDict(checkpoints.load_config(checkpoint))
+    mesh = parallel.make_mesh(config.mesh)
+    model = segmentor.build(config.model)
+    variables = checkpoints.load_variables(checkpoint, abstract_variables(model, config, mesh))
+    pictures = workdir / "predictions" / f"step_{int(checkpoint.name):06d}"
+    scores = evaluate(model, variables, config, mesh, pictures=pictures)
+    classes = datasets.get(config.data.dataset).classes
+    if jax.process_index() == 0:
+        report.print_evaluation(scores, classes)
+        report.write_evaluation(workdir, scores, classes)
+        print(f"pictures in {pictures}\nval mIoU = {scores.miou:.3f}")
+
+
+def abstract_variables(model: segmentor.Segmentor, config: ConfigDict, mesh: Mesh):
+    """Shapes, types and shardings of a model's variables."""
+    shapes = jax.eval_shape(lambda: segmentor.init(model, jax.random.key(0), config.data.crop_hw))
+    shardings = parallel.infer(shapes, config.sharding, mesh)
+    return jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)

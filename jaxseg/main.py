@@ -1,0 +1,93 @@
+"""python -m jaxseg.main --config configs/cityscapes.py [--mode train|eval|show] --workdir RUN"""
+
+import importlib.util
+import os
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from jaxseg.errors import ConfigError, JaxsegError
+
+MODES = {
+    "train": "train, or go on where the work directory stands",
+    "eval": "evaluate the work directory's best checkpoint, or --checkpoint",
+    "show": "print the resolved config, parameters and dataset; draw a sheet of training samples",
+}
+FLAGS = flags.FLAGS
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "FILE[:VARIANT]; override with --config.KEY=VALUE", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "all that a run writes; default runs/VARIANT")
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(map(": ".join, MODES.items())))
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "eval: a run's directory or checkpoints/STEP")
+
+
+def locate_config(argument: str) -> str:
+    """FILE[:VARIANT] with the file found here or beside the installed package.
+
+    Raises:
+      ConfigError: where there is no such file, with those that are installed.
+    """
+    file, colon, variant = argument.partition(":")
+    installed = pathlib.Path(
+        next(iter(importlib.util.find_spec("configs").submodule_search_locations))
+    )
+    for candidate in (pathlib.Path(file), installed.parent / file):
+        if candidate.is_file():
+            return f"{candidate}{colon}{variant}"
+    names = sorted(f"configs/{path.name}" for path in installed.glob("[a-z]*.py"))
+    raise ConfigError(f"--config {file}: no such file; installed are {', '.join(names)}")
+
+
+def locate_in(arguments: list[str]) -> list[str]:
+    """The command line with the file of --config located."""
+    located = list(arguments)
+    for i, argument in enumerate(arguments):
+        if argument in ("--config", "-config") and i + 1 < len(arguments):
+            located[i + 1] = locate_config(arguments[i + 1])
+        elif argument.startswith(("--config=", "-config=")):
+            located[i] = "--config=" + locate_config(argument.partition("=")[2])
+    return located
+
+
+def main(_):
+    import jax
+
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # checkpointing writes fifty lines a save otherwise
+    # Compiled programs are kept between runs; a resumed run starts in seconds.
+    cache = os.environ.get("JAXSEG_COMPILE_CACHE", pathlib.Path.home() / ".cache/jaxseg/compiled")
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    config = CONFIG.value
+    if config is None and MODE.value != "eval":
+        raise ConfigError("--config FILE[:VARIANT] is needed, e.g. --config configs/cityscapes.py")
+    if config is None and WORKDIR.value is None:
+        raise ConfigError("--workdir RUN is needed to evaluate without --config")
+    workdir = pathlib.Path(WORKDIR.value or f"runs/{config.variant}")
+
+    if MODE.value == "train":
+        from jaxseg.train import train
+
+        train(config, workdir)
+    elif MODE.value == "eval":
+        from jaxseg.evaluate import evaluate_checkpoint
+
+        evaluate_checkpoint(CHECKPOINT.value or workdir, config, workdir)
+    else:
+        from jaxseg.show import show
+
+        show(config, workdir)
+
+
+def run():
+    """The command line; what the user can mend is printed without a traceback."""
+    try:
+        app.run(main, argv=[sys.argv[0], *locate_in(sys.argv[1:])])
+    except JaxsegError as error:
+        sys.exit(f"jaxseg: {error}")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,145 @@
+"""Masks for images: `Segmenter.from_checkpoint(RUN)(image)`, or from the command line
+
+python -m jaxseg.predict --checkpoint RUN --out DIR IMAGE|FOLDER ...
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
+
+from jaxseg import checkpoints, inference, visualize
+from jaxseg.data import datasets, transforms
+from jaxseg.errors import DataError, JaxsegError
+from jaxseg.models import segmentor
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmenter:
+    """A trained model with everything that belongs to it; needs no dataset and no config file.
+
+    Attributes:
+      config: what the model was trained with.
+      dataset: its class names and colours.
+    """
+
+    config: ConfigDict
+    dataset: datasets.Dataset
+    _probabilities: Callable
+
+    @classmethod
+    def from_checkpoint(cls, path: str | pathlib.Path) -> "Segmenter":
+        """Loads a run's best checkpoint, or the one that `path` points to.
+
+        Raises:
+          CheckpointError: where there is none.
+        """
+        checkpoint = checkpoints.find(path)
+        config = ConfigDict(checkpoints.load_config(checkpoint))
+        dataset = datasets.get(config.data.dataset)
+        model = segmentor.build(config.model)
+        shapes = jax.eval_shape(
+            lambda: segmentor.init(model, jax.random.key(0), config.data.crop_hw)
+        )
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
+        variables = checkpoints.load_variables(checkpoint, abstract)
+
+        def probabilities(variables, image, out_hw):
+            forward = inference.forward_of(model, variables)
+            scores = inference.whole_scores(forward, image[None], out_hw)[0]
+            # Outputs beyond the dataset's classes (some published heads have them) mean nothing.
+            return jax.nn.softmax(scores[..., : len(dataset.classes)], axis=-1)
+
+        compiled = jax.jit(probabilities, static_argnums=2)
+        return cls(config, dataset, lambda image, hw: compiled(variables, image, hw))
+
+    def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[jax.Array, "h w k"]:
+        """Class probabilities of an RGB image, at its own size.
+
+        Raises:
+          ValueError: for anything but an RGB uint8 array.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"an RGB uint8 image [h, w, 3] is needed, not {image.dtype} {image.shape}"
+            )
+        # The transforms take what OpenCV reads, BGR.
+        prepared = transforms.test_transform(
+            np.ascontiguousarray(image[..., ::-1]), self.config.data
+        )
+        return self._probabilities(jnp.asarray(prepared), image.shape[:2])
+
+    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
+        """The class of every pixel of an RGB image; names are in `dataset.classes`."""
+        return np.asarray(jnp.argmax(self.probabilities(image), axis=-1).astype(jnp.uint8))
+
+
+def find_images(inputs: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
+    """(image, name below the output folder) of every file given, and of all images in folders.
+
+    Raises:
+      DataError: for what does not exist, a folder without images, or two of the same name.
+    """
+    found: dict[pathlib.Path, pathlib.Path] = {}
+    for given in map(pathlib.Path, inputs):
+        if given.is_dir():
+            images = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not images:
+                raise DataError(f"no images ({' '.join(SUFFIXES)}) in the folder {given}")
+            names = [image.relative_to(given) for image in images]
+        elif given.is_file():
+            images, names = [given], [pathlib.Path(given.name)]
+        else:
+            raise DataError(f"{given} does not exist")
+        for image, name in zip(images, names, strict=True):
+            name = name.with_suffix("")
+            if name in found:
+                raise DataError(
+                    f"{found[name]} and {image} would both be written as {name}; predict them into"
+                    " different --out folders"
+                )
+            found[name] = image
+    return [(image, name) for name, image in found.items()]
+
+
+def predict_files(segmenter: Segmenter, inputs: Sequence[str], out: pathlib.Path):
+    """Writes NAME_classes.png (class ids) and NAME_overlay.png for every image; one line each."""
+    for path, name in find_images(inputs):
+        image = np.ascontiguousarray(datasets.read_image(path)[..., ::-1])
+        classes = segmenter(image)
+        dataset = segmenter.dataset
+        picture = visualize.prediction_picture(image, classes, dataset.classes, dataset.palette)
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(f"{target}_classes.png", classes)
+        cv2.imwrite(f"{target}_overlay.png", picture[..., ::-1])
+        shares = np.bincount(classes.ravel(), minlength=len(dataset.classes)) / classes.size
+        largest = [f"{dataset.classes[k]} {shares[k]:.0%}" for k in np.argsort(-shares)[:3]]
+        print(f"{path} -> {target}_classes.png, {target}_overlay.png  ({', '.join(largest)})")
+
+
+def main(arguments: Sequence[str] | None = None):
+    parser = argparse.ArgumentParser(prog="python -m jaxseg.predict", description=__doc__)
+    parser.add_argument("--checkpoint", required=True, help="a run's directory or checkpoints/STEP")
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the results")
+    parser.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER")
+    options = parser.parse_args(arguments)
+    try:
+        predict_files(Segmenter.from_checkpoint(options.checkpoint), options.inputs, options.out)
+    except JaxsegError as error:
+        sys.exit(f"jaxseg: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""Training: one loop that reads from top to bottom."""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import signal
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg import checkpoints, optim, parallel
+from jaxseg.checkpoints import Checkpoints
+from jaxseg.data import datasets
+from jaxseg.data.pipeline import training_batches
+from jaxseg.errors import ConfigError, JaxsegError
+from jaxseg.evaluate import Stopped, evaluate
+from jaxseg.models import segmentor
+from jaxseg.report import Report, manifest, versions, write_evaluation
+from jaxseg.train_step import TrainState, init_state, make_train_step
+
+STRIDE = 32  # of the coarsest features, in pixels
+
+
+class NonFiniteError(JaxsegError):
+    """The loss or a gradient is not a number."""
+
+
+def train(config: ConfigDict, workdir: str | pathlib.Path):
+    """Trains as `config` says, from scratch or from where `workdir` stands.
+
+    Returns when all steps are made, or after SIGTERM with everything saved; started again on the
+    same directory it goes on as if it had never stopped.
+
+    Raises:
+      JaxsegError: for a config, dataset or checkpoint that does not fit, and for a loss or gradient
+        that is not finite, with the step and the name of the first bad tensor.
+    """
+    workdir = pathlib.Path(workdir)
+    mesh = parallel.make_mesh(config.mesh)
+    check(config, mesh)
+    make_writable(workdir)
+    terminated = TerminationSignal()
+
+    batches = training_batches(
+        config.data,
+        batch_size=config.batch_size // jax.process_count(),
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    model = segmentor.build(config.model)
+    optimizer = optim.make(config.optim, config.model.backbone, config.steps)
+
+    def fresh_state():
+        return init_state(config, model, optimizer)
+
+    # Shapes first: nothing large is ever created unsharded.
+    shapes = jax.eval_shape(fresh_state)
+    shardings = parallel.infer(shapes, config.sharding, mesh)
+    abstract = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)
+
+    # The own work directory, then weights to start from, then scratch.
+    saved = Checkpoints(workdir / "checkpoints", config.to_dict(), config.checkpoint.keep)
+    state, origin = saved.restore_latest(abstract), "resumed"
+    if state is None:
+        state, origin = jax.jit(fresh_state, out_shardings=shardings)(), "from scratch"
+        if config.init:
+            state, origin = start_from(config.init, state, abstract), f"weights of {config.init}"
+    start = step = int(state.step)
+    batches.set_state({"batches_taken": start})
+
+    train_step = jax.jit(
+        make_train_step(config, model, optimizer),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
+    rate = optim.schedule(config.optim, config.steps)
+    main_process = jax.process_index() == 0
+    with Report(
+        workdir, total_steps=config.steps, start_step=start, enabled=main_process
+    ) as report:
+        describe(report, config, mesh, state, f"{origin}, at step {start} of {config.steps}")
+        window, logs = Window(), None
+
+        # Every turn begins with the state after `step` updates, and what is due for it.
+        while True:
+            due = [
+                step > 0 and (step == config.steps or step % every == 0)
+                for every in (config.eval.every_steps, config.checkpoint.every_steps)
+            ]
+            if any(due) or terminated:
+                check_finite(step, logs, state)
+            scores = None
+            if due[0] and not saved.evaluated(step):
+                scores = evaluate_now(config, model, state, mesh, workdir, report, terminated)
+            ending = step == config.steps or bool(terminated)
+            if scores or (step > start and (due[1] or ending)):
+                saved.save(state, step, scores)
+            if ending:
+                break
+
+            with window.waiting():
+                batch = next(batches)
+            window.count(replaced=batch.pop("replaced").sum())
+            previous = logs
+            with jax.set_mesh(mesh):
+                state, logs = train_step(state, parallel.put_batch(batch, mesh))
+            # The step before is looked at while this one is computed.
+            check_finite(step, previous, state)
+            step += 1
+
+            if step % config.log_steps == 0 or step == start + 1:
+                check_finite(step, logs, state)
+                numbers = {name: float(value) for name, value in logs.items() if name != "norms"}
+                numbers["learning_rate"] = float(rate(step - 1))
+                report.train(step, numbers | window.close(config.batch_size))
+
+        saved.close()
+        batches.close()
+        if terminated:
+            report.message(f"SIGTERM: saved at step {step}; start again to go on from there")
+
+
+def check(config: ConfigDict, mesh: jax.sharding.Mesh):
+    """Refuses what would fail later and less clearly.
+
+    Raises:
+      ConfigError: naming the setting and what it may be.
+    """
+    parts = mesh.size * config.optim.accumulation
+    batch = config.batch_size
+    if batch < 1 or batch % parts:
+        raise ConfigError(
+            f"config.batch_size={batch} cannot be split over {mesh.size} devices"
+            f" x config.optim.accumulation={config['optim']['accumulation']};"
+            f" choose a multiple of {parts}"
+        )
+    if batch // config.optim.accumulation < 2:
+        raise ConfigError(
+            "batch norm needs two images or more at a time:"
+            f" config.batch_size={batch} / config.optim.accumulation is below that"
+        )
+    crop = config.data.crop_hw
+    if len(crop) != 2 or any(not isinstance(side, int) or side < STRIDE for side in crop):
+        raise ConfigError(
+            f"config.data.crop_hw={tuple(crop)}: two whole numbers of at least {STRIDE} pixels, the"
+            " stride of the coarsest features"
+        )
+    classes = len(datasets.get(config.data.dataset).classes)
+    outputs = config.model.decode_head.num_classes
+    if outputs < classes:
+        raise ConfigError(
+            f"config.model.decode_head.num_classes={outputs}, but {config['data']['dataset']} has"
+            f" {classes} classes"
+        )
+
+
+def make_writable(workdir: pathlib.Path):
+    """Makes the work directory, or says why it cannot be written to."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to the work directory {workdir}: {error.strerror}; choose another with"
+            " --workdir"
+        ) from error
+
+
+class TerminationSignal:
+    """True once SIGTERM has arrived; the loop then saves and returns."""
+
+    def __init__(self):
+        self._arrived = False
+        signal.signal(signal.SIGTERM, self._arrive)
+
+    def _arrive(self, number, frame):
+        self._arrived = True
+
+    def __bool__(self):
+        return self._arrived
+
+
+def start_from(path: str, state: TrainState, abstract: TrainState) -> TrainState:
+    """`state` with the weights of another run."""
+    wanted = {"params": abstract.params, "batch_stats": abstract.batch_stats}
+    variables = checkpoints.load_variables(checkpoints.find(path), wanted)
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, variables["params"])
+    return state.replace(**variables, ema=ema)
+
+
+def describe(report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, start):
+    """The start-up header, and beside the results the resolved config and the manifest."""
+    data = config.data
+    counts = [
+        f"{len(datasets.find_samples(data.dataset, data.root, split))} {split}"
+        for split in (data.train_split, data.val_split)
+    ]
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    report.header(
+        {
+            "config": config.variant,
+            "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
+            "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+            "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
+            "parameters": f"{parameters / 1e6:.2f} M",
+            "global batch": f"{config.batch_size} images of {tuple(data.crop_hw)}",
+            "dataset": f"{data.dataset} in {data.root}: {', '.join(counts)} images",
+            "start": start,
+        }
+    )
+    weights = fingerprint(state.params)
+    if report.enabled:
+        (report.workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        manifest(
+            report.workdir,
+            {
+                "start": start,
+                "weights_at_start": weights,
+                "global_batch": config.batch_size,
+                "mesh": dict(mesh.shape),
+            },
+        )
+
+
+def fingerprint(params: Any) -> str:
+    """A hash of the weights that does not depend on how they are sharded."""
+
+    def sums(params):
+        bits = [jax.lax.bitcast_convert_type(x, jnp.uint32) for x in jax.tree.leaves(params)]
+        return jnp.stack([jnp.sum(x, dtype=jnp.uint32) for x in bits])
+
+    return hashlib.sha256(np.asarray(jax.jit(sums)(params)).tobytes()).hexdigest()
+
+
+def check_finite(step: int, logs: dict[str, jax.Array] | None, state: TrainState):
+    """Raises NonFiniteError for the logs of the `step`-th update that must not be built upon."""
+    if logs is None:
+        return
+    loss, norm = float(logs["loss"]), float(logs["gradient_norm"])
+    if np.isfinite(loss) and np.isfinite(norm):
+        return
+    tensor = optim.first_nonfinite(np.asarray(logs["norms"]).tolist(), state.params)
+    culprit = f"the gradient of {tensor}" if tensor else "the loss"
+    raise NonFiniteError(
+        f"step {step}: loss {loss}, gradient norm {norm}; the first tensor that is not finite is"
+        f" {culprit}. The checkpoints before this step are intact; start again from there with a"
+        " lower config.optim.lr or with config.optim.clip_norm"
+    )
+
+
+def evaluate_now(config, model, state, mesh, workdir, report, terminated) -> dict | None:
+    """Evaluates the state and reports; returns the scores to save, or None if told to stop."""
+    step = int(state.step)
+    pictures = workdir / "predictions" / f"step_{step:06d}"
+    try:
+        scores = evaluate(
+            model, state.variables(), config, mesh, pictures=pictures, stop=lambda: bool(terminated)
+        )
+    except Stopped:
+        return None
+    classes = datasets.get(config.data.dataset).classes
+    report.evaluation(step, scores, classes)
+    if report.enabled:
+        write_evaluation(workdir, scores, classes)
+        report.message(f"val mIoU = {scores.miou:.3f}")
+        report.message(f"pictures in {pictures}")
+    return scores.reported()
+
+
+class Window:
+    """Times the steps between two log lines."""
+
+    def __init__(self):
+        self._begin()
+
+    def _begin(self):
+        self._started, self._waited, self._steps, self._replaced = time.perf_counter(), 0.0, 0, 0
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """What happens inside is waiting for data."""
+        started = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - started
+
+    def count(self, replaced: int):
+        """Counts a step, in whose batch so many samples were replaced."""
+        self._steps += 1
+        self._replaced += int(replaced)
+
+    def close(self, batch_size: int) -> dict[str, float]:
+        """The numbers of this window; the next one begins."""
+        elapsed = time.perf_counter() - self._started
+        numbers = {
+            "step_seconds": elapsed / self._steps,
+            "images_per_second": batch_size * self._steps / elapsed,
+            "data_share": self._waited / elapsed,
+        }
+        if self._replaced:
+            numbers["replaced_samples"] = self._replaced
+        self._begin()
+        return numbers
