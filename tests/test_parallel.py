@@ -1,0 +1,136 @@
+"""Sharding: rules over paths, and the same losses on any mesh."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from jaxseg import optim, parallel, train_step
+from jaxseg.errors import ConfigError
+from jaxseg.models import segmentor
+
+STEPS = 10
+
+
+def batches():
+    rng = np.random.default_rng(0)
+    for _ in range(STEPS):
+        label = rng.integers(0, 19, (8, 8, 8)).repeat(8, axis=1).repeat(8, axis=2).astype(np.int32)
+        noise = rng.standard_normal((8, 64, 64, 3))
+        yield {"image": (noise + label[..., None] / 10).astype(np.float32), "label": label}
+
+
+@functools.cache
+def initial_state():
+    config = tiny_config()
+    optimizer = optim.make(config.optim, config.model.backbone, STEPS)
+    return jax.jit(
+        lambda: train_step.init_state(config, segmentor.build(config.model), optimizer)
+    )()
+
+
+@functools.cache
+def run(data, fsdp, devices, accumulation=1, remat=False, random_drops=True, repeated=1):
+    """Losses of ten steps, and the state after them."""
+    config = tiny_config()
+    config.optim.accumulation = accumulation
+    config.model.backbone.remat = remat
+    if not random_drops:
+        config.model.backbone.drop_path = 0.0
+        config.model.decode_head.dropout = config.model.auxiliary_head.dropout = 0.0
+    mesh = parallel.make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[:devices])
+    model = segmentor.build(config.model)
+    with jax.numpy_dtype_promotion("standard"):
+        optimizer = optim.make(config.optim, config.model.backbone, STEPS)
+        shardings = parallel.infer(initial_state(), config.sharding, mesh)
+        # A copy: the step donates its state.
+        state = jax.device_put(jax.tree.map(np.asarray, initial_state()), shardings)
+        step = jax.jit(
+            train_step.make_train_step(config, model, optimizer),
+            donate_argnums=0,
+            out_shardings=(shardings, None),
+        )
+        losses = []
+        with jax.set_mesh(mesh):
+            for batch in batches():
+                batch = {name: array.repeat(repeated, axis=0) for name, array in batch.items()}
+                state, logs = step(state, parallel.put_batch(batch, mesh))
+                losses.append(float(logs["loss"]))
+    return losses, state
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (1, 8), (2, 4)])
+def test_losses_are_those_of_one_device(data, fsdp):
+    expected, _ = run(1, 1, 1)
+    losses, _ = run(data, fsdp, 8)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_fsdp_holds_an_eighth_of_parameters_and_optimizer_state_per_device():
+    _, state = run(1, 8, 8)
+    for tree in (state.params, state.opt_state):
+        leaves = jax.tree.leaves(tree)
+        whole = sum(leaf.nbytes for leaf in leaves)
+        held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+        # Biases and norms are repeated: a few per cent of so small a model.
+        assert whole / 8 <= held < whole / 8 * 1.4
+    kernels = [
+        leaf
+        for key_path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+        if optim.path_of(key_path).endswith("kernel") and any(n % 8 == 0 for n in leaf.shape)
+    ]
+    assert kernels
+    assert all(leaf.addressable_shards[0].data.nbytes * 8 == leaf.nbytes for leaf in kernels)
+
+
+def test_rematerialisation_changes_nothing():
+    expected, _ = run(1, 1, 1)
+    losses, _ = run(1, 1, 1, remat=True)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_accumulating_two_equal_parts_is_training_on_one_of_them():
+    # Equal parts have equal batch statistics, which is where accumulation differs otherwise.
+    expected, _ = run(1, 1, 1, random_drops=False, repeated=1)
+    losses, _ = run(1, 1, 1, random_drops=False, repeated=2, accumulation=2)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_mesh_takes_what_is_left():
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 4})
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 4}
+
+
+@pytest.mark.parametrize(
+    "axes", [{"data": 3, "fsdp": 1}, {"data": -1, "fsdp": 3}, {"data": -1, "fsdp": -1}]
+)
+def test_mesh_that_does_not_fit_the_devices_is_refused(axes):
+    with pytest.raises(ConfigError, match="8 devices"):
+        parallel.make_mesh(axes)
+
+
+def test_a_parameter_without_sharding_rule_is_named():
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
+    with pytest.raises(ConfigError, match="head/bias"):
+        parallel.infer({"head": {"bias": np.zeros(3)}}, (("kernel", "fsdp"),), mesh)
+
+
+def test_operators_stay_on_their_share_of_the_batch():
+    """Neither a step's gathers nor their gradients bring the batch together on one device."""
+    config = tiny_config()
+    mesh = parallel.make_mesh({"data": 8, "fsdp": 1})
+    model = segmentor.build(config.model)
+    batch = parallel.put_batch(next(batches()), mesh)
+
+    def loss(params, image):
+        variables = {"params": params, "batch_stats": initial_state().batch_stats}
+        output, _ = segmentor.apply(
+            model, variables, image, train=True, dropout_rng=jax.random.key(0)
+        )
+        return output.logits.sum()
+
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(jax.grad(loss)).lower(initial_state().params, batch["image"]).compile()
+    assert "all-gather" not in compiled.as_text()
