@@ -127,7 +127,7 @@ def evaluate_checkpoint(path: str, config: ConfigDict | None, workdir: pathlib.P
     if jax.process_index() == 0:
         report.print_evaluation(scores, classes)
         report.write_evaluation(workdir, scores, classes)
-        print(f"pictures in {pictures}\nval mIoU = {scores.miou:.3f}")
+        print(f"val mIoU = {scores.miou:.3f}\npictures in {pictures}")
 
 
 def abstract_variables(model: segmentor.Segmentor, config: ConfigDict, mesh: Mesh):

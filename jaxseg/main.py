@@ -37,7 +37,8 @@ def locate_config(argument: str) -> str:
     for candidate in (pathlib.Path(file), installed.parent / file):
         if candidate.is_file():
             return f"{candidate}{colon}{variant}"
-    names = sorted(f"configs/{path.name}" for path in installed.glob("[a-z]*.py"))
+    files = (path for path in installed.glob("[a-z]*.py") if path.stem != "common")
+    names = sorted(f"configs/{path.name}" for path in files)
     raise ConfigError(f"--config {file}: no such file; installed are {', '.join(names)}")
 
 
@@ -50,6 +51,21 @@ def locate_in(arguments: list[str]) -> list[str]:
         elif argument.startswith(("--config=", "-config=")):
             located[i] = "--config=" + locate_config(argument.partition("=")[2])
     return located
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """Parses the flags.
+
+    Raises:
+      ConfigError: for a flag, config or override that does not exist or has no such value.
+    """
+    try:
+        return FLAGS(locate_in(arguments))
+    except AttributeError as error:  # an override of a key that the config does not have
+        hint = str(error).replace("\\n", ". ").replace("\\'", "'").strip("\"'")
+        raise ConfigError(f"--config.KEY=VALUE: no such key: '{hint}") from error
+    except flags.Error as error:  # the last line is what the config file raised
+        raise ConfigError(str(error).strip().splitlines()[-1].strip()) from error
 
 
 def main(_):
@@ -84,7 +100,7 @@ def main(_):
 def run():
     """The command line; what the user can mend is printed without a traceback."""
     try:
-        app.run(main, argv=[sys.argv[0], *locate_in(sys.argv[1:])])
+        app.run(main, flags_parser=parse)
     except JaxsegError as error:
         sys.exit(f"jaxseg: {error}")
 

@@ -214,9 +214,12 @@ def write_evaluation(directory: str | os.PathLike, scores: Scores, classes: Sequ
 
 
 def manifest(workdir: str | os.PathLike, facts: Mapping[str, Any]):
-    """Writes `run.json`: when, where and with which versions this was run, and the facts given."""
-    workdir = pathlib.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    """Writes `run.json`: when, where and with which versions this was run, and the facts given.
+
+    A run that goes on keeps what it was begun with and adds to its list "resumed".
+    """
+    path = pathlib.Path(workdir) / "run.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -227,7 +230,10 @@ def manifest(workdir: str | os.PathLike, facts: Mapping[str, Any]):
         "processes": jax.process_count(),
         **facts,
     }
-    _write_atomically(workdir / "run.json", _strict_json(content, indent=2) + "\n")
+    if path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        content = begun | {"resumed": [*begun.get("resumed", ()), content]}
+    _write_atomically(path, _strict_json(content, indent=2) + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -223,7 +223,7 @@ def describe(report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state:
             report.workdir,
             {
                 "start": start,
-                "weights_at_start": weights,
+                "initial_weights" if int(state.step) == 0 else "weights": weights,
                 "global_batch": config.batch_size,
                 "mesh": dict(mesh.shape),
             },

@@ -1,6 +1,7 @@
 """Strict settings for every test: eight CPU devices, no silent promotion of types."""
 
 import os
+import sys
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAXSEG_TEST_PLATFORM", "cpu")
 # Most of a test's time is compilation, and most of that is LLVM's optimisation.
@@ -11,6 +12,9 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import pytest
 from absl import flags
+from processes import CONFIG, ROOT, STEPS
+
+from jaxseg.data.synthetic import write_street_scenes
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 flags.FLAGS.mark_as_parsed()
@@ -21,3 +25,33 @@ def standard_promotion():
     """For tests that run an optimizer: optax raises Python floats to integer counts."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """Street scenes of 64 × 128 pixels in the layout of Cityscapes: 6 to train, 3 to evaluate."""
+    root = tmp_path_factory.mktemp("scenes")
+    return write_street_scenes(root, train=6, val=3, image_hw=(64, 128), seed=0)
+
+
+@pytest.fixture(scope="session")
+def command(scenes, tmp_path_factory):
+    """The command of a tiny run as a process; `changes` are config keys."""
+    file = tmp_path_factory.mktemp("config") / "tiny.py"
+    file.write_text(CONFIG.format(tests=str(ROOT / "tests")))
+    cache = tmp_path_factory.mktemp("compiled")
+
+    def make(workdir, *arguments, **changes):
+        settings = {"data.root": scenes, "batch_size": 2, "steps": STEPS, "data.workers": 1}
+        settings |= {"checkpoint.every_steps": 7, "eval.every_steps": 20} | changes
+        overrides = [f"--config.{key}={value}" for key, value in settings.items()]
+        line = ["-m", "jaxseg.main", "--config", str(file), "--workdir", str(workdir), *overrides]
+        environment = os.environ | {
+            "JAXSEG_COMPILE_CACHE": str(cache),
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "PYTHONUNBUFFERED": "1",
+        }
+        arguments = [sys.executable, *line, *arguments]
+        return {"args": arguments, "env": environment, "cwd": ROOT, "text": True}
+
+    return make
