@@ -81,9 +81,11 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     )
     rate = optim.schedule(config.optim, config.steps)
     main_process = jax.process_index() == 0
-    with Report(
-        workdir, total_steps=config.steps, start_step=start, enabled=main_process
-    ) as report:
+    with (
+        contextlib.closing(batches),
+        contextlib.closing(saved),  # waits for the save in progress, also when something is raised
+        Report(workdir, total_steps=config.steps, start_step=start, enabled=main_process) as report,
+    ):
         describe(report, config, mesh, state, f"{origin}, at step {start} of {config.steps}")
         window, logs = Window(), None
 
@@ -120,9 +122,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
                 numbers["learning_rate"] = float(rate(step - 1))
                 report.train(step, numbers | window.close(config.batch_size))
 
-        saved.close()
-        batches.close()
         if terminated:
+            saved.close()
             report.message(f"SIGTERM: saved at step {step}; start again to go on from there")
 
 

@@ -25,7 +25,7 @@ def failure(command):
     """What a run that is refused prints: exit status 1 and no traceback."""
     done = subprocess.run(**command, capture_output=True, timeout=300, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     return done.stdout + done.stderr
 
 

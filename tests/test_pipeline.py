@@ -148,7 +148,7 @@ def test_seed_decides(root):
     assert not np.array_equal(first[0]["image"], other[0]["image"])
 
 
-@pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 2), (0, 2)])
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 2), (2, 0)])
 def test_restored_batches_continue_in_the_middle_of_an_epoch(root, before, after):
     def make(workers):
         config = make_config(root, workers=workers)
@@ -163,9 +163,14 @@ def test_restored_batches_continue_in_the_middle_of_an_epoch(root, before, after
     second.set_state(state)
     assert second.get_state() == state
     assert_same_batches(take(second, 4), expected)
-    second.set_state(state)  # also back in time, with batches already read ahead
-    assert_same_batches(take(second, 1), expected[:1])
     second.close()
+
+
+def test_batches_can_be_set_back_with_others_read_ahead_already(root):
+    batches = pipeline.training_batches(make_config(root), batch_size=2, seed=3)
+    first = take(batches, 3)
+    batches.set_state({"batches_taken": 1})
+    assert_same_batches(take(batches, 2), first[1:])
 
 
 def test_closed_batches_say_so(root):
@@ -245,7 +250,7 @@ from test_pipeline import make_config
 from jaxseg.data import pipeline
 if __name__ == "__main__":
     batches = pipeline.training_batches(make_config({root!r}, workers=2), batch_size=2, seed=0)
-    next(batches)
+    next(batches), next(batches)  # one of each worker
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     {then}
 """

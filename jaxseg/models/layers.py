@@ -1,6 +1,6 @@
 """The layers that several models share: convolutions, batch norm, resizing. Channels last."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxseg.resize import along_height, along_width
+from jaxseg.resize import along_height, along_width, interpolation_matrix, resize_bilinear
 
 DType = jnp.dtype
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -103,6 +103,30 @@ def _depthwise_backward(residuals, cotangent):
 depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
 
 
+def conv3x3_of_resized(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], hw: Sequence[int]
+) -> Float[Array, "b H W d"]:
+    """conv3x3(resize_bilinear(x, hw), kernel), without ever holding the large map.
+
+    Both are linear, so the channels can be mixed first, at the small size, once for each of the
+    nine taps; the results are then resized and shifted, one axis at a time. For a map a quarter as
+    large that is a third of the multiplications, for smaller ones still less.
+    """
+    _, h, w, _ = x.shape
+    taps = jnp.einsum("bhwc,ijcd->bhwijd", x, kernel)
+    columns = jnp.asarray(_shifted_interpolation(w, hw[1]), x.dtype)
+    rows = jnp.asarray(_shifted_interpolation(h, hw[0]), x.dtype)
+    precision = lax.Precision.HIGHEST
+    wide = jnp.einsum("Wjw,bhwijd->bhiWd", columns, taps, precision=precision)
+    return jnp.einsum("Hih,bhiWd->bHWd", rows, wide, precision=precision)
+
+
+def _shifted_interpolation(size: int, out_size: int) -> np.ndarray:
+    """[out_size, 3, size]: linear interpolation at each place and its two neighbours, else zero."""
+    matrix = np.pad(interpolation_matrix(size, out_size), ((1, 1), (0, 0)))
+    return np.stack([matrix[j : j + out_size] for j in range(3)], axis=1)
+
+
 class Conv(nn.Module):
     """A convolution with PyTorch's padding (`kernel_size // 2` on every side)."""
 
@@ -188,8 +212,36 @@ class BatchNorm(nn.Module):
         return (x.astype(jnp.float32) * scale + (bias - mean * scale)).astype(x.dtype)
 
 
+class ConcatConv(nn.Module):
+    """A convolution, without bias, of maps resized to the first one's size and concatenated."""
+
+    features: int
+    kernel_size: int
+    kernel_init: Callable
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps: Sequence[Float[Array, "b h w c"]]) -> Float[Array, "b p q d"]:
+        size, widths = self.kernel_size, [x.shape[-1] for x in maps]
+        shape = (size, size, sum(widths), self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        first, *others = jnp.split(kernel, np.cumsum(widths)[:-1], axis=2)
+        hw = maps[0].shape[1:3]
+        maps = [x.astype(self.dtype) for x in maps]
+        if size == 1:
+            parts = [
+                resize_bilinear(x @ k[0, 0], hw) for x, k in zip(maps[1:], others, strict=True)
+            ]
+            return sum(parts, maps[0] @ first[0, 0])
+        parts = [conv3x3_of_resized(x, k, hw) for x, k in zip(maps[1:], others, strict=True)]
+        return sum(parts, conv3x3(maps[0], first))
+
+
 class ConvBNReLU(nn.Module):
-    """Convolution without bias, batch norm, ReLU: the building block of the heads."""
+    """Convolution without bias, batch norm, ReLU: the building block of the heads.
+
+    Of one map; or of several, resized to the first one's size and concatenated.
+    """
 
     features: int
     kernel_size: int = 3
@@ -197,17 +249,13 @@ class ConvBNReLU(nn.Module):
 
     def setup(self):
         fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        self.conv = Conv(
-            self.features,
-            self.kernel_size,
-            use_bias=False,
-            kernel_init=fan_out,
-            dtype=self.dtype,
+        self.conv = ConcatConv(
+            self.features, self.kernel_size, kernel_init=fan_out, dtype=self.dtype
         )
         self.bn = BatchNorm()
 
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w d"]:
-        return nn.relu(self.bn(self.conv(x), train))
+    def __call__(self, *maps: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w d"]:
+        return nn.relu(self.bn(self.conv(maps), train))
 
 
 class Classifier(nn.Module):

@@ -7,7 +7,6 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxseg.models.layers import Classifier, ConvBNReLU, DType
-from jaxseg.resize import resize_bilinear
 
 
 class SegformerHead(nn.Module):
@@ -26,14 +25,11 @@ class SegformerHead(nn.Module):
     def __call__(
         self, features: Sequence[Float[Array, "b h w c"]], train: bool
     ) -> Float[Array, "b p q k"]:
-        size = features[0].shape[1:3]
-        maps = []
-        for i, feature in enumerate(features):
-            x = ConvBNReLU(self.channels, 1, dtype=self.dtype, name=f"convs_{i}")(feature, train)
-            maps.append(resize_bilinear(x, size))
-        x = ConvBNReLU(self.channels, 1, dtype=self.dtype, name="fusion_conv")(
-            jnp.concatenate(maps, axis=-1), train
-        )
+        maps = [
+            ConvBNReLU(self.channels, 1, dtype=self.dtype, name=f"convs_{i}")(x, train=train)
+            for i, x in enumerate(features)
+        ]
+        x = ConvBNReLU(self.channels, 1, dtype=self.dtype, name="fusion_conv")(*maps, train=train)
         return Classifier(self.num_classes, self.dropout, dtype=self.dtype, name="conv_seg")(
             x, train
         )

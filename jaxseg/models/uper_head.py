@@ -33,20 +33,19 @@ class UPerHead(nn.Module):
         *finer, coarsest = features
         pooled = [coarsest]
         for i, scale in enumerate(self.pool_scales):
-            x = conv_bn_relu(f"psp_modules_{i}", 1)(adaptive_avg_pool(coarsest, scale), train)
-            pooled.append(resize_bilinear(x, coarsest.shape[1:3]))
-        top = conv_bn_relu("bottleneck", 3)(jnp.concatenate(pooled, axis=-1), train)
+            x = adaptive_avg_pool(coarsest, scale)
+            pooled.append(conv_bn_relu(f"psp_modules_{i}", 1)(x, train=train))
+        top = conv_bn_relu("bottleneck", 3)(*pooled, train=train)
 
         sums = [top]
         for i in reversed(range(len(finer))):
-            lateral = conv_bn_relu(f"lateral_convs_{i}", 1)(finer[i], train)
+            lateral = conv_bn_relu(f"lateral_convs_{i}", 1)(finer[i], train=train)
             sums.insert(0, lateral + resize_bilinear(sums[0], lateral.shape[1:3]))
 
-        pyramid = [conv_bn_relu(f"fpn_convs_{i}", 3)(sums[i], train) for i in range(len(finer))]
-        pyramid.append(top)
-        size = pyramid[0].shape[1:3]
-        joined = jnp.concatenate([resize_bilinear(x, size) for x in pyramid], axis=-1)
-        x = conv_bn_relu("fpn_bottleneck", 3)(joined, train)
+        pyramid = [
+            conv_bn_relu(f"fpn_convs_{i}", 3)(x, train=train) for i, x in enumerate(sums[:-1])
+        ]
+        x = conv_bn_relu("fpn_bottleneck", 3)(*pyramid, top, train=train)
         return Classifier(self.num_classes, self.dropout, dtype=self.dtype, name="conv_seg")(
             x, train
         )
@@ -66,7 +65,7 @@ class FCNHead(nn.Module):
         self, features: Sequence[Float[Array, "b h w c"]], train: bool
     ) -> Float[Array, "b p q k"]:
         x = ConvBNReLU(self.channels, dtype=self.dtype, name="convs_0")(
-            features[self.in_index], train
+            features[self.in_index], train=train
         )
         return Classifier(self.num_classes, self.dropout, dtype=self.dtype, name="conv_seg")(
             x, train

@@ -1,0 +1,1 @@
+"""Procedural street scenes with labels: a toy town, painted by code."""

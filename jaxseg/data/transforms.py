@@ -1,0 +1,168 @@
+"""Training and test transforms: NumPy arrays in, NumPy arrays out, the reference's arithmetic.
+
+Images are uint8 [h, w, 3] in BGR until `normalize`, labels uint8 [h, w]. The random ones draw from
+`rng`, a `numpy.random.Generator`, in the order in which the reference (mmsegmentation 0.27 with
+mmcv 1.7) draws, so that the same draws give the same pixels.
+"""
+
+import cv2
+import numpy as np
+
+from jaxseg.data.datasets import IGNORE
+
+Image = np.ndarray
+Label = np.ndarray
+
+
+def train_transform(image: Image, label: Label, config, rng) -> tuple[Image, Label]:
+    """A random crop of a random size: float32 [H, W, 3] in RGB and uint8 [H, W], [H, W] = crop_hw.
+
+    config: has scale_wh, ratio_range, crop_hw, cat_max_ratio, flip_probability, mean and std.
+    """
+    scale_wh = random_scale(config.scale_wh, config.ratio_range, rng)
+    image, label = resize(image, scale_wh), resize_label(label, scale_wh)
+    image, label = random_crop(image, label, config.crop_hw, config.cat_max_ratio, rng)
+    image, label = random_flip(image, label, config.flip_probability, rng)
+    image = photometric_distortion(image, rng)
+    image = normalize(image, config.mean, config.std)
+    return pad(image, config.crop_hw, 0), pad(label, config.crop_hw, IGNORE)
+
+
+def test_transform(image: Image, config) -> Image:
+    """The whole image at test size: float32 [h', w', 3] in RGB.
+
+    config: has test_scale_wh, mean and std.
+    """
+    return normalize(resize(image, config.test_scale_wh), config.mean, config.std)
+
+
+def scaled(scale_wh, ratio: float) -> tuple[int, int]:
+    """`scale_wh` times a ratio, each side truncated."""
+    return int(scale_wh[0] * ratio), int(scale_wh[1] * ratio)
+
+
+def random_scale(scale_wh, ratio_range, rng) -> tuple[int, int]:
+    """`scale_wh` times one random ratio from `ratio_range`."""
+    low, high = ratio_range
+    return scaled(scale_wh, rng.random() * (high - low) + low)
+
+
+def resized_hw(hw, scale_wh) -> tuple[int, int]:
+    """The largest size of the same shape within `scale_wh`, whose two sides bound in any order:
+    its longer side the longer one of the image, its shorter side the shorter one."""
+    factor = min(max(scale_wh) / max(hw), min(scale_wh) / min(hw))
+    return int(hw[0] * factor + 0.5), int(hw[1] * factor + 0.5)
+
+
+def resize(image: Image, scale_wh) -> Image:
+    """Bilinear, without anti-aliasing, to `resized_hw`."""
+    return _resize(image, scale_wh, cv2.INTER_LINEAR)
+
+
+def resize_label(label: Label, scale_wh) -> Label:
+    """Nearest neighbour (without the half-pixel centre), to `resized_hw`."""
+    return _resize(label, scale_wh, cv2.INTER_NEAREST)
+
+
+def _resize(array, scale_wh, interpolation):
+    height, width = resized_hw(array.shape[:2], scale_wh)
+    if (height, width) == array.shape[:2]:
+        return array
+    return cv2.resize(array, (width, height), interpolation=interpolation)
+
+
+def random_crop(image: Image, label: Label, crop_hw, cat_max_ratio, rng) -> tuple[Image, Label]:
+    """A random window in which no class covers `cat_max_ratio` or more; smaller if the image is.
+
+    After ten windows that fail, the eleventh is taken as it is. Ignored pixels do not count, and a
+    window with fewer than two classes fails.
+    """
+    box = _random_box(label.shape, crop_hw, rng)
+    if cat_max_ratio < 1:
+        for _ in range(10):
+            counts = np.bincount(label[box].ravel(), minlength=256)[:IGNORE]
+            if np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio:
+                break
+            box = _random_box(label.shape, crop_hw, rng)
+    return image[box], label[box]
+
+
+def _random_box(hw, crop_hw, rng) -> tuple[slice, slice]:
+    # Both are always drawn, also where the image is no larger than the crop.
+    top = int(rng.integers(0, max(hw[0] - crop_hw[0], 0) + 1))
+    left = int(rng.integers(0, max(hw[1] - crop_hw[1], 0) + 1))
+    return slice(top, top + crop_hw[0]), slice(left, left + crop_hw[1])
+
+
+def random_flip(image: Image, label: Label, probability, rng) -> tuple[Image, Label]:
+    """Mirrored left to right, or not."""
+    if rng.random() < probability:
+        return cv2.flip(image, 1), cv2.flip(label, 1)
+    return image, label
+
+
+def photometric_distortion(image: Image, rng) -> Image:
+    """Brightness, contrast, saturation and hue, each changed with probability 1/2.
+
+    Contrast comes before or after the two steps in HSV, with probability 1/2 each. Every step goes
+    back to uint8, as in the reference; so does the trip to HSV, which costs up to 3 levels.
+    """
+    if rng.integers(2):
+        image = brightness(image, rng.uniform(-32, 32))
+    contrast_first = rng.integers(2)
+    if contrast_first and rng.integers(2):
+        image = contrast(image, rng.uniform(0.5, 1.5))
+    if rng.integers(2):
+        image = saturation(image, rng.uniform(0.5, 1.5))
+    if rng.integers(2):
+        image = hue(image, int(rng.integers(-18, 18)))
+    if not contrast_first and rng.integers(2):
+        image = contrast(image, rng.uniform(0.5, 1.5))
+    return image
+
+
+def brightness(image: Image, beta: float) -> Image:
+    return cv2.LUT(image, _scaled_levels(1.0, beta))
+
+
+def contrast(image: Image, alpha: float) -> Image:
+    return cv2.LUT(image, _scaled_levels(alpha, 0.0))
+
+
+def saturation(image: Image, alpha: float) -> Image:
+    return _change_hsv(image, 1, _scaled_levels(alpha, 0.0))
+
+
+def hue(image: Image, delta: int) -> Image:
+    """delta: in OpenCV's unit of two degrees."""
+    return _change_hsv(image, 0, ((np.arange(256) + delta) % 180).astype(np.uint8))
+
+
+def _scaled_levels(alpha: float, beta: float) -> np.ndarray:
+    """uint8 [256]: every level times alpha plus beta, clipped and truncated (not rounded)."""
+    levels = np.arange(256, dtype=np.float32) * alpha + beta
+    return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+def _change_hsv(image: Image, channel: int, table: np.ndarray) -> Image:
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    hsv[..., channel] = cv2.LUT(hsv[..., channel], table)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+
+
+def normalize(image: Image, mean, std) -> Image:
+    """BGR uint8 -> RGB float32, (x − mean) / std per channel; mean and std are in RGB order."""
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    # A table of the 256 levels: exact, and faster than the arithmetic on every pixel.
+    levels = np.arange(256, dtype=np.float32)[:, None] - mean
+    levels = (levels * (1 / std.astype(np.float64))).astype(np.float32)
+    return cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), levels[:, None])
+
+
+def pad(array: np.ndarray, hw, value) -> np.ndarray:
+    """Filled up with `value` at the bottom and on the right to at least `hw`."""
+    height, width = array.shape[:2]
+    extra = ((0, max(hw[0] - height, 0)), (0, max(hw[1] - width, 0)))
+    if extra == ((0, 0), (0, 0)):
+        return array
+    return np.pad(array, extra + ((0, 0),) * (array.ndim - 2), constant_values=value)
