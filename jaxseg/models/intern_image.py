@@ -8,10 +8,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 import pallas_kernels
-from jaxseg.models.layers import Conv, DepthwiseConv, DType, layer_norm
+from jaxseg.models.layers import Conv, DepthwiseConv, DType, Linear, gelu, layer_norm
 from jaxseg.parallel import over_batch
-
-normal_002 = nn.initializers.normal(0.02)
 
 
 class DCNv3(nn.Module):
@@ -35,18 +33,18 @@ class DCNv3(nn.Module):
         points = self.kernel_size**2
         xavier = nn.initializers.xavier_uniform()
 
-        value = nn.Dense(channels, kernel_init=xavier, dtype=self.dtype, name="input_proj")(x)
+        value = Linear(channels, kernel_init=xavier, dtype=self.dtype, name="input_proj")(x)
         query = DepthwiseConv(
             self.dw_kernel_size or self.kernel_size, dtype=self.dtype, name="dw_conv"
         )(x)
-        query = nn.gelu(layer_norm("dw_norm", self.dtype)(query), approximate=False)
+        query = gelu(layer_norm("dw_norm", self.dtype)(query))
 
         # Sampling coordinates and the softmax stay in float32: a quarter of a pixel at column 500
         # is lost in bfloat16.
         query = query.astype(jnp.float32)
         zeros = nn.initializers.zeros
-        offset = nn.Dense(self.groups * points * 2, kernel_init=zeros, name="offset")(query)
-        mask = nn.Dense(self.groups * points, kernel_init=zeros, name="mask")(query)
+        offset = Linear(self.groups * points * 2, kernel_init=zeros, name="offset")(query)
+        mask = Linear(self.groups * points, kernel_init=zeros, name="mask")(query)
         mask = nn.softmax(mask.reshape(b, h, w, self.groups, points)).reshape(mask.shape)
 
         sample = functools.partial(
@@ -60,11 +58,11 @@ class DCNv3(nn.Module):
         )
         sampled = over_batch(sample)(value, offset, mask)
         if self.center_feature_scale:
-            scale = nn.Dense(self.groups, kernel_init=zeros, name="center_feature_scale_proj")
+            scale = Linear(self.groups, kernel_init=zeros, name="center_feature_scale_proj")
             blend = nn.sigmoid(scale(query)).astype(self.dtype)
             blend = jnp.repeat(blend, channels // self.groups, axis=-1)
             sampled = sampled * (1 - blend) + value * blend
-        return nn.Dense(channels, kernel_init=xavier, dtype=self.dtype, name="output_proj")(sampled)
+        return Linear(channels, kernel_init=xavier, dtype=self.dtype, name="output_proj")(sampled)
 
 
 class MLP(nn.Module):
@@ -76,9 +74,9 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
         channels = x.shape[-1]
-        x = nn.Dense(self.hidden_dim, kernel_init=normal_002, dtype=self.dtype, name="fc1")(x)
-        x = nn.gelu(x, approximate=False)
-        return nn.Dense(channels, kernel_init=normal_002, dtype=self.dtype, name="fc2")(x)
+        x = Linear(self.hidden_dim, dtype=self.dtype, name="fc1")(x)
+        x = gelu(x)
+        return Linear(channels, dtype=self.dtype, name="fc2")(x)
 
 
 class InternImageLayer(nn.Module):
@@ -134,7 +132,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b p q c"]:
         x = Conv(self.channels // 2, stride=2, dtype=self.dtype, name="conv1")(images)
-        x = nn.gelu(layer_norm("norm1", self.dtype)(x), approximate=False)
+        x = gelu(layer_norm("norm1", self.dtype)(x))
         x = Conv(self.channels, stride=2, dtype=self.dtype, name="conv2")(x)
         return layer_norm("norm2", self.dtype)(x)
 

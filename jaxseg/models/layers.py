@@ -127,6 +127,50 @@ def _shifted_interpolation(size: int, out_size: int) -> np.ndarray:
     return np.stack([matrix[j : j + out_size] for j in range(3)], axis=1)
 
 
+@jax.custom_vjp
+def matmul(x: Float[Array, "... c"], kernel: Float[Array, "c d"]) -> Float[Array, "... d"]:
+    """x @ kernel, whose gradients take their operands as they lie in memory.
+
+    Left to itself, XLA:CPU fuses what comes before a weight gradient with the transposition that
+    the gradient needs, and walks through all of it against the grain: half the time of a backward
+    pass.
+    """
+    return x @ kernel
+
+
+def _matmul_forward(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _matmul_backward(residuals, cotangent):
+    x, kernel = residuals
+    x, cotangent = lax.optimization_barrier((x, cotangent))
+    rows, columns = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
+    return cotangent @ kernel.T, rows.T @ columns
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The exact GELU. By erf, which is four times faster on CPU than the erfc that jax.nn takes."""
+    return 0.5 * x * (1 + lax.erf(x * np.asarray(0.5**0.5, x.dtype)))
+
+
+class Linear(nn.Module):
+    """A linear layer over the last axis."""
+
+    features: int
+    kernel_init: Callable = nn.initializers.normal(0.02)
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return matmul(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+
+
 class Conv(nn.Module):
     """A convolution with PyTorch's padding (`kernel_size // 2` on every side)."""
 
@@ -145,7 +189,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init or default_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if size == 1 and self.stride == 1:
-            x = x @ kernel[0, 0]
+            x = matmul(x, kernel[0, 0])
         elif size == 3 and self.stride == 1:
             x = conv3x3(x, kernel)
         else:
@@ -230,9 +274,10 @@ class ConcatConv(nn.Module):
         maps = [x.astype(self.dtype) for x in maps]
         if size == 1:
             parts = [
-                resize_bilinear(x @ k[0, 0], hw) for x, k in zip(maps[1:], others, strict=True)
+                resize_bilinear(matmul(x, k[0, 0]), hw)
+                for x, k in zip(maps[1:], others, strict=True)
             ]
-            return sum(parts, maps[0] @ first[0, 0])
+            return sum(parts, matmul(maps[0], first[0, 0]))
         parts = [conv3x3_of_resized(x, k, hw) for x, k in zip(maps[1:], others, strict=True)]
         return sum(parts, conv3x3(maps[0], first))
 
@@ -271,7 +316,7 @@ class Classifier(nn.Module):
         kernel_shape = (1, 1, x.shape[-1], self.num_classes)
         kernel = self.param("kernel", nn.initializers.normal(0.01), kernel_shape)
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
-        return x @ kernel[0, 0].astype(self.dtype) + bias.astype(self.dtype)
+        return matmul(x, kernel[0, 0].astype(self.dtype)) + bias.astype(self.dtype)
 
 
 def layer_norm(name: str | None = None, dtype: DType = jnp.float32) -> nn.LayerNorm:
