@@ -23,6 +23,7 @@ $(VENV)/interpreter: FORCE
 FORCE:
 
 demo: install
+	$(BIN)/python -m jaxseg.data.synthetic --output data/street_scenes
 	$(BIN)/python -m jaxseg.main --config configs/demo.py
 
 test: install lint

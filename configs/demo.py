@@ -27,6 +27,7 @@ VARIANTS = {
         "data": {
             "root": "data/street_scenes",
             "scale_wh": (512, 256),
+            "ratio_range": (0.75, 1.5),
             "crop_hw": (128, 256),
             "test_scale_wh": (512, 256),
             "workers": 1,

@@ -3,15 +3,19 @@
 The forward pass is a scan over the K sampling points, each a gather of four rows of contiguous
 channels; nothing of size K × channels is ever held. XLA's automatic gradient of it is many times
 slower than the hand-written one below, which gathers the same rows once more.
+
+Everything is flat: a *row* is the channels of one (image, y, x, group), and there are M = n·p·q·g
+rows of output.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 class Geometry(NamedTuple):
@@ -26,62 +30,60 @@ class Geometry(NamedTuple):
 
 
 class Corner(NamedTuple):
-    """One of the four pixels around a sampling point."""
+    """One of the four pixels around each sampling point."""
 
-    row: Int[Array, "n p q g"]  # index into the rows (image, y, x, group) of the value
-    inside: Array  # whether that pixel lies in the image
-    weight_y: Array  # bilinear weight and its derivative, per axis
-    weight_x: Array
+    row: Int[Array, "m"]  # the row of the value that holds it
+    inside: Bool[Array, "m"]  # whether it lies in the image
+    weight_y: Float[Array, "m"]  # bilinear weight per axis, and its derivative
+    weight_x: Float[Array, "m"]
     slope_y: float
     slope_x: float
 
 
-def _corners(offset_xy, grid_xy, value_shape, geometry):
-    """The four corners of one kernel point, for offsets [n, p, q, g, 2] and its grid place [2]."""
-    n, height, width, _ = value_shape
-    _, out_h, out_w, groups, _ = offset_xy.shape
+def _corners(
+    offset: Float[Array, "m 2"], grid: Float[Array, "2"], mask_shape, value_shape, geometry
+) -> Iterator[Corner]:
+    """The corners of one kernel point, of offsets (x, y) and the point's place in the grid."""
+    _, height, width, _ = value_shape
+    n, out_h, out_w, _ = mask_shape
     # Coordinates stay relative to the output pixel: floor and fraction of a small number are more
     # exact in float32 than those of a large absolute position.
-    relative = (offset_xy.astype(jnp.float32) + grid_xy) * geometry.offset_scale
+    relative = (offset.astype(jnp.float32) + grid) * geometry.offset_scale
     whole = jnp.floor(relative)
     fraction = relative - whole
     # Far outside is far outside: the bound only keeps the conversion to int32 defined.
     bound = float(4 * (height + width + geometry.stride * (out_h + out_w) + geometry.padding))
     whole = jnp.clip(whole, -bound, bound).astype(jnp.int32)
 
-    half = geometry.dilation * (geometry.kernel_size - 1) // 2
-    first = half - geometry.padding
-    x0 = whole[..., 0] + (first + geometry.stride * jnp.arange(out_w, dtype=jnp.int32))[:, None]
-    rows = (first + geometry.stride * jnp.arange(out_h, dtype=jnp.int32))[:, None, None]
-    y0 = whole[..., 1] + rows
-    image = jnp.arange(n, dtype=jnp.int32)[:, None, None, None]
-    group = jnp.arange(groups, dtype=jnp.int32)
-    fx, fy = fraction[..., 0], fraction[..., 1]
+    shape = (n, out_h, out_w, geometry.groups)
+    image, y, x, group = (lax.broadcasted_iota(jnp.int32, shape, axis).ravel() for axis in range(4))
+    first = geometry.dilation * (geometry.kernel_size - 1) // 2 - geometry.padding
+    x0 = whole[:, 0] + geometry.stride * x + first
+    y0 = whole[:, 1] + geometry.stride * y + first
+    fx, fy = fraction[:, 0], fraction[:, 1]
     for y, weight_y, slope_y in ((y0, 1 - fy, -1.0), (y0 + 1, fy, 1.0)):
         for x, weight_x, slope_x in ((x0, 1 - fx, -1.0), (x0 + 1, fx, 1.0)):
             inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
             pixel = (image * height + jnp.clip(y, 0, height - 1)) * width
-            row = (pixel + jnp.clip(x, 0, width - 1)) * groups + group
+            row = (pixel + jnp.clip(x, 0, width - 1)) * geometry.groups + group
             yield Corner(row, inside, weight_y, weight_x, slope_y, slope_x)
 
 
-def _grid(geometry: Geometry) -> Float[Array, "k 2"]:
-    """The kernel grid as (x, y), x slow."""
+def _points(offset, mask, geometry):
+    """Offsets [K, M, 2], masks [K, M] and places in the grid [K, 2], ready to be scanned."""
+    points = geometry.kernel_size**2
     axis = jnp.arange(geometry.kernel_size, dtype=jnp.float32) * geometry.dilation
     axis -= geometry.dilation * (geometry.kernel_size - 1) // 2
-    x, y = jnp.meshgrid(axis, axis, indexing="ij")
-    return jnp.stack([x.ravel(), y.ravel()], axis=-1)
-
-
-def _points_first(offset, mask, geometry):
-    """Offsets [K, n, p, q, g, 2] and masks [K, n, p, q, g], ready to be scanned."""
-    n, out_h, out_w, _ = mask.shape
-    shape = (n, out_h, out_w, geometry.groups, geometry.kernel_size**2)
-    return jnp.moveaxis(offset.reshape(*shape, 2), 4, 0), jnp.moveaxis(mask.reshape(shape), 4, 0)
+    x, y = jnp.meshgrid(axis, axis, indexing="ij")  # x is the slow index
+    return (
+        offset.reshape(-1, points, 2).swapaxes(0, 1),
+        mask.reshape(-1, points).T,
+        jnp.stack([x.ravel(), y.ravel()], axis=-1),
+    )
 
 
 def _take(rows, index):
-    return rows.at[index].get(mode="promise_in_bounds")
+    return rows.at[index].get(mode="promise_in_bounds").astype(jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -90,64 +92,58 @@ def _dcnv3(value, offset, mask, geometry):
 
 
 def _forward(value, offset, mask, geometry):
-    n, out_h, out_w, _ = mask.shape
-    channels = value.shape[-1] // geometry.groups
-    rows = value.reshape(-1, channels)
+    rows = value.reshape(-1, value.shape[-1] // geometry.groups)
 
     def add_point(total, point):
-        offset_xy, weight, grid_xy = point
-        for corner in _corners(offset_xy, grid_xy, value.shape, geometry):
-            corner_weight = jnp.where(corner.inside, corner.weight_y * corner.weight_x, 0.0)
-            corner_weight *= weight.astype(jnp.float32)
-            total += corner_weight[..., None] * _take(rows, corner.row).astype(jnp.float32)
+        point_offset, weight, grid = point
+        for corner in _corners(point_offset, grid, mask.shape, value.shape, geometry):
+            bilinear = jnp.where(corner.inside, corner.weight_y * corner.weight_x, 0.0)
+            total += (bilinear * weight.astype(jnp.float32))[:, None] * _take(rows, corner.row)
         return total, None
 
-    zero = jnp.zeros((n, out_h, out_w, geometry.groups, channels), jnp.float32)
-    points = (*_points_first(offset, mask, geometry), _grid(geometry))
-    total, _ = lax.scan(add_point, zero, points)
-    return total.reshape(n, out_h, out_w, -1).astype(value.dtype), (value, offset, mask)
+    zero = jnp.zeros((mask.size // geometry.kernel_size**2, rows.shape[-1]), jnp.float32)
+    total, _ = lax.scan(add_point, zero, _points(offset, mask, geometry))
+    output = total.reshape(*mask.shape[:3], value.shape[-1]).astype(value.dtype)
+    return output, (value, offset, mask)
 
 
 def _backward(geometry, residuals, cotangent):
     value, offset, mask = residuals
-    n, out_h, out_w, _ = mask.shape
-    channels = value.shape[-1] // geometry.groups
-    rows = value.reshape(-1, channels)
-    cotangent = cotangent.reshape(n, out_h, out_w, geometry.groups, channels).astype(jnp.float32)
+    rows = value.reshape(-1, value.shape[-1] // geometry.groups)
+    cotangent = cotangent.reshape(-1, rows.shape[-1]).astype(jnp.float32)
 
     def channel_sum(corner):
-        # The barrier keeps XLA:CPU from fusing gather, product and sum into one scalar loop; the
-        # sum over channels is then a matrix product. Six times faster there, no cost elsewhere.
-        product = _take(rows, corner.row).astype(jnp.float32) * cotangent
-        product = lax.optimization_barrier(product).reshape(-1, channels)
-        total = jnp.dot(product, jnp.ones((channels, 1)), precision=lax.Precision.HIGHEST)
-        return jnp.where(corner.inside, total.reshape(corner.row.shape), 0.0)
+        # The barrier keeps XLA:CPU from fusing gather, product and sum into one scalar loop. Six
+        # times faster there, no cost elsewhere.
+        taken = lax.optimization_barrier(_take(rows, corner.row))
+        total = jnp.einsum("mc,mc->m", taken, cotangent, precision=lax.Precision.HIGHEST)
+        return jnp.where(corner.inside, total, 0.0)
 
     def add_point(value_gradient, point):
-        offset_xy, weight, grid_xy = point
+        point_offset, weight, grid = point
         weight = weight.astype(jnp.float32)
-        mask_gradient = x_gradient = y_gradient = jnp.zeros(weight.shape, jnp.float32)
-        for corner in _corners(offset_xy, grid_xy, value.shape, geometry):
+        mask_gradient = x_gradient = y_gradient = jnp.zeros_like(weight)
+        for corner in _corners(point_offset, grid, mask.shape, value.shape, geometry):
             bilinear = jnp.where(corner.inside, corner.weight_y * corner.weight_x, 0.0)
-            update = (bilinear * weight)[..., None] * cotangent
-            value_gradient = value_gradient.at[corner.row.ravel()].add(
-                update.reshape(-1, channels), mode="promise_in_bounds"
+            value_gradient = value_gradient.at[corner.row].add(
+                (bilinear * weight)[:, None] * cotangent, mode="promise_in_bounds"
             )
             inner = channel_sum(corner)
             mask_gradient += bilinear * inner
             x_gradient += corner.slope_x * corner.weight_y * inner
             y_gradient += corner.slope_y * corner.weight_x * inner
         scale = weight * geometry.offset_scale
-        offset_gradient = jnp.stack([x_gradient * scale, y_gradient * scale], axis=-1)
-        return value_gradient, (offset_gradient, mask_gradient)
+        return value_gradient, (x_gradient * scale, y_gradient * scale, mask_gradient)
 
     zero = jnp.zeros(rows.shape, jnp.float32)
-    points = (*_points_first(offset, mask, geometry), _grid(geometry))
-    value_gradient, (offset_gradient, mask_gradient) = lax.scan(add_point, zero, points)
+    value_gradient, (x_gradient, y_gradient, mask_gradient) = lax.scan(
+        add_point, zero, _points(offset, mask, geometry)
+    )
+    offset_gradient = jnp.stack([x_gradient.T, y_gradient.T], axis=-1)
     return (
         value_gradient.reshape(value.shape).astype(value.dtype),
-        jnp.moveaxis(offset_gradient, 0, 4).reshape(offset.shape).astype(offset.dtype),
-        jnp.moveaxis(mask_gradient, 0, 4).reshape(mask.shape).astype(mask.dtype),
+        offset_gradient.reshape(offset.shape).astype(offset.dtype),
+        mask_gradient.T.reshape(mask.shape).astype(mask.dtype),
     )
 
 
