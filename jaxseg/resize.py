@@ -13,7 +13,9 @@ def interpolation_matrix(size: int, out_size: int) -> np.ndarray:
 
     Half-pixel centres (align_corners=False), edges clamped, no antialiasing when shrinking.
     """
-    position = np.maximum((np.arange(out_size) + 0.5) * size / out_size - 0.5, 0.0)
+    # Positions in float32, as PyTorch has them; the class map can depend on their rounding.
+    scale, half = np.float32(size) / np.float32(out_size), np.float32(0.5)
+    position = np.maximum(scale * (np.arange(out_size, dtype=np.float32) + half) - half, 0)
     lower = np.minimum(np.floor(position).astype(int), size - 1)
     upper = np.minimum(lower + 1, size - 1)
     fraction = position - lower
