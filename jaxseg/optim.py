@@ -77,7 +77,8 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Clipping as PyTorch does it: by max_norm / (norm + 1e-6) where that is below 1."""
 
     def update(gradients, state, params=None):
-        factor = jnp.minimum(max_norm / (optax.global_norm(gradients) + 1e-6), 1.0)
+        norm = jnp.sqrt(jnp.sum(squared_norms(gradients)))
+        factor = jnp.minimum(max_norm / (norm + 1e-6), 1.0)
         return jax.tree.map(lambda g: g * factor, gradients), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

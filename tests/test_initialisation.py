@@ -1,0 +1,44 @@
+"""Fresh weights are distributed as those of the original."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+from reference_files import REFERENCE
+from test_reference_full import manifest_of, model_config
+
+from converters.rules import to_path
+from jaxseg.models import segmentor
+
+STATISTICS = sorted((REFERENCE / "internimage" / "init_stats").glob("upernet*.json"))
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("path", STATISTICS, ids=lambda path: path.stem)
+def test_initial_weights_are_distributed_as_in_the_original(path):
+    model = segmentor.build(model_config(manifest_of(path)["resolved"]["model"]))
+    variables = jax.jit(lambda: segmentor.init(model, jax.random.key(0), (64, 64)))()
+    values = {c: traverse_util.flatten_dict(v, sep="/") for c, v in variables.items()}
+    recorded = json.loads(path.read_text())
+    # The backbone keeps what its constructor draws (and loads weights over it); heads are redrawn.
+    expected = {k: v for k, v in recorded["constructor"].items() if k.startswith("backbone.")}
+    expected |= {k: v for k, v in recorded["after_init_weights"].items() if "_head." in k}
+    assert len(expected) == len(recorded["after_init_weights"])
+    for name, statistics in expected.items():
+        target = to_path(name, len(statistics["shape"]))
+        if target is None:
+            continue
+        value = np.asarray(values[target[0]][target[1]])
+        std = statistics["std"]
+        if statistics["min"] == -2.0:
+            # PyTorch's truncated normal can give one value at its very bound, 100 standard
+            # deviations out; taken back out here.
+            std = np.sqrt(std**2 - 4 / value.size)
+        # Two samples of one distribution: means within 5 standard errors of their difference,
+        # standard deviations likewise (for a normal; a uniform is closer).
+        error = std * np.sqrt(2 / value.size)
+        assert abs(value.mean() - statistics["mean"]) <= 5 * error + 1e-12, name
+        assert abs(value.std() - std) <= 5 * error / np.sqrt(2) + 1e-12, name
+        assert (value.min() == value.max()) == (std == 0), name
