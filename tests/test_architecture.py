@@ -1,0 +1,68 @@
+"""Who may import whom (ARCHITECTURE.md), read from the source."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+MODELS = {"jaxseg.models", "jaxseg.parallel", "jaxseg.resize", "pallas_kernels"}
+# What a file or folder may import of the project; and libraries that only some may import.
+ALLOWED = {
+    "pallas_kernels": {"pallas_kernels"},
+    "converters": {"converters", "jaxseg"},
+    "configs": {"configs.common"},
+    "jaxseg/errors.py": set(),
+    "jaxseg/resize.py": set(),
+    "jaxseg/metrics.py": set(),
+    "jaxseg/visualize.py": set(),
+    "jaxseg/optim.py": {"jaxseg.errors"},
+    "jaxseg/losses.py": {"jaxseg.resize"},
+    "jaxseg/parallel.py": {"jaxseg.errors", "jaxseg.optim"},
+    "jaxseg/inference.py": {"jaxseg.models", "jaxseg.resize"},
+    "jaxseg/models": MODELS,
+    "jaxseg/data": {"jaxseg.data", "jaxseg.errors"},
+}
+ONLY_IN = {
+    "orbax": {"jaxseg/checkpoints.py"},
+    "cv2": {"jaxseg/data", "jaxseg/visualize.py", "jaxseg/predict.py", "jaxseg/show.py"}
+    | {"jaxseg/evaluate.py"},
+    "flax": {"jaxseg/models", "jaxseg/train_step.py"},
+    "grain": {"jaxseg/data"},
+}
+NEVER = {"jaxseg/data": {"jax", "flax"}, "jaxseg": {"torch", "tensorflow", "jaxseg.main"}}
+FILES = [
+    file
+    for package in ("jaxseg", "pallas_kernels", "converters", "configs")
+    for file in sorted((ROOT / package).rglob("*.py"))
+]
+
+
+def imports(file):
+    """Dotted names of everything a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def below(name, prefixes):
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def inside(file, places):
+    return any(file.is_relative_to(ROOT / place) for place in places)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_one_way(file):
+    own = {"jaxseg", "pallas_kernels", "converters", "configs"}
+    for name in imports(file):
+        for place, allowed in ALLOWED.items():
+            if inside(file, [place]) and below(name, own):
+                assert below(name, allowed), name
+        for library, places in ONLY_IN.items():
+            assert not below(name, {library}) or inside(file, places), name
+        for place, refused in NEVER.items():
+            assert not inside(file, [place]) or not below(name, refused), name
