@@ -21,8 +21,8 @@ MODEL["decode_head"]["channels"] = MODEL["auxiliary_head"]["channels"] = 48
 
 VARIANTS = {
     "demo": {
-        "steps": 600,
-        "batch_size": 8,
+        "steps": 1500,
+        "batch_size": 4,
         "model": MODEL,
         "data": {
             "root": "data/street_scenes",
@@ -32,10 +32,10 @@ VARIANTS = {
             "test_scale_wh": (512, 256),
             "workers": 1,
         },
-        "optim": {"lr": 3e-3, "warmup_steps": 50},
-        "checkpoint": {"every_steps": 200},
-        "eval": {"every_steps": 600, "pictures": 8},
-        "log_steps": 20,
+        "optim": {"lr": 4e-3, "warmup_steps": 50, "clip_norm": 1.0},
+        "checkpoint": {"every_steps": 500},
+        "eval": {"every_steps": 1500, "pictures": 8},
+        "log_steps": 50,
     },
 }
 
