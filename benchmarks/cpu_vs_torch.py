@@ -258,8 +258,14 @@ def main():
     state = train_step.TrainState(
         jax.numpy.int32(0), **variables, opt_state=optimizer.init(variables["params"])
     )
-    step = jax.jit(train_step.make_train_step(config, ours, optimizer))
+    step = jax.jit(train_step.make_train_step(config, ours, optimizer), donate_argnums=0)
     batch = {"image": images, "label": labels.astype(np.int32)}
+
+    def our_step():
+        nonlocal state
+        state, logs = step(state, batch)
+        jax.block_until_ready((state, logs))
+
     theirs.train()
     adamw = torch.optim.AdamW(theirs.parameters(), lr=6e-5, weight_decay=0.05)
 
@@ -276,7 +282,7 @@ def main():
     if options.batch > 1:  # batch norm of a pooled 1×1 map needs two images
         seconds["train_step"] = in_turns(
             options.rounds,
-            jaxseg=lambda: jax.block_until_ready(step(state, batch)),
+            jaxseg=our_step,
             torch=torch_step,
         )
     print(
