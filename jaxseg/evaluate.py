@@ -45,7 +45,6 @@ def evaluate(
     *,
     pictures: pathlib.Path | None = None,
     stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> metrics.Scores:
     """Scores of a model on `config.data.val_split`, every image in one piece at its own size.
 
@@ -66,7 +65,6 @@ def evaluate(
     samples = datasets.find_samples(data.dataset, data.root, data.val_split)
     step = _make_step(model, len(dataset.classes), mesh)
     total = np.zeros((len(dataset.classes) + 1,) * 2, np.int64)
-    done = 0
     with jax.set_mesh(mesh):
         for batch in _batches(samples, config, mesh):
             if stop():
@@ -80,8 +78,6 @@ def evaluate(
                     sample = samples[batch["index"][row]]
                     _write_panel(pictures, sample, batch["label"][row], rows[row], dataset)
             total += np.asarray(confusion, np.int64)
-            done += mesh.size * config.eval.images_per_device
-            progress(min(done, len(samples)), len(samples))
     return metrics.scores(total)
 
 

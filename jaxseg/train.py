@@ -87,23 +87,23 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         Report(workdir, total_steps=config.steps, start_step=start, enabled=main_process) as report,
     ):
         describe(report, config, mesh, state, f"{origin}, at step {start} of {config.steps}")
-        window, logs = Window(), None
+        window, logs, scores = Window(), None, None
+
+        def due(every):
+            return step > 0 and (step == config.steps or step % every == 0)
 
         # Every turn begins with the state after `step` updates, and what is due for it.
         while True:
-            due = [
-                step > 0 and (step == config.steps or step % every == 0)
-                for every in (config.eval.every_steps, config.checkpoint.every_steps)
-            ]
-            if any(due) or terminated:
+            evaluation_due = due(config.eval.every_steps) and not saved.evaluated(step)
+            save_due = step > start and (due(config.checkpoint.every_steps) or terminated)
+            if evaluation_due or save_due:
                 check_finite(step, logs, state)
-            scores = None
-            if due[0] and not saved.evaluated(step):
-                scores = evaluate_now(config, model, state, mesh, workdir, report, terminated)
-            ending = step == config.steps or bool(terminated)
-            if scores or (step > start and (due[1] or ending)):
-                saved.save(state, step, scores)
-            if ending:
+                if evaluation_due:
+                    scores = evaluate_now(config, model, state, mesh, workdir, report, terminated)
+                if scores or save_due:
+                    saved.save(state, step, scores)
+                window, scores = Window(), None  # neither is part of the time of a step
+            if step == config.steps or terminated:
                 break
 
             with window.waiting():

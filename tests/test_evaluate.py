@@ -1,0 +1,68 @@
+"""Evaluation over devices counts every image once, whatever their number and sizes."""
+
+import jax
+import numpy as np
+import pytest
+from test_parallel import initial_state
+from tiny import tiny_config
+
+from jaxseg import inference, metrics, parallel
+from jaxseg.data import datasets
+from jaxseg.data.pipeline import evaluation_sample
+from jaxseg.data.synthetic import write_street_scenes
+from jaxseg.evaluate import Stopped, evaluate
+from jaxseg.models import segmentor
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """A config, model and variables; five images of two sizes."""
+    root = tmp_path_factory.mktemp("two_sizes")
+    write_street_scenes(root / "wide", train=1, val=3, image_hw=(64, 128))
+    write_street_scenes(root / "narrow", train=1, val=2, image_hw=(64, 96))
+    for kind in ("leftImg8bit", "gtFine"):
+        (root / kind).mkdir()
+        (root / kind / "val").mkdir()
+        for folder in ("wide", "narrow"):
+            for city in (root / folder / kind / "val").iterdir():
+                city.rename(root / kind / "val" / f"{folder}_{city.name}")
+    config = tiny_config(**{"data.root": str(root)})
+    return (
+        config,
+        segmentor.build(config.model),
+        jax.tree.map(np.asarray, initial_state().variables()),
+    )
+
+
+def expected_scores(config, model, variables):
+    """One image after the other, without any of the machinery."""
+    total = np.zeros((20, 20), np.int64)
+    for sample in datasets.find_samples("cityscapes", config.data.root, "val"):
+        prepared = evaluation_sample(sample, config.data)
+        probabilities = inference.predict(
+            model, variables, prepared["image"], prepared["label"].shape
+        )
+        prediction = np.argmax(np.asarray(probabilities), axis=-1)
+        label = prepared["label"].astype(np.int32)
+        labelled = label != 255
+        np.add.at(total, (label[labelled], prediction[labelled]), 1)
+    return metrics.scores(total)
+
+
+def test_scores_do_not_depend_on_the_devices(setting, tmp_path):
+    config, model, variables = setting
+    expected = expected_scores(config, model, variables)
+    assert expected.pixels.sum() > 0
+    for devices in (1, 8):
+        mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:devices])
+        scores = evaluate(model, variables, config, mesh, pictures=tmp_path / str(devices))
+        np.testing.assert_array_equal(scores.pixels, expected.pixels)
+        np.testing.assert_allclose(scores.iou, expected.iou, atol=2e-4)  # ties in the argmax
+        assert len(list((tmp_path / str(devices)).glob("*.png"))) == config.eval.pictures
+
+
+def test_it_stops_when_asked(setting):
+    config, model, variables = setting
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
+    with pytest.raises(Stopped):
+        evaluate(model, variables, config, mesh, stop=lambda: True)

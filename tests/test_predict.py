@@ -1,0 +1,87 @@
+"""Masks for images from a run's directory alone; and what `--mode show` shows."""
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from processes import ROOT, failure, run
+
+from jaxseg.errors import CheckpointError, DataError
+from jaxseg.predict import Segmenter, find_images, main
+
+
+@pytest.fixture(scope="module")
+def trained(command, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained")
+    run(command(workdir))
+    return workdir
+
+
+def test_files_and_folders_become_class_maps_and_overlays(trained, scenes, tmp_path):
+    images = tmp_path / "in" / "deep"
+    images.mkdir(parents=True)
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3)).astype(np.uint8)
+    cv2.imwrite(str(images / "a.jpg"), image)
+    cv2.imwrite(str(tmp_path / "b.png"), image)
+    main(
+        ["--checkpoint", str(trained), "--out", str(tmp_path / "out")]
+        + [str(tmp_path / "in"), str(tmp_path / "b.png")]
+    )
+    for name in ("deep/a", "b"):
+        classes = cv2.imread(str(tmp_path / "out" / f"{name}_classes.png"), cv2.IMREAD_UNCHANGED)
+        assert classes.shape == image.shape[:2]
+        assert classes.max() < 19
+        assert (tmp_path / "out" / f"{name}_overlay.png").exists()
+    segmenter = Segmenter.from_checkpoint(trained)
+    decoded = np.ascontiguousarray(cv2.imread(str(tmp_path / "b.png"))[..., ::-1])
+    np.testing.assert_array_equal(segmenter(decoded), classes)
+    probabilities = np.asarray(segmenter.probabilities(decoded))
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+
+
+def test_only_rgb_images_are_taken(trained):
+    with pytest.raises(ValueError, match="RGB uint8"):
+        Segmenter.from_checkpoint(trained)(np.zeros((8, 8), np.uint8))
+
+
+def test_inputs_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"nothing\.png does not exist"):
+        find_images([str(tmp_path / "nothing.png")])
+    with pytest.raises(DataError, match="no images"):
+        find_images([str(tmp_path)])
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.png").touch()
+    with pytest.raises(DataError, match="both be written as same"):
+        find_images([str(tmp_path / "x"), str(tmp_path / "y")])
+
+
+def test_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        Segmenter.from_checkpoint(tmp_path)
+    call = [
+        sys.executable,
+        "-m",
+        "jaxseg.predict",
+        "--checkpoint",
+        str(tmp_path),
+        "--out",
+        "x",
+        "y",
+    ]
+    assert "no checkpoint in" in failure({"args": call, "cwd": ROOT, "text": True})
+
+
+def test_show_prints_config_parameters_and_data_and_draws_samples(command, tmp_path):
+    shown = run(command(tmp_path, "--mode=show"))
+    assert "crop_hw" in shown
+    assert "all parameters" in shown
+    assert "train: 6 images" in shown
+    assert cv2.imread(str(tmp_path / "samples.png")) is not None
+
+
+def test_help_of_the_command_line():
+    call = [sys.executable, "-m", "jaxseg.predict", "--help"]
+    assert "IMAGE|FOLDER" in subprocess.run(call, cwd=ROOT, capture_output=True, text=True).stdout
