@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
+from ml_collections import ConfigDict
 from reference.fill import fill
 from reference_files import Recording, recordings
 
@@ -23,7 +24,7 @@ def config_of(hparams):
     uper = hparams["kind"] == "upernet"
     classes = {"num_classes": hparams["num_classes"], "dropout": 0.0}
     auxiliary = {"kind": "fcn", "channels": hparams.get("aux_channels"), **classes}
-    return {
+    settings = {
         "seed": hparams["seed"],
         "steps": hparams["max_iters"],
         "loss": {"auxiliary_weight": hparams.get("aux_weight")},
@@ -58,6 +59,7 @@ def config_of(hparams):
             "ema_decay": 0.0,
         },
     }
+    return ConfigDict(settings)
 
 
 def shapes_of(model, names):
@@ -81,8 +83,8 @@ def shapes_of(model, names):
 def test_training_follows_the_reference(path):
     recording = Recording(path)
     config = config_of(recording.hparams)
-    model = segmentor.build(config["model"])
-    optimizer = optim.make(config["optim"], config["model"]["backbone"], config["steps"])
+    model = segmentor.build(config.model)
+    optimizer = optim.make(config.optim, config.model.backbone, config.steps)
     names = [str(name) for name in recording["final/names"]]
     shapes = shapes_of(model, names)
     variables = from_state_dict({name: fill(name, shape) for name, shape in shapes.items()})
@@ -91,7 +93,7 @@ def test_training_follows_the_reference(path):
         step=np.int32(0), **variables, opt_state=optimizer.init(variables["params"])
     )
     step = jax.jit(train_step.make_train_step(config, model, optimizer))
-    rate = optim.schedule(config["optim"], config["steps"])
+    rate = optim.schedule(config.optim, config.steps)
     lr_scale = recording["group_lr_scale"]
     for k in range(recording.hparams["steps"]):
         np.testing.assert_allclose(
