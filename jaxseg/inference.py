@@ -34,7 +34,12 @@ def predict(
     variables: segmentor.Variables,
     image: Float[Array, "h w 3"],
     out_hw: Sequence[int],
+    num_classes: int | None = None,
 ) -> Float[Array, "H W k"]:
-    """Class probabilities at `out_hw` of one normalised image, in one piece."""
-    scores = whole_scores(forward_of(model, variables), image[None], out_hw)
-    return jax.nn.softmax(scores[0], axis=-1)
+    """Class probabilities at `out_hw` of one normalised image, in one piece.
+
+    Over all outputs of the head, as the reference has it; or over the first `num_classes`, where a
+    head has more outputs than its dataset has classes.
+    """
+    scores = whole_scores(forward_of(model, variables), image[None], out_hw)[0]
+    return jax.nn.softmax(scores[..., :num_classes], axis=-1)

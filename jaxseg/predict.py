@@ -55,14 +55,10 @@ class Segmenter:
         abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
         variables = checkpoints.load_variables(checkpoint, abstract)
 
-        def probabilities(variables, image, out_hw):
-            forward = inference.forward_of(model, variables)
-            scores = inference.whole_scores(forward, image[None], out_hw)[0]
-            # Outputs beyond the dataset's classes (some published heads have them) mean nothing.
-            return jax.nn.softmax(scores[..., : len(dataset.classes)], axis=-1)
-
-        compiled = jax.jit(probabilities, static_argnums=2)
-        return cls(config, dataset, lambda image, hw: compiled(variables, image, hw))
+        predict = jax.jit(inference.predict, static_argnums=(0, 3, 4))
+        # Some published heads have outputs beyond the dataset's classes; here they mean nothing.
+        classes = len(dataset.classes)
+        return cls(config, dataset, lambda image, hw: predict(model, variables, image, hw, classes))
 
     def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[jax.Array, "h w k"]:
         """Class probabilities of an RGB image, at its own size.
