@@ -1,11 +1,12 @@
-"""UperNet InternImage-T on CPU: jaxseg beside PyTorch, in turns, in one process.
+"""UperNet InternImage-T on CPU: jaxseg beside PyTorch, in turns, each in processes of its own.
 
     pip install torch==2.13.0        # a CPU build is enough
     python benchmarks/cpu_vs_torch.py [--height 512 --width 1024 --batch 1 --rounds 3]
 
 The PyTorch side is written here from the description of the model; its deformable convolution is
 the grid_sample formulation, the only one that PyTorch has without a compiled CUDA operator. Both
-sides have the same weights and must agree before anything is timed. The result is a line of JSON.
+sides have the same weights and must agree before anything is timed. In one process their thread
+pools would disturb each other. The result is a line of JSON.
 """
 
 import argparse
@@ -13,9 +14,12 @@ import datetime
 import json
 import os
 import platform
+import subprocess
+import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -200,96 +204,120 @@ def original_name(name):
     return name
 
 
-def in_turns(rounds, **calls):
-    """The least seconds of each call over `rounds`, taken in turns after one call to warm up."""
-    best = {}
-    for call in calls.values():
+def build(options):
+    """Both models with the same weights, their optimizers, and a batch."""
+    rng = np.random.default_rng(0)
+    shape = (options.batch, options.height, options.width, 3)
+    images = rng.standard_normal(shape).astype(np.float32)
+    labels = rng.integers(0, 19, shape[:3])
+    torch.manual_seed(0)
+    torch.set_num_threads(os.cpu_count())
+    config = cityscapes.get_config()
+    backbone = config.model.backbone
+    # Random numbers are no part of the comparison.
+    backbone.drop_path = 0.0
+    config.model.decode_head.dropout = config.model.auxiliary_head.dropout = 0.0
+    theirs = UPerNet(backbone.channels, backbone.depths, backbone.groups)
+    named = {original_name(k): v.numpy().copy() for k, v in theirs.state_dict().items()}
+    variables = jax.tree.map(jnp.asarray, from_state_dict(named))
+    return config, theirs, variables, images, labels
+
+
+def jaxseg_calls(config, variables, images, labels):
+    """Forward pass and train step of jaxseg; each returns when its result is there."""
+    model = segmentor.build(config.model)
+    forward = jax.jit(lambda variables, x: segmentor.apply(model, variables, x)[0].logits)
+    optimizer = optim.make(config.optim, config.model.backbone, config.steps)
+    step = jax.jit(train_step.make_train_step(config, model, optimizer), donate_argnums=0)
+    opt_state = optimizer.init(variables["params"])
+    # Copies: the step donates its state.
+    state = train_step.TrainState(
+        jnp.int32(0), **jax.tree.map(jnp.copy, variables), opt_state=opt_state
+    )
+    batch = {"image": images, "label": labels.astype(np.int32)}
+
+    def train():
+        nonlocal state
+        state, logs = step(state, batch)
+        jax.block_until_ready((state, logs))
+
+    return {"forward": lambda: np.asarray(forward(variables, images)), "train_step": train}
+
+
+def torch_calls(model, images, labels):
+    """The same of PyTorch."""
+    images, labels = torch.from_numpy(images), torch.from_numpy(labels)
+    adamw = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.05)
+
+    def forward():
+        model.eval()
+        with torch.no_grad():
+            return model(images).permute(0, 2, 3, 1).numpy()
+
+    def train():
+        model.train()
+        logits, auxiliary = model(images)
+        hw = labels.shape[1:]
+        loss = F.cross_entropy(resize(logits, hw), labels, ignore_index=losses.IGNORE)
+        loss += 0.4 * F.cross_entropy(resize(auxiliary, hw), labels, ignore_index=losses.IGNORE)
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+
+    return {"forward": forward, "train_step": train}
+
+
+def time_side(options):
+    """The least seconds of the calls of one side, as JSON: what a child process does."""
+    config, theirs, variables, images, labels = build(options)
+    if options.side == "jaxseg":
+        calls = jaxseg_calls(config, variables, images, labels)
+    else:
+        calls = torch_calls(theirs, images, labels)
+    if options.batch == 1:  # batch norm of a pooled 1×1 map needs two images
+        calls.pop("train_step")
+    seconds = {}
+    for name, call in calls.items():
         call()
-    for _ in range(rounds):
-        for name, call in calls.items():
+        times = []
+        for _ in range(options.rounds):
             started = time.perf_counter()
             call()
-            best[name] = min(best.get(name, np.inf), time.perf_counter() - started)
-    return best
+            times.append(time.perf_counter() - started)
+        seconds[name] = min(times)
+    print(json.dumps(seconds))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("height", 512), ("width", 1024), ("batch", 1), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--side", choices=("jaxseg", "torch"), help="time this side only")
     options = parser.parse_args()
-    shape = (options.batch, options.height, options.width, 3)
-    rng = np.random.default_rng(0)
-    images = rng.standard_normal(shape).astype(np.float32)
-    labels = rng.integers(0, 19, shape[:3])
+    if options.side:
+        time_side(options)
+        return
 
-    torch.manual_seed(0)
-    torch.set_num_threads(os.cpu_count())
-    config = cityscapes.get_config()
-    backbone = config.model.backbone
-    backbone.drop_path = config.model.decode_head.dropout = 0.0
-    config.model.auxiliary_head.dropout = 0.0
-    theirs = UPerNet(backbone.channels, backbone.depths, backbone.groups)
-    named = {original_name(k): v.numpy().copy() for k, v in theirs.state_dict().items()}
-    variables = jax.tree.map(jax.numpy.asarray, from_state_dict(named))
-    ours = segmentor.build(config.model)
-
-    forward = jax.jit(lambda variables, x: segmentor.apply(ours, variables, x)[0].logits)
-    theirs.eval()
-    with torch.no_grad():
-        expected = theirs(torch.from_numpy(images)).permute(0, 2, 3, 1).numpy()
-    difference = np.abs(np.asarray(forward(variables, images)) - expected).max()
-    difference /= np.abs(expected).max()
+    config, theirs, variables, images, labels = build(options)
+    expected = torch_calls(theirs, images, labels)["forward"]()
+    actual = jaxseg_calls(config, variables, images, labels)["forward"]()
+    difference = np.abs(actual - expected).max() / np.abs(expected).max()
     assert difference < 1e-4, difference
 
-    def torch_forward():
-        with torch.no_grad():
-            theirs(torch.from_numpy(images))
-
-    seconds = {
-        "forward": in_turns(
-            options.rounds,
-            jaxseg=lambda: jax.block_until_ready(forward(variables, images)),
-            torch=torch_forward,
-        )
-    }
-
-    optimizer = optim.make(config.optim, config.model.backbone, config.steps)
-    state = train_step.TrainState(
-        jax.numpy.int32(0), **variables, opt_state=optimizer.init(variables["params"])
-    )
-    step = jax.jit(train_step.make_train_step(config, ours, optimizer), donate_argnums=0)
-    batch = {"image": images, "label": labels.astype(np.int32)}
-
-    def our_step():
-        nonlocal state
-        state, logs = step(state, batch)
-        jax.block_until_ready((state, logs))
-
-    theirs.train()
-    adamw = torch.optim.AdamW(theirs.parameters(), lr=6e-5, weight_decay=0.05)
-
-    def torch_step():
-        logits, auxiliary = theirs(torch.from_numpy(images))
-        target = torch.from_numpy(labels)
-        hw = target.shape[1:]
-        loss = F.cross_entropy(resize(logits, hw), target, ignore_index=losses.IGNORE)
-        loss += 0.4 * F.cross_entropy(resize(auxiliary, hw), target, ignore_index=losses.IGNORE)
-        adamw.zero_grad()
-        loss.backward()
-        adamw.step()
-
-    if options.batch > 1:  # batch norm of a pooled 1×1 map needs two images
-        seconds["train_step"] = in_turns(
-            options.rounds,
-            jaxseg=our_step,
-            torch=torch_step,
-        )
+    seconds = {}
+    for _ in range(options.turns):
+        for side in ("jaxseg", "torch"):
+            command = [sys.executable, *sys.argv, "--side", side]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            for name, taken in json.loads(output.splitlines()[-1]).items():
+                times = seconds.setdefault(name, {})
+                times[side] = min(taken, times.get(side, taken))
     print(
         json.dumps(
             {
                 "model": "upernet_internimage_t",
-                "shape": shape,
+                "shape": images.shape,
                 "seconds": seconds,
                 "speedup": {k: v["torch"] / v["jaxseg"] for k, v in seconds.items()},
                 "largest_relative_difference": float(difference),
