@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
 import types
 
@@ -298,7 +297,14 @@ def test_the_manifest_says_what_a_run_was_made_with(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_run_that_goes_on_keeps_what_it_was_begun_with(tmp_path):
+    report.manifest(tmp_path, {"initial_weights": "abc"})
+    report.manifest(tmp_path, {"weights": "def"})
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["initial_weights"] == "abc"
+    assert [start["weights"] for start in run["resumed"]] == ["def"]
+
+
 def test_the_git_revision_tells_of_changes_and_of_no_foreign_repository(tmp_path):
     def git(*arguments):
         name = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
