@@ -29,6 +29,8 @@ BASE = {
         "root": "data/cityscapes",
         "train_split": "train",
         "val_split": "val",
+        "val_dataset": "",  # evaluated on; empty: the one that is trained on
+        "val_root": "",  # and its folder; empty: the same
         "scale_wh": (2048, 1024),  # the scale that ratio_range multiplies
         "ratio_range": (0.5, 2.0),
         "crop_hw": (512, 1024),
@@ -37,6 +39,7 @@ BASE = {
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "test_scale_wh": (2048, 1024),
+        "test_multiple": 1,  # then each side is stretched up to a multiple of this
         "workers": 8,  # processes that read and augment; 0 does it in the training process
         "prefetch": 2,  # batches each of them holds ready
         "skip_corrupt": False,  # True: replace unreadable samples by the next one, and count them

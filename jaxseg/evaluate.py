@@ -46,7 +46,7 @@ def evaluate(
     pictures: pathlib.Path | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> metrics.Scores:
-    """Scores of a model on `config.data.val_split`, every image in one piece at its own size.
+    """Scores of a model on the validation split, every image in one piece at its own size.
 
     The images are split over all devices; a batch that does not fill them is filled with ignored
     pixels. Counts are added up in int64 on the host.
@@ -60,9 +60,8 @@ def evaluate(
       Stopped: when `stop()` is true.
       DataError: where a sample is missing or bad.
     """
-    data = config.data
-    dataset = datasets.get(data.dataset)
-    samples = datasets.find_samples(data.dataset, data.root, data.val_split)
+    source = datasets.evaluated_on(config.data)
+    dataset, samples = source.dataset, source.samples()
     step = _make_step(model, len(dataset.classes), mesh)
     total = np.zeros((len(dataset.classes) + 1,) * 2, np.int64)
     with jax.set_mesh(mesh):
@@ -119,7 +118,7 @@ def evaluate_checkpoint(path: str, config: ConfigDict | None, workdir: pathlib.P
     variables = checkpoints.load_variables(checkpoint, abstract_variables(model, config, mesh))
     pictures = workdir / "predictions" / f"step_{int(checkpoint.name):06d}"
     scores = evaluate(model, variables, config, mesh, pictures=pictures)
-    classes = datasets.get(config.data.dataset).classes
+    classes = datasets.evaluated_on(config.data).dataset.classes
     if jax.process_index() == 0:
         report.print_evaluation(scores, classes)
         report.write_evaluation(workdir, scores, classes)

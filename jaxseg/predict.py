@@ -30,7 +30,7 @@ class Segmenter:
 
     Attributes:
       config: what the model was trained with.
-      dataset: its class names and colours.
+      dataset: its class names and colours; the one that the model was evaluated on.
     """
 
     config: ConfigDict
@@ -46,7 +46,7 @@ class Segmenter:
         """
         checkpoint = checkpoints.find(path)
         config = ConfigDict(checkpoints.load_config(checkpoint))
-        dataset = datasets.get(config.data.dataset)
+        dataset = datasets.evaluated_on(config.data).dataset
         model = segmentor.build(config.model)
         shapes = jax.eval_shape(
             lambda: segmentor.init(model, jax.random.key(0), config.data.crop_hw)

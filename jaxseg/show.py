@@ -24,10 +24,8 @@ def show(config: ConfigDict, workdir: pathlib.Path):
     """
     print(config)
     print(parameter_table(config))
-    data = config.data
-    for split in (data.train_split, data.val_split):
-        samples = datasets.find_samples(data.dataset, data.root, split)
-        print(f"{data.dataset} in {data.root}, {split}: {len(samples)} images")
+    for source in (datasets.trained_on(config.data), datasets.evaluated_on(config.data)):
+        print(f"{source}: {len(source.samples())} images")
     path = workdir / "samples.png"
     workdir.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), sample_sheet(config)[..., ::-1])
@@ -56,5 +54,5 @@ def sample_sheet(config: ConfigDict) -> np.ndarray:
     batch = next(training_batches(data, batch_size=SAMPLES, seed=config.seed))
     images = batch["image"] * np.float32(data.std) + np.float32(data.mean)
     images = np.clip(np.round(images), 0, 255).astype(np.uint8)
-    palette = datasets.get(data.dataset).palette
+    palette = datasets.trained_on(data).dataset.palette
     return visualize.contact_sheet(list(images), list(batch["label"]), palette)

@@ -152,12 +152,18 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
             f"config.data.crop_hw={tuple(crop)}: two whole numbers of at least {STRIDE} pixels, the"
             " stride of the coarsest features"
         )
-    classes = len(datasets.get(config.data.dataset).classes)
-    outputs = config.model.decode_head.num_classes
-    if outputs < classes:
+    trained = datasets.trained_on(config.data).dataset
+    evaluated = datasets.evaluated_on(config.data).dataset
+    if trained.classes != evaluated.classes:
         raise ConfigError(
-            f"config.model.decode_head.num_classes={outputs}, but {config['data']['dataset']} has"
-            f" {classes} classes"
+            f"config.data.val_dataset={evaluated.name}: its {len(evaluated.classes)} classes are"
+            f" not the {len(trained.classes)} of {trained.name}, which is trained on"
+        )
+    outputs = config.model.decode_head.num_classes
+    if outputs < len(trained.classes):
+        raise ConfigError(
+            f"config.model.decode_head.num_classes={outputs}, but {trained.name} has"
+            f" {len(trained.classes)} classes"
         )
 
 
@@ -199,11 +205,7 @@ def start_from(path: str, state: TrainState, abstract: TrainState) -> TrainState
 
 def describe(report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, start):
     """The start-up header, and beside the results the resolved config and the manifest."""
-    data = config.data
-    counts = [
-        f"{len(datasets.find_samples(data.dataset, data.root, split))} {split}"
-        for split in (data.train_split, data.val_split)
-    ]
+    training, evaluation = datasets.trained_on(config.data), datasets.evaluated_on(config.data)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     report.header(
         {
@@ -212,8 +214,9 @@ def describe(report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state:
             "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
             "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
             "parameters": f"{parameters / 1e6:.2f} M",
-            "global batch": f"{config.batch_size} images of {tuple(data.crop_hw)}",
-            "dataset": f"{data.dataset} in {data.root}: {', '.join(counts)} images",
+            "global batch": f"{config.batch_size} images of {tuple(config.data.crop_hw)}",
+            "training": f"{training}: {len(training.samples())} images",
+            "evaluation": f"{evaluation}: {len(evaluation.samples())} images",
             "start": start,
         }
     )
@@ -267,7 +270,7 @@ def evaluate_now(config, model, state, mesh, workdir, report, terminated) -> dic
         )
     except Stopped:
         return None
-    classes = datasets.get(config.data.dataset).classes
+    classes = datasets.evaluated_on(config.data).dataset.classes
     report.evaluation(step, scores, classes)
     if report.enabled:
         write_evaluation(workdir, scores, classes)

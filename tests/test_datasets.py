@@ -1,10 +1,14 @@
-"""Finding and reading samples: the layout of Cityscapes, its label table, and bad input."""
+"""Finding and reading samples: the layouts and label tables of the datasets, and bad input."""
+
+import types
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxseg.data import datasets
+from jaxseg.data.evaluation import plan_batches
 from jaxseg.errors import ConfigError, CorruptFileError, DataError, JaxsegError
 
 HW = (6, 8)
@@ -21,6 +25,27 @@ def write(root, name, *, split="train", kind="labelIds", label=None, image_hw=HW
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), pixels)
     return image_path, label_path
+
+
+def write_photograph(root, image, label, *, pixels=0, palette=True):
+    """A JPEG image and an indexed PNG label of HW, the label filled with `pixels`."""
+    for name in (image, label):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 256, (*HW, 3)).astype(np.uint8)
+    cv2.imwrite(str(root / image), noise)
+    picture = Image.fromarray(np.broadcast_to(np.uint8(pixels), HW).copy())
+    if palette:
+        picture = picture.convert("P")
+        picture.putpalette(np.random.default_rng(1).integers(0, 256, 768).tolist())
+    picture.save(root / label)
+
+
+def write_ade20k(root, number, *, split="training", pixels=0):
+    kind = {"training": "train", "validation": "val"}[split]
+    name = f"{split}/ADE_{kind}_{number:08d}"
+    image, label = f"images/{name}.jpg", f"annotations/{name}.png"
+    write_photograph(root, image, label, pixels=pixels, palette=False)
+    return root / image, root / label
 
 
 def only_sample(root):
@@ -93,6 +118,111 @@ def test_links_to_folders_elsewhere_are_followed(tmp_path):
     assert datasets.read_sample(only_sample(tmp_path / "root"))[1].shape == HW
 
 
+def test_coarse_data_have_their_labels_in_a_folder_of_their_own(tmp_path):
+    write(tmp_path, "ulm_000000_000019")
+    image, label = write(tmp_path, "erlangen_000000_000000", split="train_extra")
+    refined = tmp_path / "refinement_final" / "train_extra" / "erlangen" / label.name
+    refined.parent.mkdir(parents=True)
+    label.rename(refined)
+    samples = datasets.find_samples("cityscapes", tmp_path, "train+train_extra")
+    assert [sample.name for sample in samples] == ["ulm_000000_000019", "erlangen_000000_000000"]
+    assert (samples[1].image, samples[1].label) == (image, refined)
+
+
+def test_splits_are_concatenated_in_the_order_given(tmp_path):
+    for name in ("ulm_000001_000019", "ulm_000002_000019"):
+        write(tmp_path, name)
+    write(tmp_path, "aachen_000000_000019", split="val")
+    train, val = (
+        datasets.find_samples("cityscapes", tmp_path, split) for split in ("train", "val")
+    )
+    assert datasets.find_samples("cityscapes", tmp_path, "train+val") == train + val
+    assert datasets.find_samples("cityscapes", tmp_path, "val+train") == val + train
+
+
+def test_ade20k_has_150_classes_and_ignores_the_raw_zero():
+    dataset = datasets.get("ade20k")
+    assert len(dataset.classes) == len(set(dataset.classes)) == 150
+    assert dataset.palette.shape == (150, 3)
+    named = {0: "wall", 7: "bed", 44: "chest of drawers", 81: "towel", 149: "flag"}
+    assert {index: dataset.classes[index] for index in named} == named
+    assert dataset.palette[[0, 149]].tolist() == [[120, 120, 120], [92, 0, 255]]
+    table = dataset.label_formats[0].train_ids
+    assert table[:151].tolist() == [255, *range(150)]
+    assert (table[151:255] == datasets.UNKNOWN).all()
+    assert table[255] == 255
+
+
+def test_ade20k_is_read_as_released(tmp_path):
+    for number in (3, 1):
+        write_ade20k(tmp_path, number, pixels=np.array([0, 1, 2, 3, 4, 5, 6, 150]))
+    write_ade20k(tmp_path, 2, split="validation")
+    samples = datasets.find_samples("ade20k", tmp_path, "training")
+    assert [sample.name for sample in samples] == ["ADE_train_00000001", "ADE_train_00000003"]
+    image, label = datasets.read_sample(samples[0])
+    np.testing.assert_array_equal(image, cv2.imread(str(samples[0].image)), strict=True)
+    assert label[0].tolist() == [255, 0, 1, 2, 3, 4, 5, 149]
+    (sample,) = datasets.find_samples("ade20k", tmp_path, "validation")
+    assert sample.name == "ADE_val_00000002"
+
+
+MAPILLARY = {"training": "aZ_0", "validation": "Bx-1"}  # a file of each split
+
+
+@pytest.mark.parametrize("folder", ["v1.2/labels", "labels"])
+def test_mapillary_is_read_as_released_old_and_new(tmp_path, folder):
+    raw = {"training": [2, 13, 24, 41, 19, 22, 65, 4], "validation": 55}
+    for split, name in MAPILLARY.items():
+        image, label = f"{split}/images/{name}.jpg", f"{split}/{folder}/{name}.png"
+        write_photograph(tmp_path, image, label, pixels=raw[split])
+        write_photograph(tmp_path, image, f"{split}/v2.0/labels/{name}.png", pixels=99)
+    find = datasets.find_samples
+    samples = find("mapillary_to_cityscapes", tmp_path, "training+validation")
+    assert [sample.name for sample in samples] == list(MAPILLARY.values())
+    first, second = (datasets.read_sample(sample)[1] for sample in samples)
+    assert first[0].tolist() == [1, 0, 0, 0, 11, 12, 255, 255]
+    assert (second == datasets.get("cityscapes").classes.index("car")).all()
+
+
+def test_mapillary_prefers_the_newer_folder(tmp_path):
+    for folder in ("v1.2/labels", "labels"):
+        write_photograph(tmp_path, "training/images/a.jpg", f"training/{folder}/a.png")
+    (sample,) = datasets.find_samples("mapillary_to_cityscapes", tmp_path, "training")
+    assert sample.label == tmp_path / "training/v1.2/labels/a.png"
+
+
+def test_mapillary_has_the_classes_and_colours_of_cityscapes():
+    mapillary, cityscapes = map(datasets.get, ("mapillary_to_cityscapes", "cityscapes"))
+    assert mapillary.classes == cityscapes.classes
+    np.testing.assert_array_equal(mapillary.palette, cityscapes.palette)
+
+
+def test_another_dataset_may_be_evaluated_on_than_trained_on():
+    data = types.SimpleNamespace(
+        dataset="mapillary_to_cityscapes",
+        root="maps",
+        train_split="training+validation",
+        val_dataset="cityscapes",
+        val_root="city",
+        val_split="val",
+    )
+    assert str(datasets.trained_on(data)) == "mapillary_to_cityscapes in maps, training+validation"
+    assert str(datasets.evaluated_on(data)) == "cityscapes in city, val"
+    data.val_dataset = data.val_root = ""
+    assert str(datasets.evaluated_on(data)) == "mapillary_to_cityscapes in maps, val"
+
+
+def test_photograph_turned_by_its_metadata_is_planned_as_it_is_read(tmp_path):
+    path, _ = write_ade20k(tmp_path, 1)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    Image.fromarray(np.zeros(HW[::-1], np.uint8)).save(path, exif=exif)
+    write_ade20k(tmp_path, 2)
+    samples = datasets.find_samples("ade20k", tmp_path, "training")
+    assert [datasets.read_sample(sample)[0].shape[:2] for sample in samples] == [HW, HW]
+    assert plan_batches(samples, 2) == [[0, 1]]
+
+
 def test_unknown_dataset_names_the_known_ones():
     with pytest.raises(ConfigError, match=r"'cityscape'.*cityscapes"):
         datasets.find_samples("cityscape", ".", "train")
@@ -108,6 +238,42 @@ def test_missing_root_shows_the_tree_expected_and_what_is_there(tmp_path):
     assert "cityscapes does not exist" in message
     assert f"{tmp_path}/ holds datasets/" in message
     assert "data.root" in message
+    assert f"python -m jaxseg.data.synthetic --output {tmp_path}/cityscapes" in message
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "expected"),
+    [
+        (
+            "cityscapes",
+            "train+train_extra",
+            ("leftImg8bit/train/<city>/*_leftImg8bit.png", "gtFine/train/<city>/*_gtFine_")
+            + ("leftImg8bit/train_extra/<city>/", "refinement_final/train_extra/<city>/*_gtFine_"),
+        ),
+        ("ade20k", "training", ("images/training/*.jpg", "annotations/training/*.png")),
+        (
+            "mapillary_to_cityscapes",
+            "training+validation",
+            ("training/images/*.jpg", "training/v1.2/labels/*.png or training/labels/*.png")
+            + ("validation/images/*.jpg", "validation/v1.2/labels/*.png or validation/labels/"),
+        ),
+    ],
+)
+def test_the_tree_of_every_dataset_and_split_is_shown(tmp_path, dataset, split, expected):
+    with pytest.raises(DataError) as error:
+        datasets.find_samples(dataset, tmp_path, split)
+    message = str(error.value)
+    assert all(f"    {line}" in message for line in expected), message
+    assert f"{tmp_path}/ holds nothing" in message
+    assert ("synthetic" in message) == (dataset == "cityscapes")
+
+
+def test_the_missing_one_of_several_splits_is_named(tmp_path):
+    write(tmp_path, "ulm_000000_000019")
+    write(tmp_path, "erlangen_000000_000000", split="train_extra")  # the label is in gtFine
+    with pytest.raises(DataError, match=r"1 of 1 .* 'train_extra' have no label") as error:
+        datasets.find_samples("cityscapes", tmp_path, "train+train_extra")
+    assert f"{tmp_path}/refinement_final/ is missing" in str(error.value)
 
 
 def test_empty_set_shows_where_the_tree_ends(tmp_path):
@@ -180,6 +346,16 @@ def test_damaged_file_is_named_with_the_remedy(tmp_path, which, how):
     with pytest.raises(CorruptFileError, match="skip_corrupt") as error:
         datasets.read_sample(only_sample(tmp_path))
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["truncated", "last bytes missing", "empty", "not an image"])
+def test_damaged_photograph_is_named_with_the_remedy(tmp_path, how):
+    image, _ = write_ade20k(tmp_path, 1)
+    image.write_bytes(damage(image.read_bytes(), how))
+    (sample,) = datasets.find_samples("ade20k", tmp_path, "training")
+    with pytest.raises(CorruptFileError, match="skip_corrupt") as error:
+        datasets.read_sample(sample)
+    assert str(image) in str(error.value)
 
 
 def test_file_that_vanished_is_named(tmp_path):

@@ -1,15 +1,18 @@
 """Evaluation over devices counts every image once, whatever their number and sizes."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from test_parallel import initial_state
 from tiny import tiny_config
 
-from jaxseg import inference, metrics, parallel
+from jaxseg import checkpoints, inference, metrics, parallel, train
 from jaxseg.data import datasets
 from jaxseg.data.pipeline import evaluation_sample
 from jaxseg.data.synthetic import write_street_scenes
+from jaxseg.errors import ConfigError
 from jaxseg.evaluate import Stopped, evaluate
 from jaxseg.models import segmentor
 
@@ -59,6 +62,39 @@ def test_scores_do_not_depend_on_the_devices(setting, tmp_path):
         np.testing.assert_array_equal(scores.pixels, expected.pixels)
         np.testing.assert_allclose(scores.iou, expected.iou, atol=2e-4)  # ties in the argmax
         assert len(list((tmp_path / str(devices)).glob("*.png"))) == config.eval.pictures
+
+
+def test_another_dataset_may_be_evaluated_on_than_trained_on(setting):
+    config, model, variables = setting
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
+    expected = evaluate(model, variables, config, mesh)
+    other = tiny_config(
+        **{
+            "data.dataset": "mapillary_to_cityscapes",
+            "data.root": "/nowhere",
+            "data.val_dataset": "cityscapes",
+            "data.val_root": config.data.root,
+        }
+    )
+    train.check(other, mesh)
+    np.testing.assert_array_equal(evaluate(model, variables, other, mesh).iou, expected.iou)
+
+
+def test_classes_evaluated_must_be_those_trained():
+    config = tiny_config(**{"data.val_dataset": "ade20k"})
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
+    with pytest.raises(ConfigError, match="val_dataset=ade20k: its 150 classes are not the 19 of"):
+        train.check(config, mesh)
+
+
+def test_a_run_goes_on_with_another_evaluation_but_not_with_other_data():
+    saved = json.loads(json.dumps(tiny_config().to_dict()))
+    evaluation = {"val_dataset": "ade20k", "val_root": "x", "val_split": "y", "test_multiple": 32}
+    changes = {f"data.{key}": value for key, value in evaluation.items()}
+    assert not checkpoints.differences(saved, tiny_config(**changes).to_dict())
+    changes = {"data.dataset": "ade20k", "data.train_split": "training"}
+    different = checkpoints.differences(saved, tiny_config(**changes).to_dict())
+    assert [line.split(":")[0] for line in different] == ["data.dataset", "data.train_split"]
 
 
 def test_it_stops_when_asked(setting):

@@ -18,8 +18,8 @@ from jaxseg.models import segmentor
 
 pytestmark = pytest.mark.reference
 
-# What the single-scale protocol of Cityscapes is made of; other datasets take more.
-STEPS = {"Resize", "RandomFlip", "Normalize"}
+# What the single-scale protocols are made of.
+STEPS = {"Resize", "ResizeToMultiple", "RandomFlip", "Normalize"}
 
 
 def protocol_cases():
@@ -51,7 +51,7 @@ def net(images):
 
 
 def test_the_recording_has_cases_of_whole_inference():
-    assert {case.name for case in CASES} >= {"whole", "tp_city_whole_ss"}
+    assert {case.name for case in CASES} >= {"whole", "tp_city_whole_ss", "tp_whole_ss"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -60,9 +60,12 @@ def test_class_map_is_the_recorded_one(case):
         image = np.moveaxis(case.x_times_32, 0, -1).astype(np.float32) / 32
         hw, expected = tuple(case.ori_shape), case.EncoderDecoder_prob_argmax
     else:
-        normalize = json.loads(str(case.transforms))[-1]
+        steps = {step["type"]: step for step in json.loads(str(case.transforms))}
         config = types.SimpleNamespace(
-            test_scale_wh=tuple(case.img_scale), mean=normalize["mean"], std=normalize["std"]
+            test_scale_wh=tuple(case.img_scale),
+            test_multiple=steps.get("ResizeToMultiple", {"size_divisor": 1})["size_divisor"],
+            mean=steps["Normalize"]["mean"],
+            std=steps["Normalize"]["std"],
         )
         image = transforms.test_transform(case.img, config)
         hw, expected = case.img.shape[:2], case.pred

@@ -39,6 +39,8 @@ def make_config(root, **changes):
         "root": str(root),
         "train_split": "train",
         "val_split": "val",
+        "val_dataset": "",
+        "val_root": "",
         "scale_wh": (64, 32),
         "ratio_range": (0.5, 2.0),
         "crop_hw": (16, 32),
@@ -47,6 +49,7 @@ def make_config(root, **changes):
         "mean": (123.675, 116.28, 103.53),
         "std": (58.395, 57.12, 57.375),
         "test_scale_wh": (64, 32),
+        "test_multiple": 1,
         "workers": 0,
         "prefetch": 2,
         "skip_corrupt": False,
@@ -242,6 +245,14 @@ def test_evaluation_sample_keeps_the_label_as_it_is(root):
     assert data["image"].dtype == np.float32
     np.testing.assert_array_equal(data["label"], datasets.read_label(sample), strict=True)
     assert data["name"] == sample.name
+
+
+def test_evaluation_sample_may_be_stretched_to_a_multiple(root):
+    (sample,) = datasets.find_samples("cityscapes", root, "val")
+    config = make_config(root, test_scale_wh=(128, 48), test_multiple=32)
+    data = pipeline.evaluation_sample(sample, config)
+    assert data["image"].shape == (64, 96, 3)
+    assert data["label"].shape == (32, 64)
 
 
 TAKE_ONE_AND_WAIT = """

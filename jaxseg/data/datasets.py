@@ -1,13 +1,15 @@
-"""Datasets on disk: their classes, colours and label values, where the files lie, and reading them.
+"""Datasets on disk: where the files of each lie, and reading them.
 
-A `Dataset` is plain description. `find_samples` turns it and a folder into pairs of files, and
-`read_sample` turns a pair into arrays. Whatever does not fit is a `DataError` that names the file.
+A `Dataset` is plain description (`jaxseg.data.description`). `find_samples` turns it and a folder
+into pairs of files, and `read_sample` turns a pair into arrays. Whatever does not fit is a
+`DataError` that names the file.
 """
 
 import io
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,50 +17,13 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from jaxseg.data.ade20k import ADE20K
+from jaxseg.data.cityscapes import CITYSCAPES
+from jaxseg.data.description import UNKNOWN, Dataset, LabelFormat
+from jaxseg.data.mapillary import MAPILLARY_TO_CITYSCAPES
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
 
-IGNORE = 255
-UNKNOWN = 254  # in a label table: no such raw value exists, so meeting one is an error
-
-
-@dataclass(frozen=True, eq=False)
-class LabelFormat:
-    """One way in which a dataset's labels are stored.
-
-    suffix: takes the place of the image suffix in the file name.
-    train_ids: uint8 [256], raw value -> class index, `IGNORE` or `UNKNOWN`.
-    """
-
-    suffix: str
-    train_ids: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """What a dataset means and how its folders are laid out.
-
-    classes: the K class names; index = train id.
-    palette: uint8 [K, 3], RGB.
-    images, labels: folders below the root, with `{split}`; files are found in them recursively.
-    label_formats: in order of preference; the first whose file exists is read.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    palette: np.ndarray
-    images: str
-    image_suffix: str
-    labels: str
-    label_formats: tuple[LabelFormat, ...]
-
-    def expected_tree(self, root: Path, split: str) -> str:
-        """The folders and files that belong below `root`, as text for messages."""
-        label_names = " or ".join(f"*{form.suffix}" for form in self.label_formats)
-        return (
-            f"  {root}/\n"
-            f"    {self.images.format(split=split)}/<city>/*{self.image_suffix}\n"
-            f"    {self.labels.format(split=split)}/<city>/{label_names}"
-        )
+DATASETS = {dataset.name: dataset for dataset in (ADE20K, CITYSCAPES, MAPILLARY_TO_CITYSCAPES)}
 
 
 @dataclass(frozen=True)
@@ -71,55 +36,32 @@ class Sample:
     label_format: LabelFormat
 
 
-def label_table(train_ids: dict[int, int]) -> np.ndarray:
-    """uint8 [256]: the given raw values; 255 is ignored, everything else `UNKNOWN`."""
-    table = np.full(256, UNKNOWN, np.uint8)
-    table[list(train_ids)] = list(train_ids.values())
-    # 255 is "ignore" in ready-made labels, and what the id -1 (licence plate) becomes in uint8.
-    table[255] = IGNORE
-    table.flags.writeable = False
-    return table
+@dataclass(frozen=True)
+class Source:
+    """Where samples come from: a dataset, the folder it lies in, and a split or several."""
+
+    dataset: Dataset
+    root: str
+    split: str
+
+    def samples(self) -> tuple[Sample, ...]:
+        """As `find_samples` gives them."""
+        return find_samples(self.dataset.name, self.root, self.split)
+
+    def __str__(self) -> str:
+        return f"{self.dataset.name} in {self.root}, {self.split}"
 
 
-def colours(*rgb: tuple[int, int, int]) -> np.ndarray:
-    palette = np.array(rgb, np.uint8)
-    palette.flags.writeable = False
-    return palette
+def trained_on(config) -> Source:
+    """config: has dataset, root and train_split."""
+    return Source(get(config.dataset), config.root, config.train_split)
 
 
-# The raw id of each of the 19 classes; the other ids from 0 to 33 exist and are ignored.
-# Cordts et al., arXiv:1604.01685, and the label table that is published with the dataset.
-CITYSCAPES_RAW_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-
-CITYSCAPES = Dataset(
-    name="cityscapes",
-    classes=(
-        *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light"),
-        *("traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck"),
-        *("bus", "train", "motorcycle", "bicycle"),
-    ),
-    palette=colours(
-        *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153)),
-        *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152)),
-        *((70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70)),
-        *((0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
-    ),
-    images="leftImg8bit/{split}",
-    image_suffix="_leftImg8bit.png",
-    labels="gtFine/{split}",
-    label_formats=(
-        LabelFormat("_gtFine_labelTrainIds.png", label_table({k: k for k in range(19)})),
-        LabelFormat(
-            "_gtFine_labelIds.png",
-            label_table(
-                dict.fromkeys(range(34), IGNORE)
-                | {raw: train_id for train_id, raw in enumerate(CITYSCAPES_RAW_IDS)}
-            ),
-        ),
-    ),
-)
-
-DATASETS = {dataset.name: dataset for dataset in (CITYSCAPES,)}
+def evaluated_on(config) -> Source:
+    """config: has dataset, root and val_split; val_dataset and val_root, unless they are empty, go
+    before the first two."""
+    dataset = get(config.val_dataset or config.dataset)
+    return Source(dataset, config.val_root or config.root, config.val_split)
 
 
 def get(name: str) -> Dataset:
@@ -130,21 +72,35 @@ def get(name: str) -> Dataset:
 
 
 def find_samples(dataset_name: str, root: str | os.PathLike, split: str) -> tuple[Sample, ...]:
-    """All samples of a split, in the order of their image paths (the reference's order).
+    """All samples of a split, in the order of their image paths (the reference's order); of
+    several, as in "train+train_extra", one after the other.
 
     Raises DataError where there are no images, or images without a label: with the folders
     expected and what was found in their place.
     """
-    dataset, root = get(dataset_name), Path(root)
-    image_dir = root / dataset.images.format(split=split)
-    label_dir = root / dataset.labels.format(split=split)
+    dataset, root, splits = get(dataset_name), Path(root), split.split("+")
+    return tuple(s for part in splits for s in _samples_of_split(dataset, root, part, splits))
+
+
+def _samples_of_split(dataset, root, split, splits) -> list[Sample]:
+    """`splits` are all that are wanted, for messages."""
+    image_dir = root / dataset.image_folder(split)
+    label_dirs = [root / folder for folder in dataset.label_folders(split)]
+    label_dir = next((folder for folder in label_dirs if folder.is_dir()), label_dirs[0])
     image_names = _files_below(image_dir, dataset.image_suffix)
     if not image_names:
+        remedy = (
+            "Set data.root (data.val_root, where evaluation has a root of its own) to the folder "
+            "that holds these"
+        )
+        if dataset is CITYSCAPES:
+            remedy += (
+                ", or have street scenes made up there: "
+                f"python -m jaxseg.data.synthetic --output {root}"
+            )
         raise DataError(
             f"No {dataset.name} images of the split {split!r} under {root}\n"
-            f"{_expected_and_found(dataset, root, split, image_dir)}\n"
-            "Set data.root to the folder that holds these, or have street scenes made up there: "
-            f"python -m jaxseg.data.synthetic --output {root}"
+            f"{_expected_and_found(dataset, root, splits, image_dir)}\n{remedy}"
         )
 
     label_names = set(_files_below(label_dir, ".png"))
@@ -164,11 +120,11 @@ def find_samples(dataset_name: str, root: str | os.PathLike, split: str) -> tupl
         raise DataError(
             f"{len(unlabelled)} of {len(image_names)} {dataset.name} images of the split {split!r} "
             f"have no label:{shown}{more}\n"
-            f"{_expected_and_found(dataset, root, split, label_dir)}\n"
-            "Either kind of label file will do; nothing has to be converted first. Unpack the "
-            "labels into the same root, or take the images without labels away."
+            f"{_expected_and_found(dataset, root, splits, label_dir)}\n"
+            "Labels are read as they were released; nothing has to be converted first. Unpack them "
+            "into the same root, or take the images without labels away."
         )
-    return tuple(samples)
+    return samples
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -194,8 +150,8 @@ def read_label(sample: Sample) -> np.ndarray:
     if raw.ndim != 2 or raw.dtype != np.uint8:
         raise DataError(
             f"{path} is no label: it has the shape {raw.shape} and type {raw.dtype}, where [h, w] "
-            f"of uint8 is needed. Colour pictures of labels will not do; use *{path.name[-20:]} "
-            "files as the dataset ships them."
+            f"of uint8 is needed. Colour pictures of labels will not do; use the label ids as the "
+            "dataset ships them."
         )
     label = cv2.LUT(raw, sample.label_format.train_ids)
     unknown = label == UNKNOWN
@@ -233,16 +189,26 @@ def _read_bytes(path: Path) -> bytes:
         raise _corrupt(path, error.strerror or str(error)) from error
     if not content:
         raise _corrupt(path, "it is empty")
-    if content.startswith(b"\x89PNG") and (fault := _png_fault(content)):
+    if fault := _fault(content):
         raise _corrupt(path, fault)
     return content
 
 
-def _png_fault(content: bytes) -> str | None:
-    """What is wrong with a PNG file, by the checksums that it carries (2 ms for a full-size one).
+def _fault(content: bytes) -> str | None:
+    """What is wrong with a picture file, as far as its bytes tell.
 
     Decoders differ in what they do with a damaged file, down to returning a partly grey picture.
     """
+    if content.startswith(b"\x89PNG"):
+        return _png_fault(content)
+    # JPEG has no checksums, but the last "start of scan" is followed by an "end of image".
+    if content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+        return f"it ends early, after {len(content)} bytes"
+    return None
+
+
+def _png_fault(content: bytes) -> str | None:
+    """By the checksums that a PNG file carries (2 ms for a full-size one)."""
     position = 8
     while position + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, position)
@@ -275,8 +241,8 @@ def _files_below(folder: Path, suffix: str) -> list[str]:
     )
 
 
-def _expected_and_found(dataset: Dataset, root: Path, split: str, wanted: Path) -> str:
-    return f"Expected:\n{dataset.expected_tree(root, split)}\nFound:\n{_listing(root, wanted)}"
+def _expected_and_found(dataset: Dataset, root: Path, splits: Sequence[str], wanted: Path) -> str:
+    return f"Expected:\n{dataset.expected_tree(root, splits)}\nFound:\n{_listing(root, wanted)}"
 
 
 def _listing(root: Path, wanted: Path, limit: int = 6) -> str:

@@ -7,7 +7,8 @@ import grain
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from jaxseg.data.datasets import IGNORE, Sample
+from jaxseg.data.datasets import Sample
+from jaxseg.data.description import IGNORE
 from jaxseg.data.pipeline import evaluation_sample
 from jaxseg.errors import CorruptFileError
 
@@ -19,15 +20,16 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
     of a size is filled up with -1.
 
     Raises:
-      CorruptFileError: for an image whose header cannot be read.
+      CorruptFileError: for a label whose header cannot be read.
     """
     by_size = defaultdict(list)
     for index, sample in enumerate(samples):
         try:
-            with Image.open(sample.image) as picture:
+            # The label's size: that of a photograph may be turned by its metadata when it is read.
+            with Image.open(sample.label) as picture:
                 by_size[picture.size].append(index)
         except (UnidentifiedImageError, OSError) as error:
-            raise CorruptFileError(f"{sample.image} cannot be read: {error}") from error
+            raise CorruptFileError(f"{sample.label} cannot be read: {error}") from error
     batches = []
     for indices in by_size.values():
         for start in range(0, len(indices), batch_size):

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from jaxseg.data import transforms
-from jaxseg.data.datasets import Sample, find_samples, read_sample
+from jaxseg.data.datasets import Sample, read_sample, trained_on
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
 
 
@@ -43,7 +43,7 @@ def training_batches(config, *, batch_size, seed, process_index=0, process_count
             f"No batches of {batch_size} for process {process_index} of {process_count}: the batch "
             "needs at least one sample per process."
         )
-    samples = find_samples(config.dataset, config.root, config.train_split)
+    samples = trained_on(config).samples()
     load = functools.partial(_load, samples=samples, config=config)
     dataset = (
         grain.MapDataset.range(len(samples))

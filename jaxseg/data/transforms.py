@@ -8,7 +8,7 @@ mmcv 1.7) draws, so that the same draws give the same pixels.
 import cv2
 import numpy as np
 
-from jaxseg.data.datasets import IGNORE
+from jaxseg.data.description import IGNORE
 
 Image = np.ndarray
 Label = np.ndarray
@@ -31,9 +31,10 @@ def train_transform(image: Image, label: Label, config, rng) -> tuple[Image, Lab
 def test_transform(image: Image, config) -> Image:
     """The whole image at test size: float32 [h', w', 3] in RGB.
 
-    config: has test_scale_wh, mean and std.
+    config: has test_scale_wh, test_multiple, mean and std.
     """
-    return normalize(resize(image, config.test_scale_wh), config.mean, config.std)
+    image = resize_to_multiple(resize(image, config.test_scale_wh), config.test_multiple)
+    return normalize(image, config.mean, config.std)
 
 
 def scaled(scale_wh, ratio: float) -> tuple[int, int]:
@@ -56,19 +57,28 @@ def resized_hw(hw, scale_wh) -> tuple[int, int]:
 
 def resize(image: Image, scale_wh) -> Image:
     """Bilinear, without anti-aliasing, to `resized_hw`."""
-    return _resize(image, scale_wh, cv2.INTER_LINEAR)
+    return _resize(image, resized_hw(image.shape[:2], scale_wh), cv2.INTER_LINEAR)
 
 
 def resize_label(label: Label, scale_wh) -> Label:
     """Nearest neighbour (without the half-pixel centre), to `resized_hw`."""
-    return _resize(label, scale_wh, cv2.INTER_NEAREST)
+    return _resize(label, resized_hw(label.shape, scale_wh), cv2.INTER_NEAREST)
 
 
-def _resize(array, scale_wh, interpolation):
-    height, width = resized_hw(array.shape[:2], scale_wh)
-    if (height, width) == array.shape[:2]:
+def resize_to_multiple(image: Image, multiple: int) -> Image:
+    """Bilinear, each side stretched up to the next multiple; the shape changes a little."""
+    return _resize(image, multiple_hw(image.shape[:2], multiple), cv2.INTER_LINEAR)
+
+
+def multiple_hw(hw, multiple: int) -> tuple[int, int]:
+    """The smallest multiples that are not below the two sides."""
+    return -(-hw[0] // multiple) * multiple, -(-hw[1] // multiple) * multiple
+
+
+def _resize(array, hw, interpolation):
+    if tuple(hw) == array.shape[:2]:
         return array
-    return cv2.resize(array, (width, height), interpolation=interpolation)
+    return cv2.resize(array, (hw[1], hw[0]), interpolation=interpolation)
 
 
 def random_crop(image: Image, label: Label, crop_hw, cat_max_ratio, rng) -> tuple[Image, Label]:
