@@ -1,0 +1,240 @@
+"""The published models: what they score, what they cost, and where their weights lie.
+
+python -m jaxseg.zoo [PATTERN] lists them; one that is named in full is shown with all its facts.
+
+Numbers are those of the READMEs of InternImage (github.com/OpenGVLab/InternImage), trained on eight
+A100 GPUs (a node). Another family takes a function like `_internimage`, which says where its files
+lie, and its rows in `MODELS`.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import fnmatch
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+
+from jaxseg import download
+from jaxseg.errors import ConfigError
+
+INTERNIMAGE = "https://huggingface.co/OpenGVLab/InternImage/resolve/main"
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A published file of weights: the name it goes by here, and where it lies."""
+
+    name: str
+    url: str
+
+    @property
+    def file_name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Weights):
+    """A published segmentation model; its name is that of its original config file, without .py.
+
+    Attributes:
+      dataset: the folder of the original config.
+      config: what to give to --config for the same model here.
+      original_config: path of the config file in the original repository.
+      params_m: parameters in millions, those of the auxiliary head included.
+      flops_g: multiply-adds in thousand millions to predict one image of `flops_hw`.
+      flops_hw: height and width at which these were counted, not always those of the crop.
+      miou_ss: mIoU in per cent at a single scale. None here and below: not published.
+      miou_ms: mIoU in per cent at several scales.
+      train_speed: seconds per step of training.
+      train_time: of all steps, as published: "14.5h"; "2d (2n)" is two days on two nodes.
+    """
+
+    dataset: str
+    config: str
+    original_config: str
+    params_m: float
+    flops_g: float
+    flops_hw: tuple[int, int]
+    miou_ss: float | None
+    miou_ms: float | None
+    train_speed: float | None
+    train_time: str | None
+
+
+def _internimage(name: str, config: str, *facts) -> Model:
+    dataset = pathlib.PurePosixPath(config.partition(":")[0]).stem
+    original_config = f"segmentation/configs/{dataset}/{name}.py"
+    return Model(name, f"{INTERNIMAGE}/{name}.pth", dataset, config, original_config, *facts)
+
+
+# Parameters (M), FLOPs (G) at (height, width), mIoU single and multi-scale, s/step, training.
+# fmt: off
+MODELS: tuple[Model, ...] = (
+    _internimage("upernet_internimage_t_512x1024_160k_cityscapes",
+        "configs/cityscapes.py:upernet_internimage_t",
+        59, 1889, (1024, 2048), 82.58, 83.40, 0.32, "14.5h"),
+    _internimage("upernet_internimage_s_512x1024_160k_cityscapes",
+        "configs/cityscapes.py:upernet_internimage_s",
+        80, 2035, (1024, 2048), 82.74, 83.45, 0.36, "16.5h"),
+    _internimage("upernet_internimage_b_512x1024_160k_cityscapes",
+        "configs/cityscapes.py:upernet_internimage_b",
+        128, 2369, (1024, 2048), 83.18, 83.97, 0.39, "17h"),
+    _internimage("upernet_internimage_l_512x1024_160k_cityscapes",
+        "configs/cityscapes.py:upernet_internimage_l",
+        256, 3234, (1024, 2048), 83.68, 84.41, 0.50, "23h"),
+    _internimage("upernet_internimage_xl_512x1024_160k_cityscapes",
+        "configs/cityscapes.py:upernet_internimage_xl",
+        368, 4022, (1024, 2048), 83.62, 84.28, 0.56, "26h"),
+    _internimage("upernet_internimage_l_512x1024_160k_mapillary2cityscapes",
+        "configs/cityscapes.py:upernet_internimage_l_mapillary",
+        256, 3234, (1024, 2048), 85.94, 86.22, 0.50, "23h"),
+    _internimage("upernet_internimage_xl_512x1024_160k_mapillary2cityscapes",
+        "configs/cityscapes.py:upernet_internimage_xl_mapillary",
+        368, 4022, (1024, 2048), 86.20, 86.42, 0.56, "26h"),
+    _internimage("segformer_internimage_l_512x1024_160k_mapillary2cityscapes",
+        "configs/cityscapes.py:segformer_internimage_l_mapillary",
+        220, 1580, (1024, 2048), 85.16, 85.67, 0.37, "17h"),
+    _internimage("segformer_internimage_xl_512x1024_160k_mapillary2cityscapes",
+        "configs/cityscapes.py:segformer_internimage_xl_mapillary",
+        330, 2364, (1024, 2048), 85.41, 85.93, 0.43, "19.5h"),
+    _internimage("upernet_internimage_l_512x1024_80k_mapillary",
+        "configs/mapillary.py:upernet_internimage_l",
+        256, 3234, (1024, 2048), None, None, 0.50, "11.5h"),
+    _internimage("upernet_internimage_xl_512x1024_80k_mapillary",
+        "configs/mapillary.py:upernet_internimage_xl",
+        368, 4022, (1024, 2048), None, None, 0.56, "13h"),
+    _internimage("segformer_internimage_l_512x1024_80k_mapillary",
+        "configs/mapillary.py:segformer_internimage_l",
+        220, 1580, (1024, 2048), None, None, 0.37, "9h"),
+    _internimage("segformer_internimage_xl_512x1024_80k_mapillary",
+        "configs/mapillary.py:segformer_internimage_xl",
+        330, 2364, (1024, 2048), None, None, 0.43, "10h"),
+    _internimage("upernet_internimage_t_512_160k_ade20k",
+        "configs/ade20k.py:upernet_internimage_t",
+        59, 944, (512, 2048), 47.9, 48.1, 0.23, "10.5h"),
+    _internimage("upernet_internimage_s_512_160k_ade20k",
+        "configs/ade20k.py:upernet_internimage_s",
+        80, 1017, (512, 2048), 50.1, 50.9, 0.25, "11.5h"),
+    _internimage("upernet_internimage_b_512_160k_ade20k",
+        "configs/ade20k.py:upernet_internimage_b",
+        128, 1185, (512, 2048), 50.8, 51.3, 0.26, "12h"),
+    _internimage("upernet_internimage_l_640_160k_ade20k",
+        "configs/ade20k.py:upernet_internimage_l",
+        256, 2526, (640, 2560), 53.9, 54.1, 0.42, "19h"),
+    _internimage("upernet_internimage_xl_640_160k_ade20k",
+        "configs/ade20k.py:upernet_internimage_xl",
+        368, 3142, (640, 2560), 55.0, 55.3, 0.47, "22h"),
+    _internimage("upernet_internimage_h_896_160k_ade20k",
+        "configs/ade20k.py:upernet_internimage_h",
+        1120, 3566, (896, 896), 59.9, 60.3, 0.94, "2d (2n)"),
+)
+# fmt: on
+
+# Backbones trained on ImageNet, to start from.
+BACKBONES: tuple[Weights, ...] = tuple(
+    Weights(name, f"{INTERNIMAGE}/{name}.pth")
+    for name in (
+        "internimage_t_1k_224",
+        "internimage_s_1k_224",
+        "internimage_b_1k_224",
+        "internimage_l_22k_192to384",
+        "internimage_xl_22k_192to384",
+        "internimage_h_jointto22k_384",
+        "internimage_g_pretrainto22k_384",
+    )
+)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the published models that match a shell pattern, in the order of the table."""
+    return [model.name for model in MODELS if fnmatch.fnmatchcase(model.name, pattern)]
+
+
+def get(name: str) -> Model:
+    """The published model of that name.
+
+    Raises:
+      ConfigError: for an unknown name, with the nearest ones.
+    """
+    return _find(name, MODELS)
+
+
+def file(name: str) -> pathlib.Path:
+    """The checkpoint of a published model or backbone, downloaded unless it is there already.
+
+    It lies in `checkpoints/` of the cache directory, JAXSEG_CACHE or else ~/.cache/jaxseg, under
+    the name it was published with.
+
+    Raises:
+      ConfigError: for an unknown name, with the nearest ones.
+      CheckpointError: where it cannot be downloaded, with the place to put it by hand.
+    """
+    weights = _find(name, (*MODELS, *BACKBONES))
+    cache = pathlib.Path(os.environ.get("JAXSEG_CACHE") or "~/.cache/jaxseg").expanduser()
+    return download.fetch(weights.url, cache / "checkpoints" / weights.file_name)
+
+
+def _find(name, rows):
+    by_name = {row.name: row for row in rows}
+    if name not in by_name:
+        nearest = ", ".join(difflib.get_close_matches(name, by_name, n=3, cutoff=0))
+        raise ConfigError(
+            f"no published weights {name!r}; the nearest are {nearest}"
+            " (python -m jaxseg.zoo lists the models)"
+        )
+    return by_name[name]
+
+
+def _miou(model):
+    return "-" if model.miou_ss is None else f"{model.miou_ss:.2f}/{model.miou_ms:.2f}"
+
+
+# What the table shows: heading, alignment, cell; the last ones only where there is room for them.
+COLUMNS = (
+    ("model", str.ljust, lambda model: model.name),
+    ("params", str.rjust, lambda model: f"{model.params_m}M"),
+    ("mIoU ss/ms", str.rjust, _miou),
+    ("FLOPs", str.rjust, lambda model: f"{model.flops_g}G"),
+    ("training", str.rjust, lambda model: model.train_time or "-"),
+    ("config", str.ljust, lambda model: model.config),
+)
+
+
+def table(models: Sequence[Model], width: int) -> str:
+    """The models as aligned text of at most `width` columns, as far as the names allow."""
+    columns = []
+    for heading, justify, cell in COLUMNS:
+        cells = [heading, *map(cell, models)]
+        columns.append([justify(text, max(map(len, cells))) for text in cells])
+    while len(columns) > 1 and sum(len(cells[0]) + 2 for cells in columns) - 2 > width:
+        columns.pop()
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
+
+
+def facts(model: Model) -> str:
+    """All that is known of one model, a line each."""
+    known = {name: fact for name, fact in vars(model).items() if fact is not None}
+    return "\n".join(f"{name:15}  {fact}" for name, fact in known.items())
+
+
+def main(arguments: Sequence[str] | None = None):
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxseg.zoo",
+        description="The published models; one that is named in full, with all its facts.",
+    )
+    parser.add_argument("pattern", nargs="?", default="*", help="such as '*internimage*cityscapes'")
+    pattern = parser.parse_args(arguments).pattern
+    models = [get(name) for name in list_models(pattern)]
+    if not models:
+        sys.exit(f"jaxseg: no published model matches {pattern!r}; try '*{pattern.strip('*')}*'")
+    if models[0].name == pattern:
+        print(facts(models[0]))
+    else:
+        print(table(models, shutil.get_terminal_size().columns))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The table of published models agrees with what was published and with what was recorded."""
+
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import jaxseg
+from jaxseg import download, zoo
+from jaxseg.errors import CheckpointError, ConfigError
+
+FACTS = pathlib.Path(__file__).parent / "reference" / "internimage"
+# The rows of InternImage's READMEs, and what its models measure there and as built with PyTorch.
+PUBLISHED = {
+    row["config"].removesuffix(".py"): row
+    for row in json.loads((FACTS / "published.json").read_text())
+    if row["method"] in ("UperNet", "SegFormer")
+}
+MEASURED = {
+    row["config"]: row for row in json.loads((FACTS / "readme_comparison.json").read_text())
+}
+
+
+def command(*arguments, **options):
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def number(text, unit):
+    return float(text.removesuffix(unit)) if text is not None else None
+
+
+def test_every_published_model_is_there_once():
+    names = [model.name for model in zoo.MODELS]
+    assert len(names) == len(set(names)) == 19
+    assert set(names) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("model", zoo.MODELS, ids=lambda model: model.name)
+def test_row_is_as_published(model):
+    row = PUBLISHED[model.name]
+    assert model.dataset == row["dataset"].lower()
+    assert model.file_name == row["ckpt"]
+    assert model.url == f"https://huggingface.co/OpenGVLab/InternImage/resolve/main/{row['ckpt']}"
+    assert model.original_config == f"segmentation/configs/{model.dataset}/{row['config']}"
+    assert (model.miou_ss, model.miou_ms) == (row["ss"], row["ms"])
+    assert model.flops_g == number(row["flops"], "G")
+    assert model.train_speed == number(row["train_speed"], "s / iter")
+    assert model.train_time == row["train_time"]
+    billions = row["params"].endswith("B")
+    assert model.params_m == pytest.approx(
+        1000 * number(row["params"], "B") if billions else number(row["params"], "M")
+    )
+
+
+@pytest.mark.parametrize("model", zoo.MODELS, ids=lambda model: model.name)
+def test_row_is_as_measured(model):
+    measured = MEASURED[model.name]
+    assert model.flops_hw == tuple(measured["flops_input"][1:])
+    assert model.flops_g == round(measured["flops_G"])
+    digits = 10 if model.params_m >= 1000 else 1  # 1.12B: to ten millions
+    assert model.params_m == digits * round(measured["params_M"] / digits)
+
+
+@pytest.mark.parametrize("model", zoo.MODELS, ids=lambda model: model.name)
+def test_config_exists_and_is_of_the_same_model(model):
+    file, _, variant = model.config.partition(":")
+    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    config = module.get_config(variant)
+    assert config.variant == variant
+    head, _, size = model.name.split("_")[:3]
+    kinds = {"upernet": "uper", "segformer": "segformer"}
+    assert config.model.decode_head.kind == kinds[head]
+    assert f"_{size}" in variant
+    assert ("mapillary2cityscapes" in model.name) == variant.endswith("_mapillary")
+
+
+def test_patterns():
+    assert jaxseg.list_models() == [model.name for model in zoo.MODELS]
+    names = jaxseg.list_models("*internimage*cityscapes*")
+    assert len(names) == 9
+    assert names[0] == "upernet_internimage_t_512x1024_160k_cityscapes"
+    assert names[-1] == "segformer_internimage_xl_512x1024_160k_mapillary2cityscapes"
+    assert jaxseg.list_models("*_g_*") == []  # nothing is published of it but the backbone
+
+
+def test_get_knows_the_nearest_names():
+    name = "upernet_internimage_t_512_160k_ade20k"
+    assert zoo.get(name).config == "configs/ade20k.py:upernet_internimage_t"
+    with pytest.raises(ConfigError, match=rf"'{name}s'; the nearest are {name}, "):
+        zoo.get(f"{name}s")
+    with pytest.raises(ConfigError, match="nearest"):
+        zoo.get("")
+
+
+def test_file_lies_in_the_cache(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(download, "fetch", lambda url, target: asked.append((url, target)))
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
+    zoo.file("internimage_g_pretrainto22k_384")
+    monkeypatch.delenv("JAXSEG_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    zoo.file("segformer_internimage_l_512x1024_80k_mapillary")
+    assert asked == [
+        (
+            f"https://huggingface.co/OpenGVLab/InternImage/resolve/main/{path.name}",
+            tmp_path / path,
+        )
+        for path in (
+            pathlib.Path("checkpoints/internimage_g_pretrainto22k_384.pth"),
+            pathlib.Path(
+                "home/.cache/jaxseg/checkpoints/segformer_internimage_l_512x1024_80k_mapillary.pth"
+            ),
+        )
+    ]
+
+
+def test_backbones():
+    sizes = [backbone.name.split("_")[1] for backbone in zoo.BACKBONES]
+    assert sizes == ["t", "s", "b", "l", "xl", "h", "g"]
+    with pytest.raises(ConfigError, match="internimage_t_1k_224"):
+        zoo.file("internimage_t")
+
+
+def test_without_network_the_place_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # where nobody listens
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(CheckpointError) as caught:
+        zoo.file("internimage_t_1k_224")
+    assert str(tmp_path / "checkpoints" / "internimage_t_1k_224.pth") in str(caught.value)
+    assert f"{zoo.INTERNIMAGE}/internimage_t_1k_224.pth" in str(caught.value)
+    # Put there by hand, it is found.
+    (tmp_path / "checkpoints" / "internimage_t_1k_224.pth").write_bytes(b"weights")
+    assert zoo.file("internimage_t_1k_224").read_bytes() == b"weights"
+
+
+def test_table_has_the_columns_that_fit():
+    narrow = zoo.table(zoo.MODELS, 80).splitlines()
+    assert narrow[0].split() == ["model", "params", "mIoU", "ss/ms"]
+    assert narrow[1].split() == [zoo.MODELS[0].name, "59M", "82.58/83.40"]
+    assert max(map(len, narrow)) <= 80
+    assert len(narrow) == 1 + len(zoo.MODELS)
+    wide = zoo.table(zoo.MODELS, 200).splitlines()
+    assert wide[0].split()[-3:] == ["FLOPs", "training", "config"]
+    assert "configs/cityscapes.py:upernet_internimage_t" in wide[1]
+    assert zoo.table(zoo.MODELS, 10).splitlines()[0].split() == ["model"]
+
+
+def test_command_prints_what_matches(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    zoo.main(["*mapillary2cityscapes"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:] for line in lines[1:]] == [
+        ["256M", "85.94/86.22"],
+        ["368M", "86.20/86.42"],
+        ["220M", "85.16/85.67"],
+        ["330M", "85.41/85.93"],
+    ]
+    zoo.main(["upernet_internimage_h_896_160k_ade20k"])
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert facts["config"] == "configs/ade20k.py:upernet_internimage_h"
+    assert facts["train_time"] == "2d (2n)"
+
+
+def test_command_as_a_process():
+    listed = command("-m", "jaxseg.zoo", "*_t_*")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert len(listed.stdout.splitlines()) == 3
+    nothing = command("-m", "jaxseg.zoo", "cityscapes")
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    message = "jaxseg: no published model matches 'cityscapes'; try '*cityscapes*'\n"
+    assert nothing.stderr == message
+
+
+def test_the_table_is_read_without_jax():
+    program = (
+        "import sys, jaxseg; assert jaxseg.list_models();"
+        "assert not {'jax', 'numpy', 'flax', 'cv2'} & set(sys.modules)"
+    )
+    done = command("-c", program)
+    assert done.returncode == 0, done.stderr
