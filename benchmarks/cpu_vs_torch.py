@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from configs import cityscapes
-from converters.rules import from_state_dict
+from converters.rules import to_variables
 from jaxseg import losses, optim, train_step
 from jaxseg.models import segmentor
 
@@ -219,7 +219,7 @@ def build(options):
     config.model.decode_head.dropout = config.model.auxiliary_head.dropout = 0.0
     theirs = UPerNet(backbone.channels, backbone.depths, backbone.groups)
     named = {original_name(k): v.numpy().copy() for k, v in theirs.state_dict().items()}
-    variables = jax.tree.map(jnp.asarray, from_state_dict(named))
+    variables = jax.tree.map(jnp.asarray, to_variables(named))
     return config, theirs, variables, images, labels
 
 

@@ -1,18 +1,58 @@
 """InternImage on Cityscapes (2975 finely labelled training images, 500 for validation).
 
-upernet_internimage_t: published 82.58 / 83.40 mIoU (single / multi-scale), 59 M parameters,
-14.5 hours on 8 A100 GPUs.
+Published, on 8 A100 GPUs:
 
-    python -m jaxseg.main --config configs/cityscapes.py --config.data.root=DIR --workdir RUN
+    variant                         mIoU ss / ms     parameters   training
+    upernet_internimage_t           82.58 / 83.40     59 M        14.5 h
+    upernet_internimage_s           82.74 / 83.45     80 M        16.5 h
+    upernet_internimage_b           83.18 / 83.97    128 M        17 h
+    upernet_internimage_l           83.68 / 84.41    256 M        23 h
+    upernet_internimage_xl          83.62 / 84.28    368 M        26 h
+    upernet_internimage_l_mapillary     85.94 / 86.22    256 M    23 h
+    upernet_internimage_xl_mapillary    86.20 / 86.42    368 M    26 h
+    segformer_internimage_l_mapillary   85.16 / 85.67    220 M    17 h
+    segformer_internimage_xl_mapillary  85.41 / 85.93    330 M    19.5 h
 
-The published heads have 150 outputs although Cityscapes has 19 classes; predictions of the other
-131 count as errors, and so they do here.
+    python -m jaxseg.main --config configs/cityscapes.py:upernet_internimage_t \\
+        --config.data.root=DIR --workdir RUN
+
+The `_mapillary` ones start from Mapillary (configs/mapillary.py) and train on the finely and the
+coarsely labelled images together (`train+train_extra`, labels in refinement_final/). The original
+UperNet ones name the SegFormer checkpoint as their start, which would leave the head at random;
+here they start from the UperNet one, which was presumably meant.
+
+The heads have 150 outputs although Cityscapes has 19 classes; predictions of the other 131 count as
+errors, and so they do here (--config.eval.mask_absent_classes=True leaves them out).
 """
 
 from configs import common
 
+MAPILLARY = {
+    "data": {"train_split": "train+train_extra"},
+    "eval": {"every_steps": 4_000},
+}
+
 VARIANTS = {
-    "upernet_internimage_t": {"model": common.upernet(common.internimage("t"), num_classes=150)},
+    **{
+        f"upernet_internimage_{size}": common.upernet_internimage(size)
+        for size in ("t", "s", "b", "l", "xl")
+    },
+    **{
+        f"upernet_internimage_{size}_mapillary": {
+            **common.upernet_internimage(size),
+            **MAPILLARY,
+            "init": f"zoo:upernet_internimage_{size}_512x1024_80k_mapillary",
+        }
+        for size in ("l", "xl")
+    },
+    **{
+        f"segformer_internimage_{size}_mapillary": {
+            **common.segformer_internimage(size),
+            **MAPILLARY,
+            "init": f"zoo:segformer_internimage_{size}_512x1024_80k_mapillary",
+        }
+        for size in ("l", "xl")
+    },
 }
 
 

@@ -2,16 +2,19 @@
 
 Paths mirror the names, so there are few rules: list indices join their name (`levels.0` becomes
 `levels_0`), norms lose the index they have in a Sequential with permutes, and leaves are renamed
-and transposed to channels last.
+and transposed to channels last. A path starts with its collection: `params/backbone/…/kernel`.
 """
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-# (pattern in the PyTorch name, replacement), in order.
-MODULE_RULES = (
+from jaxseg import paths
+
+# (pattern in the name, replacement), in order.
+TO_PATH = (
     (r"\bdw_conv\.0\b", "dw_conv"),
     (r"\bdw_conv\.1\.1\b", "dw_norm"),
     (r"\b((?:res_post_)?norm\d?)\.[01]\b", r"\1"),
@@ -20,38 +23,79 @@ MODULE_RULES = (
     (r"\b(psp_modules\.\d+)\.1\b", r"\1"),
     (r"\.(\d+)\b", r"_\1"),
 )
+TO_NAME = (
+    (r"_(\d+)\b", r".\1"),
+    (r"\b(psp_modules\.\d+)\b", r"\1.1"),
+    (r"\bcenter_feature_scale_proj\.(weight|bias)\b", r"center_feature_scale_proj_\1"),
+    (r"\b(post_norms\.\d+)\b", r"\1.0"),
+    (r"\b(patch_embed\.norm\d|downsample\.norm)\b", r"\1.1"),
+    (r"\b(levels\.\d+\.norm|blocks\.\d+\.(?:res_post_)?norm\d)\b", r"\1.0"),
+    (r"\bdw_conv\b", "dw_conv.0"),
+    (r"\bdw_norm\b", "dw_conv.1.1"),
+)
+# What a name may end in, and the collection and leaf that it becomes.
 BATCH_STATISTICS = {"running_mean": "mean", "running_var": "var"}
+COUNTER = "num_batches_tracked"  # beside the statistics of every batch norm; nothing reads it
+
+# (pattern in the name, why jaxseg has no use for the tensor).
+IGNORED = ((rf"\.{COUNTER}$", "counters of batch norm"),)
+# The same for the files of ImageNet-pretrained backbones.
+PRETRAINING_HEAD = r"^(conv_head|dcnv3_head_x\d|head|fc_norm|clip_projector|avgpool)\."
+IGNORED_OF_PRETRAINED = ((PRETRAINING_HEAD, "classifier of the pre-training"),)
 
 
-def to_path(name: str, ndim: int) -> tuple[str, str] | None:
-    """The collection and path of a PyTorch tensor; None for one that jaxseg has no use for."""
-    for pattern, replacement in MODULE_RULES:
+def to_path(name: str, ndim: int) -> str:
+    """The path of a PyTorch tensor."""
+    for pattern, replacement in TO_PATH:
         name = re.sub(pattern, replacement, name)
     *module, leaf = name.split(".")
-    if leaf == "num_batches_tracked":
-        return None
     collection = "batch_stats" if leaf in BATCH_STATISTICS else "params"
     if leaf == "weight":
         leaf = "kernel" if ndim > 1 else "scale"
-    return collection, "/".join([*module, BATCH_STATISTICS.get(leaf, leaf)])
+    return "/".join([collection, *module, BATCH_STATISTICS.get(leaf, leaf)])
 
 
-def to_channels_last(tensor: np.ndarray, leaf: str) -> np.ndarray:
+def to_name(path: str) -> str:
+    """The PyTorch name of a path; `to_path` undone."""
+    collection, *module, leaf = path.split("/")
+    if collection == "batch_stats":
+        leaf = f"running_{leaf}"
+    elif leaf in ("kernel", "scale"):
+        leaf = "weight"
+    name = ".".join([*module, leaf])
+    for pattern, replacement in TO_NAME:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def to_channels_last(tensor: np.ndarray, path: str) -> np.ndarray:
     """Kernels from [out, in, h, w] or [out, in] to [h, w, in, out] or [in, out]; others as are."""
-    return np.moveaxis(tensor, (0, 1), (-1, -2)) if leaf == "kernel" else tensor
+    return np.moveaxis(tensor, (0, 1), (-1, -2)) if path.endswith("/kernel") else tensor
 
 
-def from_state_dict(state_dict: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """Nested variables {"params", "batch_stats"} with the values of a PyTorch state dict."""
-    variables: dict[str, dict] = {"params": {}, "batch_stats": {}}
+def to_channels_first(array: np.ndarray, path: str) -> np.ndarray:
+    """`to_channels_last` undone."""
+    return np.moveaxis(array, (-1, -2), (0, 1)) if path.endswith("/kernel") else array
+
+
+def channels_last_shape(shape: tuple[int, ...], path: str) -> tuple[int, ...]:
+    """The shape that `to_channels_last` gives."""
+    return (*shape[2:], shape[1], shape[0]) if path.endswith("/kernel") else tuple(shape)
+
+
+def channels_first_shape(shape: tuple[int, ...], path: str) -> tuple[int, ...]:
+    """The shape that `to_channels_first` gives."""
+    return (shape[-1], shape[-2], *shape[:-2]) if path.endswith("/kernel") else tuple(shape)
+
+
+def to_variables(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Nested variables {"params", "batch_stats"} with the values of a PyTorch state dict.
+
+    By the rules alone: whether they fit a model is for `convert.from_state_dict` to say.
+    """
+    arrays = {}
     for name, tensor in state_dict.items():
-        target = to_path(name, tensor.ndim)
-        if target is None:
-            continue
-        collection, path = target
-        *parents, leaf = path.split("/")
-        node = variables[collection]
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = to_channels_last(tensor, leaf)
-    return variables
+        if not name.endswith(COUNTER):
+            path = to_path(name, tensor.ndim)
+            arrays[path] = to_channels_last(tensor, path)
+    return paths.nested(arrays)

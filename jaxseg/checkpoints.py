@@ -8,15 +8,14 @@ they need no config file. The step is the data position.
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
-import jax
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
+from jaxseg import paths
 from jaxseg.errors import CheckpointError
-from jaxseg.optim import path_of
 from jaxseg.train_step import TrainState
 
 # Settings that a run may change when it goes on: they do not alter what is computed.
@@ -108,8 +107,9 @@ class Checkpoints:
         found = list(reversed(self._checkpointer.checkpoints))
         for checkpoint in found:
             try:
-                saved = load_config(self.directory / str(checkpoint.step))
-                self._refuse_another_config(saved, checkpoint.step)
+                path = self.directory / str(checkpoint.step)
+                _refuse_weights_alone(path)
+                self._refuse_another_config(load_config(path), checkpoint.step)
                 parts = self._checkpointer.load_checkpointables(
                     checkpoint.step,
                     {
@@ -173,34 +173,69 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
     return directory / str(best.step)
 
 
+def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: Mapping[str, Any]):
+    """Writes weights alone, for evaluation, prediction, and training to start from.
+
+    Raises:
+      CheckpointError: where `directory` already has checkpoints.
+    """
+    checkpoint = pathlib.Path(directory).absolute() / "checkpoints" / "0"
+    if checkpoint.parent.exists():
+        raise CheckpointError(f"{directory} already has checkpoints; choose another directory")
+    metadata = {"config": json.loads(json.dumps(config))}
+    ocp.save_checkpointables(checkpoint, {"model": variables}, custom_metadata=metadata)
+
+
 def load_config(checkpoint: pathlib.Path) -> dict[str, Any]:
     """The resolved config that a checkpoint was made with."""
     return ocp.checkpointables_metadata(checkpoint).custom_metadata["config"]
 
 
-def load_variables(checkpoint: pathlib.Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
+def shapes(checkpoint: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the variables in a checkpoint, by path."""
+    model = ocp.checkpointables_metadata(checkpoint).metadata["model"]
+    return paths.shapes({part: model[part] for part in ("params", "batch_stats")})
+
+
+def load_variables(
+    checkpoint: pathlib.Path, abstract: Mapping[str, Any], leave: Container[str] = ()
+) -> dict[str, Any]:
     """The variables to evaluate: the moving average where the run kept one.
 
-    `abstract` gives shapes, types and shardings of {"params", "batch_stats"}.
+    Args:
+      abstract: shapes, types and shardings of {"params", "batch_stats"}.
+      leave: paths of what the checkpoint holds besides, not to be read.
 
     Raises:
       CheckpointError: where the checkpoint is of another model.
     """
-    wanted = dict(abstract)
-    stored = ocp.checkpointables_metadata(checkpoint).metadata["model"]
-    if "ema" in stored:
-        wanted["ema"] = abstract["params"]
-    _refuse_another_model(stored, wanted, checkpoint)
-    model = ocp.load_checkpointables(checkpoint, {"model": wanted})["model"]
-    return {"params": model.pop("ema", model["params"]), "batch_stats": model["batch_stats"]}
+    wanted, stored = paths.by_path(abstract), shapes(checkpoint)
+    kept = {path: shape for path, shape in stored.items() if path not in leave}
+    _refuse_another_model(kept, paths.shapes(abstract), checkpoint)
+    request = {path: ocp.PLACEHOLDER if path in leave else wanted[path] for path in stored}
+    averaged = "ema" in ocp.checkpointables_metadata(checkpoint).metadata["model"]
+    if averaged:
+        ema = {p.replace("params", "ema", 1): x for p, x in request.items() if _is_parameter(p)}
+        request |= {path: ocp.PLACEHOLDER for path in stored if _is_parameter(path)} | ema
+    model = ocp.load_checkpointables(checkpoint, {"model": paths.nested(request)})["model"]
+    model = paths.by_path({**model, "params": model["ema"]} if averaged else model)
+    return paths.nested({path: model[path] for path in wanted})
+
+
+def _is_parameter(path):
+    return path.startswith("params/")
+
+
+def _refuse_weights_alone(checkpoint):
+    if "optimizer" not in ocp.checkpointables_metadata(checkpoint).metadata:
+        run = checkpoint.parent.parent
+        raise CheckpointError(
+            f"{run} holds weights alone, not a run that could go on; train from them with"
+            f" --config.init={run} and another --workdir"
+        )
 
 
 def _refuse_another_model(stored, wanted, checkpoint):
-    def shapes(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {path_of(key_path): tuple(leaf.shape) for key_path, leaf in leaves}
-
-    stored, wanted = shapes(stored), shapes(wanted)
     different = [
         f"{key}: {stored.get(key, 'absent')} in the checkpoint, {wanted.get(key, 'absent')} here"
         for key in sorted(stored | wanted)

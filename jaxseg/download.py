@@ -5,7 +5,6 @@ file it is a part of. FILE itself appears when everything is there and the check
 """
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import os
@@ -15,6 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+import filelock
 import rich.console
 import rich.filesize
 import rich.progress
@@ -60,13 +60,16 @@ def fetch(url: str, target: str | os.PathLike) -> pathlib.Path:
 @contextlib.contextmanager
 def _one_at_a_time(folder):
     """Of all processes, one downloads into a folder; the others wait here for their turn."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f"another process is downloading into {folder}; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        _say(f"another process is downloading into {folder}; waiting for it")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _download(url, target):

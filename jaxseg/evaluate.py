@@ -23,12 +23,17 @@ class Stopped(Exception):
 
 
 @functools.cache
-def _make_step(model: segmentor.Segmentor, num_classes: int, mesh: Mesh) -> Callable:
-    """(variables, images, labels) -> (confusion of the batch, class maps)."""
+def _make_step(
+    model: segmentor.Segmentor, num_classes: int, outputs: int | None, mesh: Mesh
+) -> Callable:
+    """(variables, images, labels) -> (confusion of the batch, class maps).
+
+    Only the first `outputs` of the head are looked at, or all.
+    """
 
     def step(variables, images, labels):
         forward = inference.forward_of(model, variables)
-        scores = inference.whole_scores(forward, images, labels.shape[1:])
+        scores = inference.whole_scores(forward, images, labels.shape[1:])[..., :outputs]
         prediction = jnp.argmax(scores, axis=-1).astype(jnp.int32)
         confusion = metrics.confusion_matrix(prediction, labels.astype(jnp.int32), num_classes)
         return confusion, prediction.astype(jnp.uint8)
@@ -62,7 +67,8 @@ def evaluate(
     """
     source = datasets.evaluated_on(config.data)
     dataset, samples = source.dataset, source.samples()
-    step = _make_step(model, len(dataset.classes), mesh)
+    outputs = len(dataset.classes) if config.eval.mask_absent_classes else None
+    step = _make_step(model, len(dataset.classes), outputs, mesh)
     total = np.zeros((len(dataset.classes) + 1,) * 2, np.int64)
     with jax.set_mesh(mesh):
         for batch in _batches(samples, config, mesh):
@@ -127,6 +133,6 @@ def evaluate_checkpoint(path: str, config: ConfigDict | None, workdir: pathlib.P
 
 def abstract_variables(model: segmentor.Segmentor, config: ConfigDict, mesh: Mesh):
     """Shapes, types and shardings of a model's variables."""
-    shapes = jax.eval_shape(lambda: segmentor.init(model, jax.random.key(0), config.data.crop_hw))
+    shapes = segmentor.shapes(model)
     shardings = parallel.infer(shapes, config.sharding, mesh)
     return jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)

@@ -1,6 +1,5 @@
 """python -m jaxseg.main --config configs/cityscapes.py [--mode train|eval|show] --workdir RUN"""
 
-import importlib.util
 import os
 import pathlib
 import sys
@@ -8,6 +7,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jaxseg import config_files
 from jaxseg.errors import ConfigError, JaxsegError
 
 MODES = {
@@ -24,32 +24,14 @@ MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(map(": ".join, 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "eval: a run's directory or checkpoints/STEP")
 
 
-def locate_config(argument: str) -> str:
-    """FILE[:VARIANT] with the file found here or beside the installed package.
-
-    Raises:
-      ConfigError: where there is no such file, with those that are installed.
-    """
-    file, colon, variant = argument.partition(":")
-    installed = pathlib.Path(
-        next(iter(importlib.util.find_spec("configs").submodule_search_locations))
-    )
-    for candidate in (pathlib.Path(file), installed.parent / file):
-        if candidate.is_file():
-            return f"{candidate}{colon}{variant}"
-    files = (path for path in installed.glob("[a-z]*.py") if path.stem != "common")
-    names = sorted(f"configs/{path.name}" for path in files)
-    raise ConfigError(f"--config {file}: no such file; installed are {', '.join(names)}")
-
-
 def locate_in(arguments: list[str]) -> list[str]:
     """The command line with the file of --config located."""
     located = list(arguments)
     for i, argument in enumerate(arguments):
         if argument in ("--config", "-config") and i + 1 < len(arguments):
-            located[i + 1] = locate_config(arguments[i + 1])
+            located[i + 1] = config_files.locate(arguments[i + 1])
         elif argument.startswith(("--config=", "-config=")):
-            located[i] = "--config=" + locate_config(argument.partition("=")[2])
+            located[i] = "--config=" + config_files.locate(argument.partition("=")[2])
     return located
 
 
@@ -59,13 +41,8 @@ def parse(arguments: list[str]) -> list[str]:
     Raises:
       ConfigError: for a flag, config or override that does not exist or has no such value.
     """
-    try:
+    with config_files.readable_errors():
         return FLAGS(locate_in(arguments))
-    except AttributeError as error:  # an override of a key that the config does not have
-        hint = str(error).replace("\\n", ". ").replace("\\'", "'").strip("\"'")
-        raise ConfigError(f"--config.KEY=VALUE: no such key: '{hint}") from error
-    except flags.Error as error:  # the last line is what the config file raised
-        raise ConfigError(str(error).strip().splitlines()[-1].strip()) from error
 
 
 def main(_):

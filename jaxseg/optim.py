@@ -10,12 +10,9 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from jaxseg.paths import by_path, path_of
+
 NO_DECAY = re.compile("norm|relative_position|sampling_offsets")
-
-
-def path_of(key_path: Sequence[Any]) -> str:
-    """A parameter's path, "backbone/levels_0/…/kernel"."""
-    return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
 def decays(path: str, parameter: jax.Array) -> bool:
@@ -120,6 +117,5 @@ def squared_norms(gradients: Any) -> jax.Array:
 
 def first_nonfinite(norms: Sequence[float], tree: Any) -> str | None:
     """The path of the first tensor of `tree` whose norm (see `squared_norms`) is not finite."""
-    paths = [path_of(key_path) for key_path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    bad = (path for path, norm in zip(paths, norms, strict=True) if not math.isfinite(norm))
+    bad = (path for path, norm in zip(by_path(tree), norms, strict=True) if not math.isfinite(norm))
     return next(bad, None)

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxseg.errors import ConfigError
-from jaxseg.optim import path_of
+from jaxseg.paths import path_of
 
 AXES = ("data", "fsdp")
 BATCH = P(AXES)

@@ -48,11 +48,8 @@ class Segmenter:
         config = ConfigDict(checkpoints.load_config(checkpoint))
         dataset = datasets.evaluated_on(config.data).dataset
         model = segmentor.build(config.model)
-        shapes = jax.eval_shape(
-            lambda: segmentor.init(model, jax.random.key(0), config.data.crop_hw)
-        )
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
+        abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), segmentor.shapes(model))
         variables = checkpoints.load_variables(checkpoint, abstract)
 
         predict = jax.jit(inference.predict, static_argnums=(0, 3, 4))

@@ -2,18 +2,19 @@
 
 import collections
 import pathlib
+from collections.abc import Sequence
 
 import cv2
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import optim, visualize
+from jaxseg import paths, visualize, zoo
 from jaxseg.data import datasets
 from jaxseg.data.pipeline import training_batches
-from jaxseg.models import segmentor
+from jaxseg.models import flops, segmentor
 
 SAMPLES = 12
+WHOLE = "model"  # the last row of the table of its parts
 
 
 def show(config: ConfigDict, workdir: pathlib.Path):
@@ -23,7 +24,7 @@ def show(config: ConfigDict, workdir: pathlib.Path):
       DataError: where the dataset is missing or incomplete, after the rest was printed.
     """
     print(config)
-    print(parameter_table(config))
+    print(model_table(config))
     for source in (datasets.trained_on(config.data), datasets.evaluated_on(config.data)):
         print(f"{source}: {len(source.samples())} images")
     path = workdir / "samples.png"
@@ -32,19 +33,40 @@ def show(config: ConfigDict, workdir: pathlib.Path):
     print(f"augmented training samples in {path}")
 
 
-def parameter_table(config: ConfigDict) -> str:
-    """Parameters of every part and of the parts below it, by `eval_shape`."""
+def model_table(config: ConfigDict) -> str:
+    """Parameters and FLOPs of every part of the model and of the parts below it, by shapes alone.
+
+    FLOPs are those of one image as the published tables count them (`jaxseg.models.flops`); of a
+    published model at the size that its table has, so that the same figure appears.
+    """
     model = segmentor.build(config.model)
-    shapes = jax.eval_shape(lambda: segmentor.init(model, jax.random.key(0), config.data.crop_hw))
-    counts = collections.Counter()
-    for key_path, leaf in jax.tree_util.tree_leaves_with_path(shapes["params"]):
-        part, below, *_ = optim.path_of(key_path).split("/")
-        counts[part] += leaf.size
-        counts[f"  {part}/{below}"] += leaf.size
-        counts["all parameters"] += leaf.size
-    total = counts.pop("all parameters")
-    lines = [f"{name:<40} {count:>12,}" for name, count in counts.items()]
-    return "\n".join([*lines, f"{'all parameters':<40} {total:>12,}"])
+    published = zoo.of_recipe(config.variant, config.data.dataset)
+    image_hw = published.flops_hw if published else config.data.crop_hw
+    parameters, operations = collections.Counter(), collections.Counter()
+    for path, leaf in paths.by_path(segmentor.shapes(model)["params"]).items():
+        for part in parts(path.split("/")):
+            parameters[part] += leaf.size
+    for path, count in flops.count(model, image_hw).items():
+        for part in parts(path):
+            operations[part] += count
+    height, width = image_hw
+    lines = [f"{'':<40}{'parameters':>14}{f'GFLOPs at {height}x{width}':>24}"]
+    lines += [
+        f"{name:<40}{count:>14,}{operations[name] / 1e9:>24,.2f}"
+        for name, count in sorted(parameters.items(), key=lambda item: item[0] == WHOLE)
+    ]
+    if published:
+        lines.append(
+            f"published: {published.params_m:g} M parameters, {published.flops_g:g} GFLOPs"
+            f" ({published.name}; the auxiliary head's parameters count, its FLOPs do not)"
+        )
+    return "\n".join(lines)
+
+
+def parts(path: Sequence[str]) -> Sequence[str]:
+    """What the costs of a module belong to: its part of the model, the part below, the whole."""
+    part, *below = path
+    return part, f"  {part}/{below[0]}" if below else f"  {part}/(itself)", WHOLE
 
 
 def sample_sheet(config: ConfigDict) -> np.ndarray:

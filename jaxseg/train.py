@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoints, optim, parallel
+from jaxseg import initial_weights, optim, parallel
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.data import datasets
 from jaxseg.data.pipeline import training_batches
@@ -70,7 +70,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     if state is None:
         state, origin = jax.jit(fresh_state, out_shardings=shardings)(), "from scratch"
         if config.init:
-            state, origin = start_from(config.init, state, abstract), f"weights of {config.init}"
+            state, origin = start_from(config.init, state, config.variant)
     start = step = int(state.step)
     batches.set_state({"batches_taken": start})
 
@@ -195,12 +195,12 @@ class TerminationSignal:
         return self._arrived
 
 
-def start_from(path: str, state: TrainState, abstract: TrainState) -> TrainState:
-    """`state` with the weights of another run."""
-    wanted = {"params": abstract.params, "batch_stats": abstract.batch_stats}
-    variables = checkpoints.load_variables(checkpoints.find(path), wanted)
+def start_from(source: str, state: TrainState, model: str) -> tuple[TrainState, str]:
+    """`state` with the weights of `source`, and what was taken from there."""
+    fresh = {"params": state.params, "batch_stats": state.batch_stats}
+    variables, origin = initial_weights.load(source, fresh, model)
     ema = None if state.ema is None else jax.tree.map(jnp.copy, variables["params"])
-    return state.replace(**variables, ema=ema)
+    return state.replace(**variables, ema=ema), origin
 
 
 def describe(report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, start):

@@ -162,6 +162,15 @@ def get(name: str) -> Model:
     return _find(name, MODELS)
 
 
+def of_recipe(variant: str, dataset: str) -> Model | None:
+    """The published model of the recipe with this variant's name on this dataset, if there is one.
+
+    Mapillary with its labels mapped to Cityscapes counts as Mapillary.
+    """
+    found = (model for model in MODELS if model.config.endswith(f":{variant}"))
+    return next((model for model in found if dataset.startswith(model.dataset)), None)
+
+
 def file(name: str) -> pathlib.Path:
     """The checkpoint of a published model or backbone, downloaded unless it is there already.
 
@@ -233,7 +242,9 @@ def main(arguments: Sequence[str] | None = None):
     if models[0].name == pattern:
         print(facts(models[0]))
     else:
-        print(table(models, shutil.get_terminal_size().columns))
+        # A file or a filter gets all columns.
+        terminal = sys.stdout.isatty()
+        print(table(models, shutil.get_terminal_size().columns if terminal else sys.maxsize))
 
 
 if __name__ == "__main__":

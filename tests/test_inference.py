@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from reference.fill import fill
 from reference_files import REFERENCE, Recording
 
-from converters.rules import from_state_dict
+from converters.fill import fill
+from converters.rules import to_variables
 from jaxseg import inference
 from jaxseg.data import transforms
 from jaxseg.models import segmentor
@@ -98,7 +98,7 @@ def test_model_and_resizes_give_the_recorded_probabilities():
             "auxiliary_head": None,
         }
     )
-    variables = from_state_dict({name: fill(name, shape) for name, shape in shapes.items()})
+    variables = to_variables({name: fill(name, shape) for name, shape in shapes.items()})
     variables["params"].pop("auxiliary_head", None)
     variables["batch_stats"].pop("auxiliary_head", None)
     predict = jax.jit(inference.predict, static_argnums=(0, 3))

@@ -25,7 +25,7 @@ def test_rate_and_decay_of_every_parameter_are_those_of_the_original(path):
     decay = recorded["paramwise_cfg"]["layer_decay_rate"]
     for name, group in recorded["params"].items():
         shape = shapes[name][1:]
-        _, parameter = to_path(name, len(shape))
+        parameter = to_path(name, len(shape)).removeprefix("params/")
         scale = optim.learning_rate_scale(parameter, rules, decay)
         assert scale == pytest.approx(group["lr_scale"], rel=1e-6), name
         decays = optim.decays(parameter, np.empty(shape))

@@ -10,6 +10,7 @@ from tiny import tiny_config
 from jaxseg import optim, parallel, train_step
 from jaxseg.errors import ConfigError
 from jaxseg.models import segmentor
+from jaxseg.paths import path_of
 
 STEPS = 10
 
@@ -79,7 +80,7 @@ def test_fsdp_holds_an_eighth_of_parameters_and_optimizer_state_per_device():
     kernels = [
         leaf
         for key_path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
-        if optim.path_of(key_path).endswith("kernel") and any(n % 8 == 0 for n in leaf.shape)
+        if path_of(key_path).endswith("kernel") and any(n % 8 == 0 for n in leaf.shape)
     ]
     assert kernels
     assert all(leaf.addressable_shards[0].data.nbytes * 8 == leaf.nbytes for leaf in kernels)

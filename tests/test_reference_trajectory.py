@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from ml_collections import ConfigDict
-from reference.fill import fill
 from reference_files import Recording, recordings
 
-from converters.rules import from_state_dict, to_channels_last, to_path
+from converters import rules
+from converters.fill import fill
 from jaxseg import optim, train_step
 from jaxseg.models import segmentor
 
@@ -64,18 +64,12 @@ def config_of(hparams):
 
 def shapes_of(model, names):
     """The PyTorch shape of every named tensor, from the shapes of the model here."""
-    variables = jax.eval_shape(lambda: segmentor.init(model, jax.random.key(0), (64, 64)))
-    known = {c: traverse_util.flatten_dict(v, sep="/") for c, v in variables.items()}
-    shapes = {}
-    for name in names:
-        targets = [to_path(name, ndim) for ndim in (1, 2)]  # a weight may be a scale or a kernel
-        found = [known[t[0]][t[1]] for t in targets if t and t[1] in known[t[0]]]
-        if found:
-            shape = found[0].shape
-            shapes[name] = (shape[-1], shape[-2], *shape[:-2]) if len(shape) > 1 else shape
-    parameters = [name for name in names if not name.endswith("num_batches_tracked")]
-    assert set(shapes) == set(parameters)
-    assert len(shapes) == sum(map(len, known.values()))
+    variables = traverse_util.flatten_dict(segmentor.shapes(model), sep="/")
+    shapes = {
+        rules.to_name(path): rules.channels_first_shape(leaf.shape, path)
+        for path, leaf in variables.items()
+    }
+    assert set(shapes) == {name for name in names if not name.endswith(rules.COUNTER)}
     return shapes
 
 
@@ -87,7 +81,7 @@ def test_training_follows_the_reference(path):
     optimizer = optim.make(config.optim, config.model.backbone, config.steps)
     names = [str(name) for name in recording["final/names"]]
     shapes = shapes_of(model, names)
-    variables = from_state_dict({name: fill(name, shape) for name, shape in shapes.items()})
+    variables = rules.to_variables({name: fill(name, shape) for name, shape in shapes.items()})
 
     state = train_step.TrainState(
         step=np.int32(0), **variables, opt_state=optimizer.init(variables["params"])
@@ -107,18 +101,15 @@ def test_training_follows_the_reference(path):
         norm = recording["log64/grad_norm"][k]
         assert abs(logs["gradient_norm"] - norm) < 1e-3 * norm, k
 
-    final = {
-        "params": traverse_util.flatten_dict(state.params, sep="/"),
-        "batch_stats": traverse_util.flatten_dict(state.batch_stats, sep="/"),
-    }
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    final = traverse_util.flatten_dict(variables, sep="/")
     for index, name in enumerate(names):
         if name not in shapes:
             continue
-        collection, parameter = to_path(name, len(shapes[name]))
-        value = np.asarray(final[collection][parameter], np.float64)
+        path = rules.to_path(name, len(shapes[name]))
+        value = np.asarray(final[path], np.float64)
         assert abs(value.mean() - recording["final/mean"][index]) < PARAMETERS, name
         assert abs(value.std() - recording["final/std"][index]) < PARAMETERS, name
         if f"final/full/{name}" in recording:
-            expected = recording[f"final/full/{name}"]
-            expected = to_channels_last(expected, parameter.rsplit("/", 1)[-1])
+            expected = rules.to_channels_last(recording[f"final/full/{name}"], path)
             np.testing.assert_allclose(value, expected, atol=PARAMETERS, err_msg=name)

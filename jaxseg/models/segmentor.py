@@ -18,6 +18,8 @@ HEADS = {"uper": UPerHead, "segformer": SegformerHead, "fcn": FCNHead}
 
 Variables = Mapping[str, Any]
 
+ANY_HW = (64, 64)  # for what does not depend on the size of the images
+
 
 @flax.struct.dataclass
 class Output:
@@ -74,6 +76,11 @@ def build(config: Mapping[str, Any]) -> Segmentor:
         decode_head=make(config["decode_head"], HEADS),
         auxiliary_head=make(auxiliary, HEADS) if auxiliary else None,
     )
+
+
+def shapes(model: Segmentor) -> Variables:
+    """Shapes and types of the variables of a model; nothing is computed."""
+    return jax.eval_shape(lambda: init(model, jax.random.key(0), ANY_HW))
 
 
 def init(model: Segmentor, rng: jax.Array, image_hw: Sequence[int]) -> Variables:

@@ -1,0 +1,149 @@
+"""From a PyTorch checkpoint to a jaxseg one, without PyTorch.
+
+python -m converters.convert --checkpoint FILE --config configs/cityscapes.py:VARIANT --output DIR
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from converters import matching, rules, state_dict, torch_file
+from jaxseg import checkpoints, config_files, paths, zoo
+from jaxseg.errors import ConfigError, JaxsegError
+from jaxseg.models import segmentor
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchWeights:
+    """What a model takes from a PyTorch file.
+
+    Attributes:
+      plan: what becomes of every tensor.
+      arrays: by path, channels last; views of the file, which is read where they are.
+      beside: what else lies in the file.
+    """
+
+    plan: matching.Plan
+    arrays: dict[str, np.ndarray]
+    beside: tuple[str, ...] = ()
+
+
+def from_state_dict(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> dict[str, Any]:
+    """The variables of `config.model` with the values of a segmentor's PyTorch state dict.
+
+    Raises:
+      CheckpointError: naming every tensor and every variable without a counterpart.
+    """
+    wanted = paths.shapes(segmentor.shapes(segmentor.build(config.model)))
+    names = {"source": "the state dict", "model": config.variant}
+    return paths.nested(match(tensors, wanted, **names).arrays)
+
+
+def read(
+    path: str | pathlib.Path,
+    wanted: Mapping[str, tuple[int, ...]],
+    *,
+    model: str,
+    transfer: bool = False,
+    prefer_ema: bool = False,
+) -> TorchWeights:
+    """What the model called `model`, with variables of the shapes `wanted`, takes from a file.
+
+    Args:
+      transfer: accept heads of another kind or number of classes; they stay fresh.
+      prefer_ema: take the moving average of the weights that the file keeps beside them.
+
+    Raises:
+      CheckpointError: for a file that cannot be read, or whose tensors are not those of the model.
+    """
+    found = state_dict.find(torch_file.read(path), prefer_ema=prefer_ema)
+    weights = match(found.tensors, wanted, source=str(path), model=model, transfer=transfer)
+    return dataclasses.replace(weights, beside=found.beside)
+
+
+def match(tensors: Mapping[str, np.ndarray], wanted, **options) -> TorchWeights:
+    """`matching.plan` carried out: renamed and transposed, nothing copied."""
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    plan = matching.plan(shapes, wanted, **options)
+    arrays = {path: rules.to_channels_last(tensors[name], path) for name, path in plan.used.items()}
+    return TorchWeights(plan, arrays)
+
+
+def initial_values(config: ConfigDict, wanted: Iterable[str]) -> dict[str, np.ndarray]:
+    """Initial values of some variables of `config.model`, by path; the others are not computed."""
+    wanted = set(wanted)
+    model = segmentor.build(config.model)
+
+    @jax.jit
+    def draw():
+        variables = segmentor.init(model, jax.random.key(config.seed), segmentor.ANY_HW)
+        return {path: leaf for path, leaf in paths.by_path(variables).items() if path in wanted}
+
+    return {path: np.asarray(value) for path, value in draw().items()}
+
+
+def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype: str, ema: bool):
+    """Writes the checkpoint of a PyTorch file to `output`, and what became of every tensor.
+
+    Raises:
+      CheckpointError: where the file cannot be read or does not fit, or `output` is taken.
+    """
+    wanted = paths.shapes(segmentor.shapes(segmentor.build(config.model)))
+    weights = read(path, wanted, model=config.variant, prefer_ema=ema)
+    arrays = {}
+    initial = initial_values(config, {**weights.plan.derived, **weights.plan.fresh})
+    for name, values in (weights.arrays | initial).items():
+        # Statistics stay in float32: what is normalised by them is.
+        kept = np.float32 if name.startswith("batch_stats/") else jax.numpy.dtype(dtype)
+        arrays[name] = np.array(values, dtype=kept, order="C")
+    checkpoints.save_weights(output, paths.nested(arrays), config.to_dict())
+
+    plan = weights.plan
+    record = {"source": str(path), "beside": weights.beside, **dataclasses.asdict(plan)}
+    (output / "conversion.json").write_text(json.dumps(record, indent=1) + "\n")
+    values = sum(array.size for array in arrays.values())
+    print(f"{path}\n  -> {config.variant} in {output}: {values / 1e6:.2f} M values of {dtype}")
+    print(plan.table())
+    if weights.beside:
+        print(f"  left in the file: {', '.join(weights.beside)}")
+    print(f"what became of every tensor: {output / 'conversion.json'}")
+
+
+def main(arguments: Sequence[str] | None = None):
+    parser = argparse.ArgumentParser(
+        prog="python -m converters.convert",
+        description=__doc__,
+        epilog="Settings of the config can be changed: --config.KEY=VALUE",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--checkpoint", type=pathlib.Path, help=".pth, .pth.tar, .safetensors, or .zip of one"
+    )
+    source.add_argument("--zoo", metavar="NAME", help="a published model: python -m jaxseg.zoo")
+    parser.add_argument("--config", metavar="FILE:VARIANT", help="default with --zoo: the model's")
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="a new directory")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--ema", action="store_true", help="take the moving average of the weights")
+    options, overrides = parser.parse_known_args(arguments)
+    try:
+        config = options.config or (options.zoo and zoo.get(options.zoo).config)
+        if not config:
+            raise ConfigError("--config FILE:VARIANT is needed to say which model the file is of")
+        config = config_files.load(config, overrides)
+        path = options.checkpoint or zoo.file(options.zoo)
+        convert(path, config, options.output, options.dtype, options.ema)
+    except JaxsegError as error:
+        sys.exit(f"converters.convert: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""From a jaxseg run to a PyTorch state dict with the names of the original code.
+
+python -m converters.export_torch --checkpoint RUN --output FILE.pth|FILE.safetensors
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from converters import rules, torch_writer
+from jaxseg import checkpoints, paths
+from jaxseg.errors import JaxsegError
+from jaxseg.models import segmentor
+
+
+def to_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """PyTorch name -> tensor, channels first; `convert.from_state_dict` undone.
+
+    The batch counters of batch norm, which nothing reads but PyTorch's loader asks for, are 0.
+    """
+    tensors = {}
+    for path, leaf in paths.by_path(variables).items():
+        name = rules.to_name(path)
+        tensors[name] = rules.to_channels_first(np.asarray(leaf), path)
+        if name.endswith(".running_var"):
+            counter = f"{name.removesuffix('running_var')}{rules.COUNTER}"
+            tensors[counter] = np.zeros((), np.int64)
+    return tensors
+
+
+def export(checkpoint: pathlib.Path, output: pathlib.Path) -> int:
+    """Writes the weights of a run; the moving average where it kept one. Returns how many tensors.
+
+    Raises:
+      CheckpointError: where there is no checkpoint, or `output` cannot be written.
+    """
+    checkpoint = checkpoints.find(checkpoint)
+    config = ConfigDict(checkpoints.load_config(checkpoint))
+    shapes = segmentor.shapes(segmentor.build(config.model))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
+    tensors = to_state_dict(checkpoints.load_variables(checkpoint, abstract))
+    torch_writer.write(output, tensors)
+    return len(tensors)
+
+
+def main(arguments: Sequence[str] | None = None):
+    parser = argparse.ArgumentParser(
+        prog="python -m converters.export_torch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", required=True, type=pathlib.Path, metavar="RUN")
+    parser.add_argument("--output", required=True, type=pathlib.Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    try:
+        count = export(options.checkpoint, options.output)
+    except JaxsegError as error:
+        sys.exit(f"converters.export_torch: {error}")
+    print(f"{options.checkpoint} -> {options.output}: {count} tensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What becomes of every tensor of a PyTorch file, and of every variable of a model.
+
+Nothing is skipped in silence: a tensor is used or left out by a named rule, a variable is read or
+kept fresh for a named reason, and anything else is an error.
+"""
+
+import collections
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+from converters import rules
+from jaxseg.errors import CheckpointError
+from jaxseg.transfer import HEADS, Shape, fresh_variables
+
+LISTED = 8  # names per kind in an error message
+NO_LAYER_SCALE = "layer scale 1: the pre-training had none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a file fits a model.
+
+    Attributes:
+      used: PyTorch name -> path of the variable it becomes.
+      derived: path of a variable that the file does not give -> the rule that gives its value.
+      ignored: PyTorch name -> why it is left out.
+      fresh: path of a variable that the file does not give -> why it keeps its fresh value.
+    """
+
+    used: dict[str, str]
+    derived: dict[str, str]
+    ignored: dict[str, str]
+    fresh: dict[str, str]
+
+    def table(self) -> str:
+        """How many tensors are used, derived, ignored and fresh, with a line for every reason."""
+        lines = []
+        for kind, reasons in dataclasses.asdict(self).items():
+            causes = ["of the file"] * len(reasons) if kind == "used" else reasons.values()
+            counts = collections.Counter(causes) or {"": 0}
+            lines += [f"  {kind:<8}{count:>6}  {why}".rstrip() for why, count in counts.items()]
+        return "\n".join(lines)
+
+
+def plan(
+    tensors: Mapping[str, Shape],
+    wanted: Mapping[str, Shape],
+    *,
+    source: str,
+    model: str,
+    transfer: bool = False,
+) -> Plan:
+    """Matches tensors (PyTorch name -> shape) with variables (path -> shape).
+
+    A file without a decode head is one of a pre-trained backbone; the heads then stay fresh.
+
+    Args:
+      source, model: what they are called in messages.
+      transfer: also accept heads of another kind or number of classes (`jaxseg.transfer`).
+
+    Raises:
+      CheckpointError: naming whatever has no counterpart, with the nearest names.
+    """
+    pretrained = not any(name.startswith("decode_head.") for name in tensors)
+    # The files of backbones alone name their tensors without the segmentor's prefix.
+    full = {n: f"backbone.{n.removeprefix('backbone.')}" if pretrained else n for n in tensors}
+    ignored = {name: why for name in tensors if (why := _ignored(name, pretrained))}
+    available = {full[name]: shape for name, shape in tensors.items() if name not in ignored}
+    paths = {rules.to_name(path): path for path in wanted}
+    expected = {
+        name: rules.channels_first_shape(wanted[path], path) for name, path in paths.items()
+    }
+
+    derived = {}
+    if pretrained and not any(map(_is_layer_scale, available)):
+        # InternImage-T is pre-trained without; the segmentor starts it at 1.
+        derived = {path: NO_LAYER_SCALE for name, path in paths.items() if _is_layer_scale(name)}
+    heads = _fresh_heads(available, wanted)
+    fresh = heads if pretrained or transfer else {}
+    given = wanted.keys() - derived.keys() - fresh.keys()
+    fits = {n for n, shape in available.items() if expected.get(n) == shape and paths[n] in given}
+    if pretrained or transfer:
+        dropped = [n for n in available if n.startswith(HEADS) and n not in fits]
+        ignored |= {n: f"{n.split('.')[0]} not taken over" for n in dropped}
+    used = {name: paths[full[name]] for name in tensors if full[name] in fits}
+
+    unplaced = [full[name] for name in tensors if name not in used and name not in ignored]
+    missing = [name for name, path in paths.items() if path in given and name not in fits]
+    if unplaced or missing:
+        verdict = "is of another model than" if 2 * len(used) < len(wanted) else "does not fit"
+        share = f"{len(used)} of the model's {len(wanted)} tensors are in it"
+        problems = _problems(unplaced, missing, available, expected)
+        if heads.keys() >= {paths[name] for name in missing}:
+            problems += f"\nTo train another head on it, start from it: --config.init={source}"
+        raise CheckpointError(f"{source} {verdict} {model} ({share}):\n{problems}")
+    return Plan(used, derived, ignored, fresh)
+
+
+def _ignored(name: str, pretrained: bool) -> str | None:
+    patterns = rules.IGNORED + (rules.IGNORED_OF_PRETRAINED if pretrained else ())
+    return next((why for pattern, why in patterns if re.search(pattern, name)), None)
+
+
+def _fresh_heads(available, wanted):
+    shapes = {}
+    for name, shape in available.items():
+        path = rules.to_path(name, len(shape))
+        shapes[path] = rules.channels_last_shape(shape, path)
+    return fresh_variables(shapes, wanted)
+
+
+def _is_layer_scale(name):
+    return name.endswith((".gamma1", ".gamma2"))
+
+
+def _problems(unplaced: list[str], missing: list[str], available, expected) -> str:
+    """What does not fit, kind by kind, by PyTorch name."""
+    unknown = [name for name in unplaced if name not in expected]
+    absent = [name for name in missing if name not in available]
+    kinds = {
+        "of another shape": [
+            f"{name}: {list(available[name])} in the file, {list(expected[name])} in the model"
+            for name in unplaced
+            if name in expected
+        ],
+        "in the file only": [_with_nearest(name, absent or missing) for name in unknown],
+        "in the model only": [_with_nearest(name, unknown) for name in absent],
+    }
+    lines = []
+    for kind, entries in kinds.items():
+        if entries:
+            lines += [f"  {len(entries)} {kind}:", *(f"    {entry}" for entry in entries[:LISTED])]
+            lines += [f"    and {len(entries) - LISTED} more"] * (len(entries) > LISTED)
+    return "\n".join(lines)
+
+
+def _with_nearest(name: str, others: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, others, n=2)
+    return f"{name} (nearest: {', '.join(nearest)})" if nearest else name

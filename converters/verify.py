@@ -1,0 +1,185 @@
+"""Compares a model with numbers recorded from the PyTorch original.
+
+python -m converters.verify --config configs/cityscapes.py:VARIANT --reference FILE.npz \\
+    [--checkpoint FILE.pth|RUN]
+
+Prints the largest error of every recorded tensor and how far the class maps agree; exits with
+status 1 beyond the tolerance. Without --checkpoint the weights are made from the tensors' names, as
+for the recordings that come with jaxseg (tests/reference). A recording of one's own weights is an
+.npz with `input_shape` [n, 3, h, w] and `input_seed` of the standard normal input, and for
+`backbone/0` to `backbone/3`, `logits` and `output` (logits at input size) their `shape`, `absmax`,
+and `values` (or sharper, `values_f64`) at `index` of the flattened NCHW array; for `argmax` the
+class `values` and the `margin` over the second best at `index` of the pixels.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from converters import convert, rules
+from converters.fill import fill
+from jaxseg import checkpoints, config_files, inference, paths
+from jaxseg.errors import CheckpointError, JaxsegError
+from jaxseg.models import segmentor
+
+# Of the largest value of each tensor. The original's own float32 differs from its float64 by 3e-5
+# (features) and 1.5e-5 (logits) absolute, which is a tenth of this.
+TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How far a model agrees with a recording.
+
+    Attributes:
+      errors: by tensor, the largest absolute error and its share of the largest recorded value.
+      agreement: share of the recorded pixels with the same class.
+      clear: share of them whose margin exceeds the tolerance, so that the class is certain.
+      clear_agreement: share of these with the same class; 1 where all is well.
+    """
+
+    errors: dict[str, tuple[float, float]]
+    agreement: float
+    clear: float
+    clear_agreement: float
+
+    def within(self, tolerance: float) -> bool:
+        """Whether every tensor is, and every certain class the same."""
+        worst = max(relative for _, relative in self.errors.values())
+        return worst <= tolerance and self.clear_agreement == 1  # not for NaN
+
+    def table(self) -> str:
+        lines = [f"{'':<12}{'absolute':>12}{'relative':>12}"]
+        lines += [f"{n:<12}{a:>12.1e}{r:>12.1e}" for n, (a, r) in self.errors.items()]
+        return "\n".join(
+            [
+                *lines,
+                f"class maps  {self.agreement:.2%} of the pixels agree;"
+                f" {self.clear_agreement:.2%} of the {self.clear:.2%} that are clear",
+            ]
+        )
+
+
+def filled_state_dict(config: ConfigDict) -> dict[str, np.ndarray]:
+    """The state dict of the original of a model, with the weights that `fill` makes."""
+    wanted = paths.shapes(segmentor.shapes(segmentor.build(config.model)))
+    shapes = {rules.to_name(p): rules.channels_first_shape(s, p) for p, s in wanted.items()}
+    return {name: fill(name, shape) for name, shape in shapes.items()}
+
+
+def compare(
+    config: ConfigDict,
+    variables: segmentor.Variables,
+    recording: Mapping[str, np.ndarray],
+    tolerance: float = TOLERANCE,
+) -> Comparison:
+    """Runs `config.model` on the recorded input; see the top of this file for the format.
+
+    Raises:
+      CheckpointError: where the recording lacks something or is of other shapes.
+    """
+    try:
+        return _compare(config, variables, recording, tolerance)
+    except KeyError as error:
+        raise CheckpointError(f"the recording has no entry {error}") from error
+
+
+def _compare(config, variables, recording, tolerance):
+    shape = tuple(recording["input_shape"])
+    generator = np.random.default_rng(int(recording["input_seed"]))
+    images = np.moveaxis(generator.standard_normal(shape).astype(np.float32), 1, -1)
+    outputs = _run(segmentor.build(config.model), variables, images)
+    errors = {}
+    for name, value in outputs.items():
+        value = np.moveaxis(np.asarray(value), -1, 1)
+        recorded = tuple(recording[f"{name}/shape"])
+        if value.shape != recorded:
+            raise CheckpointError(f"{name}: {list(recorded)} was recorded, {value.shape} is here")
+        field = "values_f64" if f"{name}/values_f64" in recording else "values"
+        difference = value.ravel()[recording[f"{name}/index"]] - recording[f"{name}/{field}"]
+        error = float(np.max(np.abs(difference)))
+        errors[name] = error, error / float(recording[f"{name}/absmax"])
+
+    classes = np.argmax(np.asarray(outputs["output"]), axis=-1).ravel()
+    same = classes[recording["argmax/index"]] == recording["argmax/values"]
+    clear = recording["argmax/margin"] > tolerance * recording["output/absmax"]
+    return Comparison(errors, same.mean(), clear.mean(), same[clear].mean())
+
+
+def _run(model: segmentor.Segmentor, variables, images) -> dict[str, jax.Array]:
+    """Features, logits and logits at the size of the input, by the names of a recording."""
+
+    @jax.jit
+    def run(variables, images):
+        features, logits = model.apply(
+            variables, images, method=lambda m, x: (f := m.backbone(x), m.decode_head(f, False))
+        )
+        return features, logits, inference.whole_scores(lambda _: logits, images, images.shape[1:3])
+
+    features, logits, output = run(variables, images)
+    return {f"backbone/{i}": f for i, f in enumerate(features)} | {
+        "logits": logits,
+        "output": output,
+    }
+
+
+def load_weights(path: pathlib.Path | None, config: ConfigDict) -> Any:
+    """Variables of `config.model`: of a PyTorch file, of a jaxseg run, or made from names."""
+    if path is None:
+        return convert.from_state_dict(filled_state_dict(config), config)
+    shapes = segmentor.shapes(segmentor.build(config.model))
+    if path.is_dir():
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
+        return checkpoints.load_variables(checkpoints.find(path), abstract)
+    weights = convert.read(path, paths.shapes(shapes), model=config.variant)
+    if weights.plan.fresh:
+        raise CheckpointError(f"{path} is a backbone alone; a whole segmentor is to be compared")
+    return paths.nested({name: np.array(array) for name, array in weights.arrays.items()})
+
+
+def read_recording(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, by name; nothing in it is executed."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is no recording (.npz): {error}") from error
+
+
+def main(arguments: Sequence[str] | None = None):
+    parser = argparse.ArgumentParser(
+        prog="python -m converters.verify",
+        description=__doc__,
+        epilog="Settings of the config can be changed: --config.KEY=VALUE",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE:VARIANT")
+    parser.add_argument("--reference", required=True, type=pathlib.Path, metavar="FILE.npz")
+    parser.add_argument("--checkpoint", type=pathlib.Path, metavar="FILE|RUN")
+    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="relative, default 1e-4")
+    options, overrides = parser.parse_known_args(arguments)
+    try:
+        # The recordings are of float32; what bfloat16 costs is another question.
+        config = config_files.load(options.config, ["--config.model.dtype=float32", *overrides])
+        recording = read_recording(options.reference)
+        variables = load_weights(options.checkpoint, config)
+        comparison = compare(config, variables, recording, options.tolerance)
+    except JaxsegError as error:
+        sys.exit(f"converters.verify: {error}")
+    print(comparison.table())
+    if not comparison.within(options.tolerance):
+        sys.exit(f"beyond the tolerance of {options.tolerance:g}")
+    print(f"within the tolerance of {options.tolerance:g}")
+
+
+if __name__ == "__main__":
+    main()

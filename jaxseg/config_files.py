@@ -1,0 +1,61 @@
+"""Config files: where they lie, and loading one with overrides, for every command-line program."""
+
+import contextlib
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from jaxseg.errors import ConfigError
+
+
+def locate(argument: str) -> str:
+    """FILE[:VARIANT] with the file found here or beside the installed package.
+
+    Raises:
+      ConfigError: where there is no such file, with those that are installed.
+    """
+    file, colon, variant = argument.partition(":")
+    installed = pathlib.Path(
+        next(iter(importlib.util.find_spec("configs").submodule_search_locations))
+    )
+    for candidate in (pathlib.Path(file), installed.parent / file):
+        if candidate.is_file():
+            return f"{candidate}{colon}{variant}"
+    files = (path for path in installed.glob("[a-z]*.py") if path.stem != "common")
+    names = sorted(f"configs/{path.name}" for path in files)
+    raise ConfigError(f"--config {file}: no such file; installed are {', '.join(names)}")
+
+
+@contextlib.contextmanager
+def readable_errors():
+    """Turns what absl and ml_collections raise for a bad flag, config or override into ConfigError.
+
+    That is, into a message that names the flag, the variant or the key.
+    """
+    try:
+        yield
+    except AttributeError as error:  # an override of a key that the config does not have
+        hint = str(error).replace("\\n", ". ").replace("\\'", "'").strip("\"'")
+        raise ConfigError(f"--config.KEY=VALUE: no such key: '{hint}") from error
+    except flags.Error as error:  # the last line is what the config file raised
+        raise ConfigError(str(error).strip().splitlines()[-1].strip()) from error
+
+
+def load(argument: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The config of FILE[:VARIANT] with `--config.KEY=VALUE` overrides applied.
+
+    Raises:
+      ConfigError: for a file, variant or key that does not exist, or a value of the wrong type.
+    """
+    arguments = ["", f"--config={locate(argument)}", *overrides]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", lock_config=True, flag_values=values, sys_argv=arguments
+    )
+    with readable_errors():
+        values(arguments)
+        return values["config"].value

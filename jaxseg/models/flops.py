@@ -1,0 +1,68 @@
+"""FLOPs as the published tables count them, so that the published figures appear.
+
+That is, multiply-accumulates of convolutions and linear layers, 1 per output for the bias of a
+convolution (none for that of a linear layer), 2 per element of layer norm, 1 of ReLU, 1 per input
+of a pooling, and 5·K·H·W·C for the sampling of K points by DCNv3. Not counted: batch norm, GELU,
+softmax, resizing, residuals, layer scale, and the projection of InternImage-H's centre feature
+scale. After mmcv's counter and the InternImage repository's own term for DCNv3.
+"""
+
+import collections
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseg.models import layers, segmentor
+from jaxseg.models.intern_image import DCNv3
+from jaxseg.models.uper_head import UPerHead
+
+
+def of_module(module: nn.Module, inputs: tuple, output) -> int:
+    """What a module costs itself, without the modules in it."""
+    match module:
+        case layers.Linear():
+            counted = module.name != "center_feature_scale_proj"
+            return counted * output.size * inputs[0].shape[-1]
+        case layers.Conv():
+            taps = module.kernel_size**2 * inputs[0].shape[-1]
+            return output.size * (taps + module.use_bias)
+        case layers.DepthwiseConv():
+            return output.size * (module.kernel_size**2 + 1)
+        case layers.ConcatConv():
+            return output.size * module.kernel_size**2 * sum(x.shape[-1] for x in inputs[0])
+        case layers.Classifier():
+            return output.size * (inputs[0].shape[-1] + 1)
+        case nn.LayerNorm():
+            return 2 * output.size
+        case layers.ConvBNReLU():
+            return output.size
+        case DCNv3():
+            return 5 * module.kernel_size**2 * output.size
+        case UPerHead():
+            return len(module.pool_scales) * math.prod(inputs[0][-1].shape)
+    return 0
+
+
+def count(model: segmentor.Segmentor, image_hw: Sequence[int]) -> dict[tuple[str, ...], int]:
+    """FLOPs of every module for one image in evaluation, by its path in the model.
+
+    By shapes alone; nothing is computed.
+    """
+    counts = collections.Counter()
+
+    def record(call, args, kwargs, context):
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__":
+            counts[context.module.path] += of_module(context.module, args, output)
+        return output
+
+    def forward(variables, images):
+        return segmentor.apply(model, variables, images)[0].logits
+
+    variables, image = segmentor.shapes(model), jax.ShapeDtypeStruct((1, *image_hw, 3), jnp.float32)
+    with nn.intercept_methods(record):
+        jax.eval_shape(forward, variables, image)
+    return {path: flops for path, flops in counts.items() if flops}
