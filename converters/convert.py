@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from converters import matching, rules, state_dict, torch_file
 from jaxseg import checkpoints, config_files, paths, zoo
-from jaxseg.errors import ConfigError, JaxsegError
+from jaxseg.errors import CheckpointError, ConfigError, JaxsegError
 from jaxseg.models import segmentor
 
 
@@ -64,7 +64,11 @@ def read(
     Raises:
       CheckpointError: for a file that cannot be read, or whose tensors are not those of the model.
     """
-    found = state_dict.find(torch_file.read(path), prefer_ema=prefer_ema)
+    content = torch_file.read(path)
+    try:
+        found = state_dict.find(content, prefer_ema=prefer_ema)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     weights = match(found.tensors, wanted, source=str(path), model=model, transfer=transfer)
     return dataclasses.replace(weights, beside=found.beside)
 

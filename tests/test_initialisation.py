@@ -6,19 +6,19 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
+from published import config_of
 from reference_files import REFERENCE
-from test_reference_full import manifest_of, model_config
 
 from converters.rules import to_path
 from jaxseg.models import segmentor
 
-STATISTICS = sorted((REFERENCE / "internimage" / "init_stats").glob("upernet*.json"))
+STATISTICS = sorted((REFERENCE / "internimage" / "init_stats").glob("*.json"))
 
 
 @pytest.mark.reference
 @pytest.mark.parametrize("path", STATISTICS, ids=lambda path: path.stem)
 def test_initial_weights_are_distributed_as_in_the_original(path):
-    model = segmentor.build(model_config(manifest_of(path)["resolved"]["model"]))
+    model = segmentor.build(config_of(path.stem).model)
     variables = jax.jit(lambda: segmentor.init(model, jax.random.key(0), (64, 64)))()
     values = traverse_util.flatten_dict(variables, sep="/")
     recorded = json.loads(path.read_text())

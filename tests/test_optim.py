@@ -7,20 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from published import manifest_of
 from reference_files import REFERENCE
-from test_reference_full import manifest_of
 
 from converters.rules import to_path
 from jaxseg import optim
 
-GROUPS = sorted((REFERENCE / "internimage" / "optim").glob("upernet*.json"))
+GROUPS = sorted(
+    path
+    for path in (REFERENCE / "internimage" / "optim").glob("*.json")
+    if not path.stem.startswith("mask2former")  # not built yet
+)
 
 
 @pytest.mark.reference
 @pytest.mark.parametrize("path", GROUPS, ids=lambda path: path.stem)
 def test_rate_and_decay_of_every_parameter_are_those_of_the_original(path):
     recorded = json.loads(path.read_text())
-    shapes = manifest_of(path)["state_dict"]
+    shapes = manifest_of(path.stem)["state_dict"]
     rules = optim.layer_id_rules(ConfigDict({"depths": recorded["paramwise_cfg"]["depths"]}))
     decay = recorded["paramwise_cfg"]["layer_decay_rate"]
     for name, group in recorded["params"].items():

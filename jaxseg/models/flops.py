@@ -59,10 +59,8 @@ def count(model: segmentor.Segmentor, image_hw: Sequence[int]) -> dict[tuple[str
             counts[context.module.path] += of_module(context.module, args, output)
         return output
 
-    def forward(variables, images):
-        return segmentor.apply(model, variables, images)[0].logits
-
-    variables, image = segmentor.shapes(model), jax.ShapeDtypeStruct((1, *image_hw, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *image_hw, 3), jnp.float32)
     with nn.intercept_methods(record):
-        jax.eval_shape(forward, variables, image)
+        # What initialises the variables runs every module once, as a prediction does.
+        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
     return {path: flops for path, flops in counts.items() if flops}
