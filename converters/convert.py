@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from converters import matching, rules, state_dict, torch_file
@@ -107,7 +108,7 @@ def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype:
     for name, values in (weights.arrays | initial).items():
         # Statistics stay in float32: what is normalised by them is.
         kept = np.float32 if name.startswith("batch_stats/") else jax.numpy.dtype(dtype)
-        arrays[name] = np.array(values, dtype=kept, order="C")
+        arrays[name] = np.asarray(values, dtype=kept)  # where possible still a view of the file
     checkpoints.save_weights(output, paths.nested(arrays), config.to_dict())
 
     plan = weights.plan
@@ -138,6 +139,7 @@ def main(arguments: Sequence[str] | None = None):
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--ema", action="store_true", help="take the moving average of the weights")
     options, overrides = parser.parse_known_args(arguments)
+    logging.set_verbosity(logging.ERROR)  # orbax warns of what it is asked to do here
     try:
         config = options.config or (options.zoo and zoo.get(options.zoo).config)
         if not config:

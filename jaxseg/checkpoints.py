@@ -176,14 +176,22 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
 def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: Mapping[str, Any]):
     """Writes weights alone, for evaluation, prediction, and training to start from.
 
+    Array by array, so that variables which lie in a file take little memory on their way.
+
     Raises:
       CheckpointError: where `directory` already has checkpoints.
     """
     checkpoint = pathlib.Path(directory).absolute() / "checkpoints" / "0"
     if checkpoint.parent.exists():
         raise CheckpointError(f"{directory} already has checkpoints; choose another directory")
+    context = ocp.Context()
+    # Orbax's own database would be put together in memory.
+    context.array.saving.use_ocdbt = False
+    context.memory.deepcopy_host_arrays = False
+    context.memory.write_concurrent_bytes = 1 << 28
     metadata = {"config": json.loads(json.dumps(config))}
-    ocp.save_checkpointables(checkpoint, {"model": variables}, custom_metadata=metadata)
+    with context:
+        ocp.save_checkpointables(checkpoint, {"model": variables}, custom_metadata=metadata)
 
 
 def load_config(checkpoint: pathlib.Path) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""Time and memory of converting a checkpoint the size of UperNet InternImage-XL.
+
+python benchmarks/conversion.py [--config configs/cityscapes.py:upernet_internimage_xl]
+
+Writes a file with the weights and their moving averages (twice the model), converts it in a process
+of its own, and prints as JSON the time and the peak of that process's resident memory, mapped parts
+of the file included, beside the size of the model.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+import time
+
+import psutil
+
+from converters import torch_writer, verify
+from jaxseg import config_files
+from jaxseg.report import versions
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="configs/cityscapes.py:upernet_internimage_xl")
+    config = parser.parse_args().config
+    with tempfile.TemporaryDirectory() as folder:
+        file, output = pathlib.Path(folder) / "model.pth", pathlib.Path(folder) / "run"
+        model_bytes = write_checkpoint(file, config)
+        arguments = ["--checkpoint", str(file), "--config", config, "--output", str(output)]
+        started = time.perf_counter()
+        process = psutil.Popen([sys.executable, "-m", "converters.convert", *arguments])
+        peak = 0
+        while process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                peak = max(peak, process.memory_info().rss)
+            time.sleep(0.01)
+        seconds = time.perf_counter() - started
+        file_bytes = file.stat().st_size
+    result = {
+        "config": config,
+        "seconds": round(seconds, 1),
+        "model_gb": round(model_bytes / 1e9, 2),
+        "file_gb": round(file_bytes / 1e9, 2),
+        "peak_resident_gb": round(peak / 1e9, 2),
+        "peak_over_model": round(peak / model_bytes, 2),
+        "exit_status": process.returncode,
+        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "date": datetime.date.today().isoformat(),
+        **versions(),
+    }
+    print(json.dumps(result, indent=1))
+
+
+def write_checkpoint(file: pathlib.Path, config: str) -> int:
+    """Writes weights and their moving averages as mmcv names them; the bytes of the weights."""
+    tensors = verify.filled_state_dict(config_files.load(config))
+    averages = {f"ema_{name.replace('.', '_')}": value for name, value in tensors.items()}
+    torch_writer.write(file, tensors | averages)
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+if __name__ == "__main__":
+    main()
