@@ -97,6 +97,21 @@ def test_a_run_goes_on_with_another_evaluation_but_not_with_other_data():
     assert [line.split(":")[0] for line in different] == ["data.dataset", "data.train_split"]
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_outputs_beyond_the_classes_are_errors_unless_masked(setting, masked):
+    """As the published Cityscapes heads, which have 150 outputs."""
+    config = tiny_config(**{"data.root": setting[0].data.root, "model.decode_head.num_classes": 25})
+    config.eval.mask_absent_classes = masked
+    model = segmentor.build(config.model)
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), segmentor.shapes(model))
+    # Every pixel is output 20, which is no class, or without it road.
+    variables["params"]["decode_head"]["conv_seg"]["bias"][[0, 20]] = 1, 2
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
+    scores = evaluate(model, variables, config, mesh)
+    road = scores.pixels[0] / scores.pixels.sum()
+    assert scores.aacc == pytest.approx(road if masked else 0)
+
+
 def test_it_stops_when_asked(setting):
     config, model, variables = setting
     mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
