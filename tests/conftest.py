@@ -35,17 +35,23 @@ def scenes(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def command(scenes, tmp_path_factory):
-    """The command of a tiny run as a process; `changes` are config keys."""
+def config_file(tmp_path_factory):
+    """What --config takes for the tiny model."""
     file = tmp_path_factory.mktemp("config") / "tiny.py"
     file.write_text(CONFIG.format(tests=str(ROOT / "tests")))
+    return str(file)
+
+
+@pytest.fixture(scope="session")
+def command(scenes, config_file, tmp_path_factory):
+    """The command of a tiny run as a process; `changes` are config keys."""
     cache = tmp_path_factory.mktemp("compiled")
 
     def make(workdir, *arguments, **changes):
         settings = {"data.root": scenes, "batch_size": 2, "steps": STEPS, "data.workers": 1}
         settings |= {"checkpoint.every_steps": 7, "eval.every_steps": 20} | changes
         overrides = [f"--config.{key}={value}" for key, value in settings.items()]
-        line = ["-m", "jaxseg.main", "--config", str(file), "--workdir", str(workdir), *overrides]
+        line = ["-m", "jaxseg.main", "--config", config_file, "--workdir", str(workdir), *overrides]
         environment = os.environ | {
             "JAXSEG_COMPILE_CACHE": str(cache),
             "XLA_FLAGS": "--xla_backend_optimization_level=0",

@@ -6,7 +6,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from processes import CONFIG, ROOT, failure, run
+from processes import failure, run
 from tiny import tiny_config
 
 from converters import convert, export_torch, torch_file, torch_writer, verify
@@ -22,13 +22,6 @@ CLASSES = {"model.decode_head.num_classes": 7, "model.auxiliary_head.num_classes
 @pytest.fixture(scope="module")
 def tensors():
     return verify.filled_state_dict(tiny_config())
-
-
-@pytest.fixture(scope="module")
-def config_file(tmp_path_factory):
-    file = tmp_path_factory.mktemp("config") / "tiny.py"
-    file.write_text(CONFIG.format(tests=str(ROOT / "tests")))
-    return str(file)
 
 
 @pytest.fixture(scope="module")

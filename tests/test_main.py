@@ -17,7 +17,7 @@ from processes import ROOT, failure
         ({"mesh.fsdp": 2}, ("fsdp=2 does not fit 1 devices",)),
         ({"data.dataset": "atlantis"}, ("Unknown dataset 'atlantis'", "cityscapes")),
         ({"model.decode_head.num_classes": 7}, ("num_classes=7", "19 classes")),
-        ({"init": "/nowhere"}, ("no checkpoint in /nowhere",)),
+        ({"init": "/nowhere"}, ("config.init=/nowhere: there is no such file", "zoo:NAME")),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -74,14 +74,6 @@ def test_missing_checkpoint_is_named(tmp_path):
     assert "no checkpoint in" in failure({"args": call, "cwd": ROOT, "text": True})
 
 
-def test_show_prints_config_parameters_and_data_and_draws_samples(command, tmp_path):
-    shown = run(command(tmp_path, "--mode=show"))
-    assert "crop_hw" in shown
-    assert "all parameters" in shown
-    assert "train: 6 images" in shown
-    assert cv2.imread(str(tmp_path / "samples.png")) is not None
-
-
 def test_help_of_the_command_line():
     call = [sys.executable, "-m", "jaxseg.predict", "--help"]
     assert "IMAGE|FOLDER" in subprocess.run(call, cwd=ROOT, capture_output=True, text=True).stdout

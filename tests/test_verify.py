@@ -5,20 +5,13 @@ import sys
 
 import numpy as np
 import pytest
-from processes import CONFIG, ROOT
+from processes import ROOT
 from tiny import tiny_config
 
 from converters import convert, torch_writer, verify
 from jaxseg.models import segmentor
 
 HW = (64, 96)
-
-
-@pytest.fixture(scope="module")
-def config_file(tmp_path_factory):
-    file = tmp_path_factory.mktemp("config") / "tiny.py"
-    file.write_text(CONFIG.format(tests=str(ROOT / "tests")))
-    return str(file)
 
 
 @pytest.fixture(scope="module")
