@@ -98,7 +98,7 @@ def test_nonfinite_loss_stops_with_step_and_tensor(command, tmp_path):
 
 def test_weights_of_another_run_can_be_the_start(command, uninterrupted, tmp_path):
     last = uninterrupted / "checkpoints" / str(STEPS)
-    assert f"weights of {last}, at step 0 of {STEPS}" in run(command(tmp_path, init=last))
+    assert f"tensors of {last}, at step 0 of {STEPS}" in run(command(tmp_path, init=last))
     begun = json.loads((tmp_path / "run.json").read_text())["initial_weights"]
     assert begun == fingerprint(final_state(uninterrupted)["model"]["params"])
 

@@ -150,11 +150,11 @@ def test_table_has_the_columns_that_fit():
     assert zoo.table(zoo.MODELS, 10).splitlines()[0].split() == ["model"]
 
 
-def test_command_prints_what_matches(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+def test_command_prints_all_columns_of_what_matches(capsys):
     zoo.main(["*mapillary2cityscapes"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1:] for line in lines[1:]] == [
+    assert lines[0].split()[-1] == "config"
+    assert [line.split()[1:3] for line in lines[1:]] == [
         ["256M", "85.94/86.22"],
         ["368M", "86.20/86.42"],
         ["220M", "85.16/85.67"],
