@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from converters import matching, rules, state_dict, torch_file
 from jaxseg import checkpoints, config_files, paths, zoo
+from jaxseg.data import datasets
 from jaxseg.errors import CheckpointError, ConfigError, JaxsegError
 from jaxseg.models import segmentor
 
@@ -30,11 +31,13 @@ class TorchWeights:
       plan: what becomes of every tensor.
       arrays: by path, channels last; views of the file, which is read where they are.
       beside: what else lies in the file.
+      classes: how many classes the file says its dataset has, if it does.
     """
 
     plan: matching.Plan
     arrays: dict[str, np.ndarray]
     beside: tuple[str, ...] = ()
+    classes: str | None = None
 
 
 def from_state_dict(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def read(
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     weights = match(found.tensors, wanted, source=str(path), model=model, transfer=transfer)
-    return dataclasses.replace(weights, beside=found.beside)
+    return dataclasses.replace(weights, beside=found.beside, classes=found.meta.get("classes"))
 
 
 def match(tensors: Mapping[str, np.ndarray], wanted, **options) -> TorchWeights:
@@ -114,11 +117,17 @@ def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype:
     plan = weights.plan
     record = {"source": str(path), "beside": weights.beside, **dataclasses.asdict(plan)}
     (output / "conversion.json").write_text(json.dumps(record, indent=1) + "\n")
-    values = sum(array.size for array in arrays.values())
-    print(f"{path}\n  -> {config.variant} in {output}: {values / 1e6:.2f} M values of {dtype}")
+    parameters = sum(x.size for name, x in arrays.items() if name.startswith("params/"))
+    size = f"{parameters / 1e6:.2f} M parameters in {dtype}"
+    print(f"{path}\n  -> {config.variant} in {output}: {size}")
     print(plan.table())
     if weights.beside:
         print(f"  left in the file: {', '.join(weights.beside)}")
+    classes = len(datasets.evaluated_on(config.data).dataset.classes)
+    if weights.classes and weights.classes != str(classes):
+        print(f"beware: the file is of {weights.classes} classes, {config.variant} of {classes}")
+    if plan.fresh:
+        print(f"to be trained before it is of use: --config.init={output}")
     print(f"what became of every tensor: {output / 'conversion.json'}")
 
 
@@ -135,7 +144,9 @@ def main(arguments: Sequence[str] | None = None):
     )
     source.add_argument("--zoo", metavar="NAME", help="a published model: python -m jaxseg.zoo")
     parser.add_argument("--config", metavar="FILE:VARIANT", help="default with --zoo: the model's")
-    parser.add_argument("--output", type=pathlib.Path, required=True, help="a new directory")
+    parser.add_argument(
+        "--output", type=pathlib.Path, required=True, help="a directory without checkpoints"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--ema", action="store_true", help="take the moving average of the weights")
     options, overrides = parser.parse_known_args(arguments)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from converters import rules, torch_writer
 from jaxseg import checkpoints, paths
+from jaxseg.data import datasets
 from jaxseg.errors import JaxsegError
 from jaxseg.models import segmentor
 
@@ -46,7 +47,10 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path) -> int:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
     tensors = to_state_dict(checkpoints.load_variables(checkpoint, abstract))
-    torch_writer.write(output, tensors)
+    # What mmsegmentation asks a checkpoint for besides the weights.
+    dataset = datasets.evaluated_on(config.data).dataset
+    palette = tuple(tuple(colour) for colour in dataset.palette.tolist())
+    torch_writer.write(output, tensors, {"CLASSES": tuple(dataset.classes), "PALETTE": palette})
     return len(tensors)
 
 

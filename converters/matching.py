@@ -15,6 +15,7 @@ from jaxseg.errors import CheckpointError
 from jaxseg.transfer import HEADS, Shape, fresh_variables
 
 LISTED = 8  # names per kind in an error message
+LISTED_BRIEFLY = 2
 NO_LAYER_SCALE = "layer scale 1: the pre-training had none"
 
 
@@ -89,9 +90,10 @@ def plan(
     unplaced = [full[name] for name in tensors if name not in used and name not in ignored]
     missing = [name for name, path in paths.items() if path in given and name not in fits]
     if unplaced or missing:
-        verdict = "is of another model than" if 2 * len(used) < len(wanted) else "does not fit"
+        another = 2 * len(used) < len(wanted)
+        verdict = "is of another model than" if another else "does not fit"
         share = f"{len(used)} of the model's {len(wanted)} tensors are in it"
-        problems = _problems(unplaced, missing, available, expected)
+        problems = _problems(unplaced, missing, available, expected, brief=another)
         if heads.keys() >= {paths[name] for name in missing}:
             problems += f"\nTo train another head on it, start from it: --config.init={source}"
         raise CheckpointError(f"{source} {verdict} {model} ({share}):\n{problems}")
@@ -115,27 +117,28 @@ def _is_layer_scale(name):
     return name.endswith((".gamma1", ".gamma2"))
 
 
-def _problems(unplaced: list[str], missing: list[str], available, expected) -> str:
-    """What does not fit, kind by kind, by PyTorch name."""
+def _problems(unplaced: list[str], missing: list[str], available, expected, brief: bool) -> str:
+    """What does not fit, kind by kind, by PyTorch name; with the nearest names unless `brief`."""
     unknown = [name for name in unplaced if name not in expected]
     absent = [name for name in missing if name not in available]
+    limit = LISTED_BRIEFLY if brief else LISTED
     kinds = {
         "of another shape": [
             f"{name}: {list(available[name])} in the file, {list(expected[name])} in the model"
             for name in unplaced
             if name in expected
         ],
-        "in the file only": [_with_nearest(name, absent or missing) for name in unknown],
-        "in the model only": [_with_nearest(name, unknown) for name in absent],
+        "in the file only": _with_nearest(unknown, [] if brief else absent or missing),
+        "in the model only": _with_nearest(absent, [] if brief else unknown),
     }
     lines = []
     for kind, entries in kinds.items():
         if entries:
-            lines += [f"  {len(entries)} {kind}:", *(f"    {entry}" for entry in entries[:LISTED])]
-            lines += [f"    and {len(entries) - LISTED} more"] * (len(entries) > LISTED)
+            lines += [f"  {len(entries)} {kind}:", *(f"    {entry}" for entry in entries[:limit])]
+            lines += [f"    and {len(entries) - limit} more"] * (len(entries) > limit)
     return "\n".join(lines)
 
 
-def _with_nearest(name: str, others: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, others, n=2)
-    return f"{name} (nearest: {', '.join(nearest)})" if nearest else name
+def _with_nearest(names: Iterable[str], others: list[str]) -> list[str]:
+    nearest = {name: difflib.get_close_matches(name, others, n=2) for name in names}
+    return [f"{n} (nearest: {', '.join(near)})" if near else n for n, near in nearest.items()]

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import struct
+import types
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -31,12 +32,20 @@ ZIP64_FIELD = 20  # bytes that zipfile adds to it for a member of 2 GB or more
 LARGE = 2**31 - 2**28  # below zipfile's own limit
 
 
-def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
+Plain = str | int | tuple["Plain", ...]
+
+
+def write(
+    path: str | os.PathLike,
+    tensors: Mapping[str, np.ndarray],
+    meta: Mapping[str, Plain] = types.MappingProxyType({}),
+) -> None:
     """Writes tensors of float32, float16, bfloat16 or int64 to a `.pth` or `.safetensors` file.
 
-    A `.pth` holds {"meta": {}, "state_dict": OrderedDict of the tensors}, the layout that mmcv
-    reads; `torch.load` reads it with weights_only=True and mmap=True. The file appears under its
-    name when it is complete, and takes the place of one that was there.
+    A `.pth` holds {"meta": meta, "state_dict": OrderedDict of the tensors}, the layout that mmcv
+    reads; `torch.load` reads it with weights_only=True and mmap=True. A `.safetensors` has no place
+    for `meta`. The file appears under its name when it is complete, and takes the place of one that
+    was there.
 
     Raises:
         CheckpointError: another suffix, a dtype that is not one of these, or a path that cannot be
@@ -52,7 +61,7 @@ def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(unfinished, "wb") as file:
-            WRITERS[path.suffix](file, tensors)
+            WRITERS[path.suffix](file, tensors, meta)
         os.replace(unfinished, path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}.") from error
@@ -65,7 +74,7 @@ def _bytes(tensor: np.ndarray) -> memoryview:
     return memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
 
 
-def _write_safetensors(file: BinaryIO, tensors: Mapping[str, np.ndarray]) -> None:
+def _write_safetensors(file: BinaryIO, tensors: Mapping[str, np.ndarray], meta: Mapping) -> None:
     # No gaps are allowed between tensors: with wide elements first, each lies at a multiple of its
     # element's size.
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
@@ -84,9 +93,9 @@ def _write_safetensors(file: BinaryIO, tensors: Mapping[str, np.ndarray]) -> Non
         file.write(_bytes(tensors[name]))
 
 
-def _write_zip(file: BinaryIO, tensors: Mapping[str, np.ndarray]) -> None:
+def _write_zip(file: BinaryIO, tensors: Mapping[str, np.ndarray], meta: Mapping) -> None:
     with zipfile.ZipFile(file, "w") as archive:
-        _add(archive, "data.pkl", b"".join(_pickle(tensors)))
+        _add(archive, "data.pkl", b"".join(_pickle(tensors, meta)))
         _add(archive, "byteorder", b"little")
         for key, tensor in enumerate(tensors.values()):
             _add(archive, f"data/{key}", _bytes(tensor))
@@ -106,25 +115,36 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
         member.write(data)
 
 
-def _pickle(tensors: Mapping[str, np.ndarray]) -> Iterator[bytes]:
+def _pickle(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Plain]) -> Iterator[bytes]:
     """A pickle of protocol 2, opcode by opcode; Python's pickler would import what it names."""
     yield b"\x80\x02}("  # PROTO 2, EMPTY_DICT, MARK
-    yield _text("meta") + b"}"
+    yield _text("meta") + b"}("
+    yield from (_text(key) + _plain(value) for key, value in meta.items())
+    yield b"u"  # SETITEMS
     yield _text("state_dict") + ORDERED_DICT + b"("
     for key, (name, tensor) in enumerate(tensors.items()):
         storage, _ = DTYPES[tensor.dtype]
-        strides = [math.prod(tensor.shape[axis + 1 :]) for axis in range(tensor.ndim)]
+        strides = tuple(math.prod(tensor.shape[axis + 1 :]) for axis in range(tensor.ndim))
         yield _text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n"
         yield b"(("  # the arguments; the first is a persistent id
         yield _text("storage") + f"ctorch\n{storage}\n".encode() + _text(str(key)) + _text("cpu")
         yield _integer(tensor.size) + b"tQ"  # TUPLE, BINPERSID
-        yield _integer(0) + _integers(tensor.shape) + _integers(strides)
+        yield _integer(0) + _plain(tensor.shape) + _plain(strides)
         yield b"\x89" + ORDERED_DICT  # requires no gradient, has no hooks
         yield b"tR"  # TUPLE, REDUCE
     yield b"uu."  # SETITEMS of both dicts, STOP
 
 
 ORDERED_DICT = b"ccollections\nOrderedDict\n)R"  # GLOBAL, EMPTY_TUPLE, REDUCE
+
+
+def _plain(value: Plain) -> bytes:
+    match value:
+        case str():
+            return _text(value)
+        case int():
+            return _integer(value)
+    return b"(" + b"".join(map(_plain, value)) + b"t"  # MARK, TUPLE
 
 
 def _text(text: str) -> bytes:
@@ -136,11 +156,7 @@ def _integer(number: int) -> bytes:
     return b"\x8a\x08" + struct.pack("<q", number)
 
 
-def _integers(numbers: list[int] | tuple[int, ...]) -> bytes:
-    return b"(" + b"".join(map(_integer, numbers)) + b"t"
-
-
-WRITERS: dict[str, Callable[[BinaryIO, Mapping[str, np.ndarray]], None]] = {
+WRITERS: dict[str, Callable[[BinaryIO, Mapping[str, np.ndarray], Mapping], None]] = {
     ".pth": _write_zip,
     ".safetensors": _write_safetensors,
 }

@@ -100,9 +100,9 @@ def _compare(config, variables, recording, tolerance):
     errors = {}
     for name, value in outputs.items():
         value = np.moveaxis(np.asarray(value), -1, 1)
-        recorded = tuple(recording[f"{name}/shape"])
+        recorded = tuple(recording[f"{name}/shape"].tolist())
         if value.shape != recorded:
-            raise CheckpointError(f"{name}: {list(recorded)} was recorded, {value.shape} is here")
+            raise CheckpointError(f"{name}: {recorded} was recorded, {value.shape} is here")
         field = "values_f64" if f"{name}/values_f64" in recording else "values"
         difference = value.ravel()[recording[f"{name}/index"]] - recording[f"{name}/{field}"]
         error = float(np.max(np.abs(difference)))
@@ -152,7 +152,7 @@ def read_recording(path: pathlib.Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is no recording (.npz): {error}") from error
+        raise CheckpointError(f"{path} is no recording: it cannot be read as an .npz") from error
 
 
 def main(arguments: Sequence[str] | None = None):

@@ -158,6 +158,11 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
       CheckpointError: where there is none.
     """
     path = pathlib.Path(path).absolute()
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is a file; a PyTorch checkpoint is to be converted first: python -m"
+            " converters.convert"
+        )
     if path.name.isdigit() and path.is_dir():
         return path
     directory = path / "checkpoints"
@@ -184,6 +189,8 @@ def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: 
     checkpoint = pathlib.Path(directory).absolute() / "checkpoints" / "0"
     if checkpoint.parent.exists():
         raise CheckpointError(f"{directory} already has checkpoints; choose another directory")
+    if directory.is_file():
+        raise CheckpointError(f"{directory} is a file; choose a directory")
     context = ocp.Context()
     # Orbax's own database would be put together in memory.
     context.array.saving.use_ocdbt = False

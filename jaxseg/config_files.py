@@ -38,7 +38,8 @@ def readable_errors():
     """
     try:
         yield
-    except AttributeError as error:  # an override of a key that the config does not have
+    # An override of a key that the config does not have; a KeyError where others follow it.
+    except (AttributeError, KeyError) as error:
         hint = str(error).replace("\\n", ". ").replace("\\'", "'").strip("\"'")
         raise ConfigError(f"--config.KEY=VALUE: no such key: '{hint}") from error
     except flags.Error as error:  # the last line is what the config file raised
@@ -53,9 +54,22 @@ def load(argument: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigD
     """
     arguments = ["", f"--config={locate(argument)}", *overrides]
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", lock_config=True, flag_values=values, sys_argv=arguments
-    )
     with readable_errors():
+        config_flags.DEFINE_config_file(
+            "config", lock_config=True, flag_values=values, sys_argv=arguments
+        )
         values(arguments)
         return values["config"].value
+
+
+def override(config: ml_collections.ConfigDict, overrides: Sequence[str]):
+    """Applies `--config.KEY=VALUE` overrides to `config` in place.
+
+    Raises:
+      ConfigError: for a key that does not exist, or a value of the wrong type.
+    """
+    arguments = ["", *overrides]
+    values = flags.FlagValues()
+    with readable_errors():
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+        values(arguments)

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import jax
@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoints, inference, metrics, parallel, report, visualize
+from jaxseg import checkpoints, config_files, inference, metrics, parallel, report, visualize
 from jaxseg.data import datasets
 from jaxseg.data.evaluation import evaluation_batches
 from jaxseg.models import segmentor
@@ -107,18 +107,23 @@ def _write_panel(directory, sample, label, prediction, dataset):
     cv2.imwrite(str(directory / f"{sample.name}.png"), panel[..., ::-1])
 
 
-def evaluate_checkpoint(path: str, config: ConfigDict | None, workdir: pathlib.Path):
+def evaluate_checkpoint(
+    path: str, config: ConfigDict | None, workdir: pathlib.Path, overrides: Sequence[str] = ()
+):
     """Evaluates a saved run and writes the scores and pictures to `workdir`.
 
     Args:
       path: a run's directory (its best checkpoint) or one checkpoint.
-      config: evaluate with this data and protocol; None takes what the checkpoint was made with.
+      config: evaluate this model with this data; None takes what the checkpoint was made with.
+      overrides: of the checkpoint's config, as `--config.KEY=VALUE`.
 
     Raises:
       CheckpointError: where there is no checkpoint, or where it is of another model.
     """
     checkpoint = checkpoints.find(path)
-    config = config or ConfigDict(checkpoints.load_config(checkpoint))
+    if config is None:
+        config = ConfigDict(checkpoints.load_config(checkpoint))
+        config_files.override(config, overrides)
     mesh = parallel.make_mesh(config.mesh)
     model = segmentor.build(config.model)
     variables = checkpoints.load_variables(checkpoint, abstract_variables(model, config, mesh))

@@ -16,6 +16,24 @@ from jaxseg.transfer import fresh_variables, of_head
 ZOO = "zoo:"
 
 
+def locate(source: str) -> pathlib.Path:
+    """The file or directory that `source` means, downloaded if need be.
+
+    Raises:
+      ConfigError: where there is none.
+      CheckpointError: where it cannot be downloaded.
+    """
+    if source.startswith(ZOO):
+        return zoo.file(source.removeprefix(ZOO))
+    if not pathlib.Path(source).exists():
+        raise ConfigError(
+            f"config.init={source}: there is no such file or directory; it can be a run's"
+            f" directory, a PyTorch file or {ZOO}NAME (python -m jaxseg.zoo), or empty to start"
+            " from scratch"
+        )
+    return pathlib.Path(source)
+
+
 def load(source: str, fresh: Mapping[str, Any], model: str) -> tuple[dict[str, Any], str]:
     """The variables `fresh` with the values of `source` in their places, sharded as they are.
 
@@ -34,20 +52,14 @@ def load(source: str, fresh: Mapping[str, Any], model: str) -> tuple[dict[str, A
       ConfigError: where there is no such source.
       CheckpointError: where it cannot be read, or its backbone is of another model.
     """
-    path = zoo.file(source.removeprefix(ZOO)) if source.startswith(ZOO) else pathlib.Path(source)
+    path = locate(source)
     leaves = paths.by_path(fresh)
     if path.is_dir():
         loaded, kept = _of_run(path, leaves)
-    elif path.is_file():
+    else:
         weights = convert.read(path, paths.shapes(fresh), model=model, transfer=True)
         kept = weights.plan.derived | weights.plan.fresh
         loaded = {name: _placed(array, leaves[name]) for name, array in weights.arrays.items()}
-    else:
-        raise ConfigError(
-            f"config.init={source}: there is no such file or directory; it can be a run's"
-            f" directory, a PyTorch file or {ZOO}NAME (python -m jaxseg.zoo), or empty to start"
-            " from scratch"
-        )
     reasons = collections.Counter(kept.values())
     notes = "; ".join(
         f"{count} tensors as initialised: {reason}" for reason, count in reasons.items()

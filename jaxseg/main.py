@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 
 from absl import app, flags, logging
@@ -21,6 +22,7 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "all that a run writes; default runs/VARIANT")
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(map(": ".join, MODES.items())))
+OVERRIDES: list[str] = []  # of the checkpoint's config, where eval has no --config
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "eval: a run's directory or checkpoints/STEP")
 
 
@@ -41,6 +43,9 @@ def parse(arguments: list[str]) -> list[str]:
     Raises:
       ConfigError: for a flag, config or override that does not exist or has no such value.
     """
+    if not any(re.match("--?config(=|$)", argument) for argument in arguments):
+        OVERRIDES.extend(a for a in arguments if a.startswith("--config."))
+        arguments = [a for a in arguments if a not in OVERRIDES]
     with config_files.readable_errors():
         return FLAGS(locate_in(arguments))
 
@@ -67,7 +72,7 @@ def main(_):
     elif MODE.value == "eval":
         from jaxseg.evaluate import evaluate_checkpoint
 
-        evaluate_checkpoint(CHECKPOINT.value or workdir, config, workdir)
+        evaluate_checkpoint(CHECKPOINT.value or workdir, config, workdir, OVERRIDES)
     else:
         from jaxseg.show import show
 

@@ -65,6 +65,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     abstract = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)
 
     # The own work directory, then weights to start from, then scratch.
+    if config.init and not any((workdir / "checkpoints").glob("[0-9]*")):
+        initial_weights.locate(config.init)  # what is missing is missed before anything is computed
     saved = Checkpoints(workdir / "checkpoints", config.to_dict(), config.checkpoint.keep)
     state, origin = saved.restore_latest(abstract), "resumed"
     if state is None:

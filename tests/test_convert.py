@@ -84,6 +84,9 @@ def test_round_trip_is_exact(published, tensors, config_file, tmp_path, suffix):
     back = tmp_path / f"back{suffix}"
     export_torch.main(["--checkpoint", str(tmp_path / "run"), "--output", str(back)])
     written = torch_file.read(back)
+    if suffix == ".pth":  # what mmsegmentation asks for besides
+        assert written["meta"]["CLASSES"][:2] == ("road", "sidewalk")
+        assert written["meta"]["PALETTE"][1] == (244, 35, 232)
     written = written.get("state_dict", written)
     counters = {name for name in written if name.endswith("num_batches_tracked")}
     assert len(counters) == sum(name.endswith("running_var") for name in tensors)
@@ -124,6 +127,31 @@ def test_output_that_has_checkpoints_is_left_alone(published, config_file, tmp_p
     run_of(published, config_file, tmp_path / "run")
     with pytest.raises(SystemExit, match="already has checkpoints; choose another directory"):
         run_of(published, config_file, tmp_path / "run")
+
+
+def test_output_that_is_a_file_is_refused(published, config_file, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="is a file; choose a directory"):
+        run_of(published, config_file, tmp_path / "file")
+
+
+def test_file_in_the_place_of_a_run_is_to_be_converted_first(published):
+    with pytest.raises(CheckpointError, match=r"converted first: python -m converters\.convert"):
+        Segmenter.from_checkpoint(published)
+
+
+def test_converted_run_is_evaluated_with_changed_settings(
+    published, config_file, scenes, tmp_path, command
+):
+    run_of(published, config_file, tmp_path / "run")
+    call = command(tmp_path / "out", "--mode=eval", f"--checkpoint={tmp_path / 'run'}")
+    # Without --config, and so with that of the checkpoint.
+    file = call["args"].index("--config")
+    overrides = [f"--config.data.root={scenes}", "--config.data.workers=0"]
+    kept = [a for a in call["args"][:file] + call["args"][file + 2 :] if "--config." not in a]
+    assert "val mIoU" in run(call | {"args": kept + overrides})
+    message = failure(call | {"args": [*kept, "--config.data.rot=x"]})
+    assert "no such key: 'rot'" in message
 
 
 def test_published_name_is_looked_up_in_the_cache(published, tmp_path, monkeypatch, config_file):

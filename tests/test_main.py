@@ -31,6 +31,11 @@ def test_misspelt_override_suggests_the_right_one(command, tmp_path):
     assert 'Did you mean "lr" instead of "lrr"?' in message
 
 
+@pytest.mark.parametrize("key", ["model.backbon.remat", "optimm.lr"])
+def test_misspelt_override_in_the_middle_suggests_the_right_one(command, tmp_path, key):
+    assert "no such key" in failure(command(tmp_path, **{key: 1}))
+
+
 def test_missing_config_file_lists_the_installed_ones(tmp_path):
     message = failure(python("-m", "jaxseg.main", "--config", "configs/citscapes.py"))
     assert "configs/citscapes.py: no such file" in message
