@@ -73,7 +73,8 @@ class Scores:
 
     A class in neither labels nor predictions has no IoU. One that is predicted but never
     labelled has IoU 0, which counts in `miou`, and no accuracy. Arrays are float64 [C], and
-    `pixels` is the labelled area, int64 [C].
+    `pixels` is the labelled area, int64 [C]. `outside` is the share of it that is predicted as
+    none of the classes, by heads that have more outputs.
     """
 
     iou: np.ndarray
@@ -82,6 +83,7 @@ class Scores:
     fscore: np.ndarray
     pixels: np.ndarray
     aacc: float
+    outside: float
 
     @property
     def miou(self) -> float:
@@ -127,6 +129,7 @@ def scores(confusion: Int[np.ndarray, "rows columns"]) -> Scores:
         fscore=_ratio(2 * precision * recall, precision + recall),
         pixels=labelled,
         aacc=float(_ratio(intersection.sum(), labelled.sum())),
+        outside=float(_ratio(confusion[:-1, -1].sum(), labelled.sum())),
     )
 
 

@@ -190,6 +190,12 @@ def print_evaluation(
         f"mIoU {means['mIoU']} ({scores.iou_classes} of {len(classes)} classes) · "
         f"mAcc {means['mAcc']} ({scores.acc_classes} of {len(classes)} classes)",
     )
+    if scores.outside > 0:
+        _print(
+            console,
+            f"{scores.outside:.2%} of the labelled pixels were predicted as outputs without a class"
+            " and count as errors (config.eval.mask_absent_classes leaves these outputs out)",
+        )
 
 
 def write_evaluation(directory: str | os.PathLike, scores: Scores, classes: Sequence[str]):

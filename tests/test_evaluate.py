@@ -110,6 +110,7 @@ def test_outputs_beyond_the_classes_are_errors_unless_masked(setting, masked):
     scores = evaluate(model, variables, config, mesh)
     road = scores.pixels[0] / scores.pixels.sum()
     assert scores.aacc == pytest.approx(road if masked else 0)
+    assert scores.outside == (0 if masked else 1)
 
 
 def test_it_stops_when_asked(setting):
