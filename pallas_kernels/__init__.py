@@ -4,11 +4,19 @@ Nothing here needs a compiler on the user's side. `reference` holds the definiti
 implementations are optimisations with the same values and gradients for any offset.
 """
 
+from collections.abc import Callable, Sequence
+
 from jaxtyping import Array, Float
 
 from pallas_kernels import reference, xla
 
 IMPLEMENTATIONS = {"reference": reference, "xla": xla}
+
+
+def _implementation(operator: str, name: str | None) -> Callable:
+    if name not in (None, *IMPLEMENTATIONS):
+        raise ValueError(f"{operator}: no implementation {name!r}; {list(IMPLEMENTATIONS)}")
+    return getattr(IMPLEMENTATIONS[name or "xla"], operator)
 
 
 def dcnv3(
@@ -48,9 +56,7 @@ def dcnv3(
         )
     if mask.shape != (n, out_h, out_w, groups * points):
         raise ValueError(f"dcnv3: mask {mask.shape}, expected {(n, out_h, out_w, groups * points)}")
-    if implementation not in (None, *IMPLEMENTATIONS):
-        raise ValueError(f"dcnv3: no implementation {implementation!r}; {list(IMPLEMENTATIONS)}")
-    return IMPLEMENTATIONS[implementation or "xla"].dcnv3(
+    return _implementation("dcnv3", implementation)(
         value,
         offset,
         mask,
@@ -60,4 +66,48 @@ def dcnv3(
         dilation=dilation,
         groups=groups,
         offset_scale=offset_scale,
+    )
+
+
+def ms_deform_attn(
+    value: Float[Array, "b s heads d"],
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Float[Array, "b q heads levels points 2"],
+    attention_weights: Float[Array, "b q heads levels points"],
+    *,
+    implementation: str | None = None,
+) -> Float[Array, "b q heads_d"]:
+    """Multi-scale deformable attention (`reference.ms_deform_attn` is the definition).
+
+    Args:
+      value: projected features of all levels, one after the other, each row by row.
+      spatial_shapes: (height, width) per level; static.
+      sampling_locations: (x, y) in 0…1 of each level; anything outside samples zeros.
+      attention_weights: already normalised over levels and points.
+      implementation: "xla", "reference", or None for the best on this platform.
+
+    Raises:
+      ValueError: for shapes that do not belong together, or an unknown implementation.
+    """
+    spatial_shapes = tuple((int(height), int(width)) for height, width in spatial_shapes)
+    b, pixels, heads, _ = value.shape
+    if pixels != sum(height * width for height, width in spatial_shapes):
+        raise ValueError(
+            f"ms_deform_attn: value {value.shape} has {pixels} pixels, spatial_shapes"
+            f" {spatial_shapes} have {sum(height * width for height, width in spatial_shapes)}"
+        )
+    expected = (b, *attention_weights.shape[1:2], heads, len(spatial_shapes))
+    if attention_weights.ndim != 5 or attention_weights.shape[:4] != expected:
+        raise ValueError(
+            f"ms_deform_attn: attention_weights {attention_weights.shape}, expected"
+            f" (b, queries, heads, levels, points) for value {value.shape} and"
+            f" spatial_shapes {spatial_shapes}"
+        )
+    if sampling_locations.shape != (*attention_weights.shape, 2):
+        raise ValueError(
+            f"ms_deform_attn: sampling_locations {sampling_locations.shape}, expected"
+            f" {(*attention_weights.shape, 2)} for attention_weights {attention_weights.shape}"
+        )
+    return _implementation("ms_deform_attn", implementation)(
+        value, spatial_shapes, sampling_locations, attention_weights
     )

@@ -63,3 +63,31 @@ def dcnv3(
     y = row + (grid_y + offset[..., 1]) * offset_scale
     samples = mask[..., None].astype(value.dtype) * bilinear(value, y, x)
     return samples.sum(axis=-2).reshape(n, out_h, out_w, channels)
+
+
+def ms_deform_attn(
+    value: Float[Array, "b s heads d"],
+    spatial_shapes: tuple[tuple[int, int], ...],
+    sampling_locations: Float[Array, "b q heads levels points 2"],
+    attention_weights: Float[Array, "b q heads levels points"],
+) -> Float[Array, "b q heads_d"]:
+    """Multi-scale deformable attention: for each query and head, a weighted sum over all samples.
+
+    Level l holds h·w pixels, row by row, of the S pixels of `value`. A location (x, y) goes from 0
+    to 1 over the borders of its level: pixel = location · size − 0.5. Deformable DETR
+    (arXiv:2010.04159), section 4.1; coordinates and sums in float32, as the CUDA operator.
+    """
+    b, _, heads, d = value.shape
+    queries = sampling_locations.shape[1]
+    locations = sampling_locations.astype(jnp.float32)
+    result = jnp.zeros((b, queries, heads, d), jnp.float32)
+    start = 0
+    for level, (height, width) in enumerate(spatial_shapes):
+        pixels = value[:, start : start + height * width].astype(jnp.float32)
+        x = locations[:, :, None, :, level, :, 0] * width - 0.5  # [b, q, 1, heads, points]
+        y = locations[:, :, None, :, level, :, 1] * height - 0.5
+        samples = bilinear(pixels.reshape(b, height, width, heads, d), y, x)[:, :, 0]
+        weights = attention_weights[:, :, :, level, :, None].astype(jnp.float32)
+        result += (weights * samples).sum(axis=-2)
+        start += height * width
+    return result.reshape(b, queries, heads * d).astype(value.dtype)

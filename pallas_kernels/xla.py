@@ -1,21 +1,22 @@
-"""The portable path: XLA operations only, with a gradient of its own.
+"""The portable path: XLA operations only, with gradients of its own.
 
-The forward pass is a scan over the K sampling points, each a gather of four rows of contiguous
-channels; nothing of size K × channels is ever held. XLA's automatic gradient of it is many times
-slower than the hand-written one below, which gathers the same rows once more.
+The forward pass is a scan over the sampling points (`bilinear_rows`). XLA's automatic gradient of
+it is many times slower than the hand-written one, which gathers the same rows once more.
 
-Everything is flat: a *row* is the channels of one (image, y, x, group), and there are M = n·p·q·g
-rows of output.
+Everything is flat: DCNv3 has a row of the value for every (image, y, x, group) and M = n·p·q·g
+rows of output; multi-scale deformable attention one for every (image, pixel of any level, head)
+and M = b·q·heads.
 """
 
 import functools
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
+
+from pallas_kernels.bilinear_rows import Plane, Points, add_samples, transpose_samples
 
 
 class Geometry(NamedTuple):
@@ -29,21 +30,27 @@ class Geometry(NamedTuple):
     offset_scale: float
 
 
-class Corner(NamedTuple):
-    """One of the four pixels around each sampling point."""
+def _kernel_points(offset, mask, geometry):
+    """Offsets [K, M, 2], masks [K, M] and places in the grid [K, 2], ready to be scanned."""
+    points = geometry.kernel_size**2
+    axis = jnp.arange(geometry.kernel_size, dtype=jnp.float32) * geometry.dilation
+    axis -= geometry.dilation * (geometry.kernel_size - 1) // 2
+    x, y = jnp.meshgrid(axis, axis, indexing="ij")  # x is the slow index
+    return (
+        offset.reshape(-1, points, 2).swapaxes(0, 1),
+        mask.reshape(-1, points).T,
+        jnp.stack([x.ravel(), y.ravel()], axis=-1),
+    )
 
-    row: Int[Array, "m"]  # the row of the value that holds it
-    inside: Bool[Array, "m"]  # whether it lies in the image
-    weight_y: Float[Array, "m"]  # bilinear weight per axis, and its derivative
-    weight_x: Float[Array, "m"]
-    slope_y: float
-    slope_x: float
 
-
-def _corners(
-    offset: Float[Array, "m 2"], grid: Float[Array, "2"], mask_shape, value_shape, geometry
-) -> Iterator[Corner]:
-    """The corners of one kernel point, of offsets (x, y) and the point's place in the grid."""
+def _place_kernel_point(
+    point: tuple[Float[Array, "m 2"], Float[Array, "m"], Float[Array, "2"]],
+    mask_shape: tuple[int, ...],
+    value_shape: tuple[int, ...],
+    geometry: Geometry,
+) -> tuple[Plane, Points]:
+    """One point of the kernel grid, from its offsets (x, y), masks and place in the grid."""
+    offset, mask, grid = point
     _, height, width, _ = value_shape
     n, out_h, out_w, _ = mask_shape
     # Coordinates stay relative to the output pixel: floor and fraction of a small number are more
@@ -60,86 +67,43 @@ def _corners(
     first = geometry.dilation * (geometry.kernel_size - 1) // 2 - geometry.padding
     x0 = whole[:, 0] + geometry.stride * x + first
     y0 = whole[:, 1] + geometry.stride * y + first
-    fx, fy = fraction[:, 0], fraction[:, 1]
-    for y, weight_y, slope_y in ((y0, 1 - fy, -1.0), (y0 + 1, fy, 1.0)):
-        for x, weight_x, slope_x in ((x0, 1 - fx, -1.0), (x0 + 1, fx, 1.0)):
-            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            pixel = (image * height + jnp.clip(y, 0, height - 1)) * width
-            row = (pixel + jnp.clip(x, 0, width - 1)) * geometry.groups + group
-            yield Corner(row, inside, weight_y, weight_x, slope_y, slope_x)
-
-
-def _points(offset, mask, geometry):
-    """Offsets [K, M, 2], masks [K, M] and places in the grid [K, 2], ready to be scanned."""
-    points = geometry.kernel_size**2
-    axis = jnp.arange(geometry.kernel_size, dtype=jnp.float32) * geometry.dilation
-    axis -= geometry.dilation * (geometry.kernel_size - 1) // 2
-    x, y = jnp.meshgrid(axis, axis, indexing="ij")  # x is the slow index
-    return (
-        offset.reshape(-1, points, 2).swapaxes(0, 1),
-        mask.reshape(-1, points).T,
-        jnp.stack([x.ravel(), y.ravel()], axis=-1),
-    )
-
-
-def _take(rows, index):
-    return rows.at[index].get(mode="promise_in_bounds").astype(jnp.float32)
+    first_row = image * height * width * geometry.groups + group
+    points = Points(x0, y0, fraction[:, 0], fraction[:, 1], mask.astype(jnp.float32))
+    return Plane(height, width, first_row, geometry.groups), points
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _dcnv3(value, offset, mask, geometry):
-    return _forward(value, offset, mask, geometry)[0]
+    return _dcnv3_forward(value, offset, mask, geometry)[0]
 
 
-def _forward(value, offset, mask, geometry):
+def _dcnv3_forward(value, offset, mask, geometry):
     rows = value.reshape(-1, value.shape[-1] // geometry.groups)
 
     def add_point(total, point):
-        point_offset, weight, grid = point
-        for corner in _corners(point_offset, grid, mask.shape, value.shape, geometry):
-            bilinear = jnp.where(corner.inside, corner.weight_y * corner.weight_x, 0.0)
-            total += (bilinear * weight.astype(jnp.float32))[:, None] * _take(rows, corner.row)
-        return total, None
+        placed = _place_kernel_point(point, mask.shape, value.shape, geometry)
+        return add_samples(total, rows, *placed), None
 
     zero = jnp.zeros((mask.size // geometry.kernel_size**2, rows.shape[-1]), jnp.float32)
-    total, _ = lax.scan(add_point, zero, _points(offset, mask, geometry))
+    total, _ = lax.scan(add_point, zero, _kernel_points(offset, mask, geometry))
     output = total.reshape(*mask.shape[:3], value.shape[-1]).astype(value.dtype)
     return output, (value, offset, mask)
 
 
-def _backward(geometry, residuals, cotangent):
+def _dcnv3_backward(geometry, residuals, cotangent):
     value, offset, mask = residuals
     rows = value.reshape(-1, value.shape[-1] // geometry.groups)
     cotangent = cotangent.reshape(-1, rows.shape[-1]).astype(jnp.float32)
 
-    def channel_sum(corner):
-        # The barrier keeps XLA:CPU from fusing gather, product and sum into one scalar loop. Six
-        # times faster there, no cost elsewhere.
-        taken = lax.optimization_barrier(_take(rows, corner.row))
-        total = jnp.einsum("mc,mc->m", taken, cotangent, precision=lax.Precision.HIGHEST)
-        return jnp.where(corner.inside, total, 0.0)
-
     def add_point(value_gradient, point):
-        point_offset, weight, grid = point
-        weight = weight.astype(jnp.float32)
-        mask_gradient = x_gradient = y_gradient = jnp.zeros_like(weight)
-        for corner in _corners(point_offset, grid, mask.shape, value.shape, geometry):
-            bilinear = jnp.where(corner.inside, corner.weight_y * corner.weight_x, 0.0)
-            value_gradient = value_gradient.at[corner.row].add(
-                (bilinear * weight)[:, None] * cotangent, mode="promise_in_bounds"
-            )
-            inner = channel_sum(corner)
-            mask_gradient += bilinear * inner
-            x_gradient += corner.slope_x * corner.weight_y * inner
-            y_gradient += corner.slope_y * corner.weight_x * inner
-        scale = weight * geometry.offset_scale
-        return value_gradient, (x_gradient * scale, y_gradient * scale, mask_gradient)
+        placed = _place_kernel_point(point, mask.shape, value.shape, geometry)
+        return transpose_samples(value_gradient, rows, *placed, cotangent)
 
     zero = jnp.zeros(rows.shape, jnp.float32)
     value_gradient, (x_gradient, y_gradient, mask_gradient) = lax.scan(
-        add_point, zero, _points(offset, mask, geometry)
+        add_point, zero, _kernel_points(offset, mask, geometry)
     )
-    offset_gradient = jnp.stack([x_gradient.T, y_gradient.T], axis=-1)
+    offset_gradient = jnp.stack([x_gradient.T, y_gradient.T], axis=-1) * geometry.offset_scale
     return (
         value_gradient.reshape(value.shape).astype(value.dtype),
         offset_gradient.reshape(offset.shape).astype(offset.dtype),
@@ -147,10 +111,90 @@ def _backward(geometry, residuals, cotangent):
     )
 
 
-_dcnv3.defvjp(_forward, _backward)
+_dcnv3.defvjp(_dcnv3_forward, _dcnv3_backward)
 
 
 def dcnv3(value, offset, mask, *, kernel_size, stride, padding, dilation, groups, offset_scale):
     """`reference.dcnv3` in time and memory that training can afford; sums in float32."""
     geometry = Geometry(kernel_size, stride, padding, dilation, groups, offset_scale)
     return _dcnv3(value, offset, mask, geometry)
+
+
+def _levels(value, spatial_shapes, sampling_locations, attention_weights):
+    """Per level: its plane, and its locations [points, 2, M] and weights [points, M]."""
+    *rows, levels, points = attention_weights.shape
+    locations = sampling_locations.reshape(-1, levels, points, 2).transpose(1, 2, 3, 0)
+    weights = attention_weights.reshape(-1, levels, points).transpose(1, 2, 0)
+    image, _, head = (lax.broadcasted_iota(jnp.int32, rows, axis).ravel() for axis in range(3))
+    _, pixels, heads, _ = value.shape
+    first_row = image * pixels * heads + head
+    for level, (height, width) in enumerate(spatial_shapes):
+        yield Plane(height, width, first_row, heads), (locations[level], weights[level])
+        first_row += height * width * heads
+
+
+def _place_location(point, plane: Plane) -> Points:
+    """One sampling point of every query and head, from its locations [2, M] and weights [M]."""
+    (x, y), weight = point
+
+    def pixel(location, size):
+        # Half-pixel centres. The bound is strictly outside, where all corners count as zero, so
+        # that it changes neither values nor gradients; it keeps the conversion to int32 defined.
+        return jnp.clip(location.astype(jnp.float32) * size - 0.5, -2.0, size + 1.0)
+
+    x, y = pixel(x, plane.width), pixel(y, plane.height)
+    x0, y0 = jnp.floor(x), jnp.floor(y)
+    return Points(
+        x0.astype(jnp.int32), y0.astype(jnp.int32), x - x0, y - y0, weight.astype(jnp.float32)
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights):
+    """`reference.ms_deform_attn` in time and memory that training can afford; sums in float32."""
+    return _msda_forward(value, spatial_shapes, sampling_locations, attention_weights)[0]
+
+
+def _msda_forward(value, spatial_shapes, sampling_locations, attention_weights):
+    batch, queries, heads, _, _ = attention_weights.shape
+    rows = value.reshape(-1, value.shape[-1])
+    total = jnp.zeros((batch * queries * heads, rows.shape[-1]), jnp.float32)
+    for plane, level_points in _levels(
+        value, spatial_shapes, sampling_locations, attention_weights
+    ):
+
+        def add_point(total, point, plane=plane):
+            return add_samples(total, rows, plane, _place_location(point, plane)), None
+
+        total, _ = lax.scan(add_point, total, level_points)
+    output = total.reshape(batch, queries, -1).astype(value.dtype)
+    return output, (value, sampling_locations, attention_weights)
+
+
+def _msda_backward(spatial_shapes, residuals, cotangent):
+    value, sampling_locations, attention_weights = residuals
+    rows = value.reshape(-1, value.shape[-1])
+    cotangent = cotangent.reshape(-1, rows.shape[-1]).astype(jnp.float32)
+    value_gradient = jnp.zeros(rows.shape, jnp.float32)
+    location_gradients, weight_gradients = [], []
+    for plane, level_points in _levels(
+        value, spatial_shapes, sampling_locations, attention_weights
+    ):
+
+        def add_point(total, point, plane=plane):
+            points = _place_location(point, plane)
+            return transpose_samples(total, rows, plane, points, cotangent)
+
+        value_gradient, (x, y, weight) = lax.scan(add_point, value_gradient, level_points)
+        location_gradients.append(jnp.stack([x.T * plane.width, y.T * plane.height], axis=-1))
+        weight_gradients.append(weight.T)  # [m, points]
+    location_gradient = jnp.stack(location_gradients, axis=1)  # [m, levels, points, 2]
+    weight_gradient = jnp.stack(weight_gradients, axis=1)
+    return (
+        value_gradient.reshape(value.shape).astype(value.dtype),
+        location_gradient.reshape(sampling_locations.shape).astype(sampling_locations.dtype),
+        weight_gradient.reshape(attention_weights.shape).astype(attention_weights.dtype),
+    )
+
+
+ms_deform_attn.defvjp(_msda_forward, _msda_backward)
