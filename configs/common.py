@@ -138,6 +138,9 @@ BASE = {
     "eval": {
         "every_steps": 16_000,
         "images_per_device": 1,
+        "mode": "whole",  # or "slide": in windows of crop_hw every stride_hw, their scores averaged
+        "crop_hw": (512, 512),
+        "stride_hw": (341, 341),
         "pictures": 4,
         # False counts predictions of outputs beyond the dataset's classes as errors, as the
         # published numbers do; True leaves these outputs out.

@@ -24,7 +24,11 @@ class Stopped(Exception):
 
 @functools.cache
 def _make_step(
-    model: segmentor.Segmentor, num_classes: int, outputs: int | None, mesh: Mesh
+    model: segmentor.Segmentor,
+    protocol: inference.Protocol,
+    num_classes: int,
+    outputs: int | None,
+    mesh: Mesh,
 ) -> Callable:
     """(variables, images, labels) -> (confusion of the batch, class maps).
 
@@ -32,8 +36,8 @@ def _make_step(
     """
 
     def step(variables, images, labels):
-        forward = inference.forward_of(model, variables)
-        scores = inference.whole_scores(forward, images, labels.shape[1:])[..., :outputs]
+        forward = inference.forward_of(model, variables, outputs)
+        scores = inference.scores(forward, images, labels.shape[1:], protocol)
         prediction = jnp.argmax(scores, axis=-1).astype(jnp.int32)
         confusion = metrics.confusion_matrix(prediction, labels.astype(jnp.int32), num_classes)
         return confusion, prediction.astype(jnp.uint8)
@@ -51,10 +55,10 @@ def evaluate(
     pictures: pathlib.Path | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> metrics.Scores:
-    """Scores of a model on the validation split, every image in one piece at its own size.
+    """Scores of a model on the validation split, every image at its own size.
 
-    The images are split over all devices; a batch that does not fill them is filled with ignored
-    pixels. Counts are added up in int64 on the host.
+    The images are split over all devices, whole or in windows as `config.eval` has it; a batch that
+    does not fill them is filled with ignored pixels. Counts are added up in int64 on the host.
 
     Args:
       variables: on the devices of `mesh`, however they are sharded.
@@ -64,11 +68,13 @@ def evaluate(
     Raises:
       Stopped: when `stop()` is true.
       DataError: where a sample is missing or bad.
+      ConfigError: where `config.eval` describes windows that cannot be.
     """
     source = datasets.evaluated_on(config.data)
     dataset, samples = source.dataset, source.samples()
     outputs = len(dataset.classes) if config.eval.mask_absent_classes else None
-    step = _make_step(model, len(dataset.classes), outputs, mesh)
+    protocol = inference.protocol_of(config.eval)
+    step = _make_step(model, protocol, len(dataset.classes), outputs, mesh)
     total = np.zeros((len(dataset.classes) + 1,) * 2, np.int64)
     with jax.set_mesh(mesh):
         for batch in _batches(samples, config, mesh):

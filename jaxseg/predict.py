@@ -43,6 +43,7 @@ class Segmenter:
 
         Raises:
           CheckpointError: where there is none.
+          ConfigError: where its config describes windows that cannot be.
         """
         checkpoint = checkpoints.find(path)
         config = ConfigDict(checkpoints.load_config(checkpoint))
@@ -52,13 +53,20 @@ class Segmenter:
         abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), segmentor.shapes(model))
         variables = checkpoints.load_variables(checkpoint, abstract)
 
-        predict = jax.jit(inference.predict, static_argnums=(0, 3, 4))
+        predict = jax.jit(inference.predict, static_argnums=(0, 3, 4, 5))
+        protocol = inference.protocol_of(config.eval)
         # Some published heads have outputs beyond the dataset's classes; here they mean nothing.
         classes = len(dataset.classes)
-        return cls(config, dataset, lambda image, hw: predict(model, variables, image, hw, classes))
+
+        def probabilities(image, hw):
+            return predict(model, variables, image, hw, protocol, classes)
+
+        return cls(config, dataset, probabilities)
 
     def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[jax.Array, "h w k"]:
         """Class probabilities of an RGB image, at its own size.
+
+        Whole or in windows, as the model was evaluated; windows follow each other on one device.
 
         Raises:
           ValueError: for anything but an RGB uint8 array.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import initial_weights, optim, parallel
+from jaxseg import inference, initial_weights, optim, parallel
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.data import datasets
 from jaxseg.data.pipeline import training_batches
@@ -154,6 +154,7 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
             f"config.data.crop_hw={tuple(crop)}: two whole numbers of at least {STRIDE} pixels, the"
             " stride of the coarsest features"
         )
+    inference.protocol_of(config.eval)
     trained = datasets.trained_on(config.data).dataset
     evaluated = datasets.evaluated_on(config.data).dataset
     if trained.classes != evaluated.classes:

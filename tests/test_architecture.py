@@ -30,7 +30,7 @@ ALLOWED = {
     "jaxseg/optim.py": {"jaxseg.errors", "jaxseg.paths"},
     "jaxseg/losses.py": {"jaxseg.resize"},
     "jaxseg/parallel.py": {"jaxseg.errors", "jaxseg.paths"},
-    "jaxseg/inference.py": {"jaxseg.models", "jaxseg.resize"},
+    "jaxseg/inference.py": {"jaxseg.errors", "jaxseg.models", "jaxseg.resize"},
     "jaxseg/models": MODELS,
     "jaxseg/data": {"jaxseg.data", "jaxseg.errors"},
 }

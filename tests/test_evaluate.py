@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from test_parallel import initial_state
 from tiny import tiny_config
 
@@ -40,11 +41,12 @@ def setting(tmp_path_factory):
 def expected_scores(config, model, variables):
     """One image after the other, without any of the machinery."""
     total = np.zeros((20, 20), np.int64)
+    protocol = inference.protocol_of(config.eval)
+    predict = jax.jit(inference.predict, static_argnums=(0, 3, 4))
     for sample in datasets.find_samples("cityscapes", config.data.root, "val"):
         prepared = evaluation_sample(sample, config.data)
-        probabilities = inference.predict(
-            model, variables, prepared["image"], prepared["label"].shape
-        )
+        hw = prepared["label"].shape
+        probabilities = predict(model, variables, prepared["image"], hw, protocol)
         prediction = np.argmax(np.asarray(probabilities), axis=-1)
         label = prepared["label"].astype(np.int32)
         labelled = label != 255
@@ -52,8 +54,13 @@ def expected_scores(config, model, variables):
     return metrics.scores(total)
 
 
-def test_scores_do_not_depend_on_the_devices(setting, tmp_path):
+WAYS = {"whole": {}, "slide": {"mode": "slide", "crop_hw": (48, 64), "stride_hw": (32, 40)}}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_scores_do_not_depend_on_the_devices(setting, tmp_path, way):
     config, model, variables = setting
+    config = ConfigDict(config.to_dict() | {"eval": config.eval.to_dict() | way})
     expected = expected_scores(config, model, variables)
     assert expected.pixels.sum() > 0
     for devices in (1, 8):

@@ -4,11 +4,16 @@ import subprocess
 import sys
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from processes import ROOT, failure, run
+from tiny import tiny_config
 
+from jaxseg import checkpoints, inference
+from jaxseg.data import transforms
 from jaxseg.errors import CheckpointError, DataError
+from jaxseg.models import segmentor
 from jaxseg.predict import Segmenter, find_images, main
 
 
@@ -39,6 +44,24 @@ def test_files_and_folders_become_class_maps_and_overlays(trained, scenes, tmp_p
     np.testing.assert_array_equal(segmenter(decoded), classes)
     probabilities = np.asarray(segmenter.probabilities(decoded))
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+
+
+def test_a_model_evaluated_in_windows_predicts_in_windows(tmp_path):
+    windows = {"crop_hw": (48, 64), "stride_hw": (32, 40)}
+    config = tiny_config(**{f"eval.{key}": value for key, value in windows.items()})
+    config.eval.mode = "slide"
+    model = segmentor.build(config.model)
+    variables = jax.jit(segmentor.init, static_argnums=(0, 2))(model, jax.random.key(0), (64, 128))
+    checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
+    image = np.random.default_rng(0).integers(0, 256, (70, 110, 3)).astype(np.uint8)
+    prepared = transforms.test_transform(np.ascontiguousarray(image[..., ::-1]), config.data)
+
+    found = Segmenter.from_checkpoint(tmp_path / "run").probabilities(image)
+    predict = jax.jit(inference.predict, static_argnums=(0, 3, 4))
+    slid = predict(model, variables, prepared, image.shape[:2], inference.Slide(**windows))
+    np.testing.assert_allclose(found, slid, atol=1e-5)
+    whole = predict(model, variables, prepared, image.shape[:2])
+    assert np.abs(found - whole).max() > 1e-3
 
 
 def test_only_rgb_images_are_taken(trained):
