@@ -1,4 +1,5 @@
-"""Linear resampling of feature maps as matrix products; what heads, losses and inference share."""
+"""Resampling as matrix products: of feature maps, for heads, losses and inference; and of position
+tables."""
 
 from collections.abc import Sequence
 
@@ -13,9 +14,7 @@ def interpolation_matrix(size: int, out_size: int) -> np.ndarray:
 
     Half-pixel centres (align_corners=False), edges clamped, no antialiasing when shrinking.
     """
-    # Positions in float32, as PyTorch has them; the class map can depend on their rounding.
-    scale, half = np.float32(size) / np.float32(out_size), np.float32(0.5)
-    position = np.maximum(scale * (np.arange(out_size, dtype=np.float32) + half) - half, 0)
+    position = np.maximum(_positions(size, out_size), 0)
     lower = np.minimum(np.floor(position).astype(int), size - 1)
     upper = np.minimum(lower + 1, size - 1)
     fraction = position - lower
@@ -23,6 +22,35 @@ def interpolation_matrix(size: int, out_size: int) -> np.ndarray:
     np.add.at(matrix, (np.arange(out_size), lower), 1 - fraction)
     np.add.at(matrix, (np.arange(out_size), upper), fraction)
     return matrix
+
+
+def cubic_matrix(size: int, out_size: int) -> np.ndarray:
+    """The [out_size, size] matrix of cubic convolution along one axis, as PyTorch's "bicubic".
+
+    Half-pixel centres (align_corners=False), the edge repeated beyond itself, no antialiasing when
+    shrinking. Keys, "Cubic convolution interpolation", 1981, with a = −0.75.
+    """
+    position = _positions(size, out_size)
+    lower = np.floor(position).astype(int)
+    matrix = np.zeros((out_size, size))
+    for neighbour in (lower - 1, lower, lower + 1, lower + 2):
+        weight = _cubic_kernel(np.abs(position - neighbour))
+        np.add.at(matrix, (np.arange(out_size), np.clip(neighbour, 0, size - 1)), weight)
+    return matrix
+
+
+def _positions(size, out_size):
+    """Where the centres of the output's pixels lie among those of the input."""
+    # In float32, as PyTorch has them; the class map can depend on their rounding.
+    scale, half = np.float32(size) / np.float32(out_size), np.float32(0.5)
+    return scale * (np.arange(out_size, dtype=np.float32) + half) - half
+
+
+def _cubic_kernel(distance, a=-0.75):
+    """The weight of a neighbour at a distance from 0 to 2."""
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
+    return np.where(distance <= 1, near, far)
 
 
 def along_height(matrix: np.ndarray, x: Array) -> Array:
@@ -37,7 +65,16 @@ def along_width(matrix: np.ndarray, x: Array) -> Array:
 
 def resize_bilinear(x: Float[Array, "b h w c"], hw: Sequence[int]) -> Float[Array, "b H W c"]:
     """Bilinear resize as every head of the reference does it (see `interpolation_matrix`)."""
+    return _resize(x, hw, interpolation_matrix)
+
+
+def resize_bicubic(x: Float[Array, "b h w c"], hw: Sequence[int]) -> Float[Array, "b H W c"]:
+    """Bicubic resize, which tables of positions go through (see `cubic_matrix`)."""
+    return _resize(x, hw, cubic_matrix)
+
+
+def _resize(x, hw, matrix_of):
     for axis, along in ((1, along_height), (2, along_width)):
         if x.shape[axis] != hw[axis - 1]:
-            x = along(interpolation_matrix(x.shape[axis], hw[axis - 1]), x)
+            x = along(matrix_of(x.shape[axis], hw[axis - 1]), x)
     return x

@@ -7,6 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODELS = {"jaxseg.models", "jaxseg.parallel", "jaxseg.resize", "pallas_kernels"}
+MODELS |= {"jaxseg.position_tables"}
 FILE_READERS = {"converters", "jaxseg.errors"}
 # What a file or folder may import of the project; and libraries that only some may import.
 ALLOWED = {
@@ -22,6 +23,7 @@ ALLOWED = {
     "jaxseg/paths.py": set(),
     "jaxseg/transfer.py": set(),
     "jaxseg/resize.py": set(),
+    "jaxseg/position_tables.py": {"jaxseg.errors"},
     "jaxseg/metrics.py": set(),
     "jaxseg/visualize.py": set(),
     "jaxseg/config_files.py": {"jaxseg.errors"},
@@ -40,6 +42,7 @@ ONLY_IN = {
     | {"jaxseg/evaluate.py"},
     "flax": {"jaxseg/models", "jaxseg/train_step.py"},
     "grain": {"jaxseg/data"},
+    "scipy": {"jaxseg/position_tables.py"},
     "converters": {"converters", "jaxseg/initial_weights.py"},
 }
 NEVER = {

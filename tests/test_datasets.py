@@ -197,6 +197,148 @@ def test_mapillary_has_the_classes_and_colours_of_cityscapes():
     np.testing.assert_array_equal(mapillary.palette, cityscapes.palette)
 
 
+def write_coco_stuff(root, name, kind, *, pixels=0):
+    image, label = f"images/{name}.jpg", f"annotations/{name}{kind}.png"
+    write_photograph(root, image, label, pixels=pixels, palette=False)
+    return root / label
+
+
+@pytest.mark.parametrize("name", ["coco_stuff164k", "coco_stuff10k"])
+def test_coco_stuff_has_171_classes(name):
+    dataset = datasets.get(name)
+    assert len(dataset.classes) == len(set(dataset.classes)) == 171
+    named = {0: "person", 11: "stop sign", 79: "toothbrush", 80: "banner", 170: "wood"}
+    assert {index: dataset.classes[index] for index in named} == named
+    assert dataset.palette.shape == (171, 3)
+    assert dataset.palette[[0, 2, 170]].tolist() == [[0, 192, 64], [0, 64, 96], [64, 64, 0]]
+
+
+def test_coco_stuff_164k_is_read_as_released(tmp_path):
+    raw = [0, 10, 12, 89, 91, 180, 181, 255]
+    label = write_coco_stuff(tmp_path, "train2017/000000000009", "", pixels=raw)
+    (sample,) = datasets.find_samples("coco_stuff164k", tmp_path, "train2017")
+    assert (sample.name, sample.label) == ("000000000009", label)
+    assert datasets.read_sample(sample)[1][0].tolist() == [0, 10, 11, 79, 80, 169, 170, 255]
+
+
+def test_every_class_of_coco_stuff_164k_has_one_raw_id():
+    table = datasets.get("coco_stuff164k").label_formats[1].train_ids
+    unused = [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90]
+    assert np.delete(table[:182], unused).tolist() == list(range(171))
+    assert (table[[*unused, *range(182, 255)]] == datasets.UNKNOWN).all()
+
+
+def test_coco_stuff_164k_prefers_converted_labels(tmp_path):
+    for kind in ("", "_labelTrainIds"):
+        label = write_coco_stuff(tmp_path, "val2017/1", kind, pixels=170)
+    (sample,) = datasets.find_samples("coco_stuff164k", tmp_path, "val2017")
+    assert sample.label == label
+    assert (datasets.read_label(sample) == 170).all()
+
+
+def test_coco_stuff_10k_stores_the_unlabelled_as_zero(tmp_path):
+    raw = [0, 1, 2, 3, 80, 81, 170, 171]
+    write_coco_stuff(tmp_path, "test2014/COCO_train2014_1", "_labelTrainIds", pixels=raw)
+    (sample,) = datasets.find_samples("coco_stuff10k", tmp_path, "test2014")
+    assert datasets.read_sample(sample)[1][0].tolist() == [255, 0, 1, 2, 79, 80, 169, 170]
+
+
+def test_message_says_where_the_labels_of_coco_stuff_10k_come_from(tmp_path):
+    write_coco_stuff(tmp_path, "train2014/1", "", pixels=1)
+    with pytest.raises(DataError, match=r"1 of 1 .*\n.*/1\.jpg") as error:
+        datasets.find_samples("coco_stuff10k", tmp_path, "train2014")
+    assert "coco_stuff10k.py makes these labels" in str(error.value)
+    assert "nothing has to be converted" not in str(error.value)
+
+
+PASCAL_CONTEXT = ("pascal_context59", "pascal_context60")
+PASCAL_LISTS = "ImageSets/SegmentationContext"
+
+
+def write_pascal_context(root, names, *, split="train", listed=None, pixels=0):
+    """Images and labels of these names, and the list of the split with those `listed`."""
+    for name in names:
+        files = f"JPEGImages/{name}.jpg", f"SegmentationClassContext/{name}.png"
+        write_photograph(root, *files, pixels=pixels)
+    path = root / PASCAL_LISTS / f"{split}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}\n" for name in (names if listed is None else listed)))
+    return path
+
+
+def test_pascal_context_60_is_59_and_the_background():
+    without, with_background = map(datasets.get, PASCAL_CONTEXT)
+    assert len(without.classes) == len(set(without.classes)) == 59
+    assert without.classes[0] == "aeroplane"
+    assert with_background.classes == ("background", *without.classes)
+    assert with_background.palette[[0, 1, 59]].tolist() == [
+        [120] * 3,
+        [180, 120, 120],
+        [31, 0, 255],
+    ]
+    np.testing.assert_array_equal(without.palette, with_background.palette[1:], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("pascal_context59", [255, 0, 1, 2, 3, 57, 58, 255])]
+    + [("pascal_context60", [0, 1, 2, 3, 4, 58, 59, 255])],
+)
+def test_pascal_context_reads_one_file_both_ways(tmp_path, name, expected):
+    write_pascal_context(tmp_path, ["2008_000002"], pixels=[0, 1, 2, 3, 4, 58, 59, 255])
+    (sample,) = datasets.find_samples(name, tmp_path, "train")
+    image, label = datasets.read_sample(sample)
+    np.testing.assert_array_equal(image, cv2.imread(str(sample.image)), strict=True)
+    assert label[0].tolist() == expected
+
+
+@pytest.mark.parametrize("name", PASCAL_CONTEXT)
+def test_lists_say_which_images_make_a_split_and_in_which_order(tmp_path, name):
+    images = ("2008_000002", "2008_000003", "2009_000001", "2010_000009")
+    write_pascal_context(tmp_path, images, listed=["2010_000009", "", " 2008_000003 "])
+    write_pascal_context(tmp_path, [], split="val", listed=["2008_000002"])
+    (tmp_path / "SegmentationClassContext/2009_000001.png").unlink()  # in neither list
+    samples = datasets.find_samples(name, tmp_path, "train+val")
+    assert [s.name for s in samples] == ["2010_000009", "2008_000003", "2008_000002"]
+
+
+def test_missing_list_shows_which_there_are(tmp_path):
+    path = write_pascal_context(tmp_path, ["a"])
+    with pytest.raises(
+        DataError, match="No list of the pascal_context59 split 'trainval'"
+    ) as error:
+        datasets.find_samples("pascal_context59", tmp_path, "trainval")
+    message = str(error.value)
+    assert f"    {PASCAL_LISTS}/trainval.txt\n" in message
+    assert f"{path.parent}/ holds train.txt" in message
+    assert "pascal_context.py" in message
+
+
+def test_listed_images_that_are_missing_are_counted_and_named(tmp_path):
+    path = write_pascal_context(tmp_path, ["a"], listed=["a", *"bcdefgh"])
+    with pytest.raises(DataError, match=r"7 of 8 .* are missing") as error:
+        datasets.find_samples("pascal_context60", tmp_path, "train")
+    message = str(error.value)
+    assert f"{tmp_path}/JPEGImages/b.jpg" in message
+    assert "and 2 more" in message
+    assert f"{path} names them" in message
+
+
+def test_empty_list_is_refused(tmp_path):
+    path = write_pascal_context(tmp_path, ["a"], listed=[])
+    with pytest.raises(DataError, match="names no images") as error:
+        datasets.find_samples("pascal_context60", tmp_path, "train")
+    assert str(path) in str(error.value)
+
+
+def test_listed_image_without_label_is_named(tmp_path):
+    write_pascal_context(tmp_path, ["a", "b"])
+    (tmp_path / "SegmentationClassContext/b.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 2 .* have no label:\n.*JPEGImages/b.jpg") as error:
+        datasets.find_samples("pascal_context59", tmp_path, "train")
+    assert "pascal_context.py" in str(error.value)
+
+
 def test_another_dataset_may_be_evaluated_on_than_trained_on():
     data = types.SimpleNamespace(
         dataset="mapillary_to_cityscapes",
@@ -256,6 +398,22 @@ def test_missing_root_shows_the_tree_expected_and_what_is_there(tmp_path):
             "training+validation",
             ("training/images/*.jpg", "training/v1.2/labels/*.png or training/labels/*.png")
             + ("validation/images/*.jpg", "validation/v1.2/labels/*.png or validation/labels/"),
+        ),
+        (
+            "coco_stuff164k",
+            "val2017",
+            ("images/val2017/*.jpg", "annotations/val2017/*_labelTrainIds.png or *.png"),
+        ),
+        (
+            "coco_stuff10k",
+            "train2014",
+            ("images/train2014/*.jpg", "annotations/train2014/*_labelTrainIds.png"),
+        ),
+        (
+            "pascal_context59",
+            "train+val",
+            ("JPEGImages/*.jpg", "SegmentationClassContext/*.png")
+            + (f"{PASCAL_LISTS}/train.txt", f"{PASCAL_LISTS}/val.txt"),
         ),
     ],
 )

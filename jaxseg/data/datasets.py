@@ -19,11 +19,24 @@ from PIL import Image, UnidentifiedImageError
 
 from jaxseg.data.ade20k import ADE20K
 from jaxseg.data.cityscapes import CITYSCAPES
+from jaxseg.data.coco_stuff import COCO_STUFF_10K, COCO_STUFF_164K
 from jaxseg.data.description import UNKNOWN, Dataset, LabelFormat
 from jaxseg.data.mapillary import MAPILLARY_TO_CITYSCAPES
+from jaxseg.data.pascal_context import PASCAL_CONTEXT_59, PASCAL_CONTEXT_60
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
 
-DATASETS = {dataset.name: dataset for dataset in (ADE20K, CITYSCAPES, MAPILLARY_TO_CITYSCAPES)}
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        ADE20K,
+        CITYSCAPES,
+        COCO_STUFF_10K,
+        COCO_STUFF_164K,
+        MAPILLARY_TO_CITYSCAPES,
+        PASCAL_CONTEXT_59,
+        PASCAL_CONTEXT_60,
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -72,11 +85,11 @@ def get(name: str) -> Dataset:
 
 
 def find_samples(dataset_name: str, root: str | os.PathLike, split: str) -> tuple[Sample, ...]:
-    """All samples of a split, in the order of their image paths (the reference's order); of
-    several, as in "train+train_extra", one after the other.
+    """All samples of a split, in the reference's order: that of the list that names them, or of
+    their image paths; of several splits, as in "train+train_extra", one after the other.
 
-    Raises DataError where there are no images, or images without a label: with the folders
-    expected and what was found in their place.
+    Raises DataError where there are no images, no list, listed images that are missing, or images
+    without a label: with the folders expected and what was found in their place.
     """
     dataset, root, splits = get(dataset_name), Path(root), split.split("+")
     return tuple(s for part in splits for s in _samples_of_split(dataset, root, part, splits))
@@ -103,6 +116,8 @@ def _samples_of_split(dataset, root, split, splits) -> list[Sample]:
             f"{_expected_and_found(dataset, root, splits, image_dir)}\n{remedy}"
         )
 
+    if dataset.split_list:
+        image_names = _listed(dataset, root, split, splits, image_names)
     label_names = set(_files_below(label_dir, ".png"))
     samples, unlabelled = [], []
     for image_name in image_names:
@@ -115,16 +130,38 @@ def _samples_of_split(dataset, root, split, splits) -> list[Sample]:
         else:
             unlabelled.append(image_name)
     if unlabelled:
-        shown = "".join(f"\n  {image_dir / name}" for name in unlabelled[:5])
-        more = f"\n  and {len(unlabelled) - 5} more" if len(unlabelled) > 5 else ""
         raise DataError(
             f"{len(unlabelled)} of {len(image_names)} {dataset.name} images of the split {split!r} "
-            f"have no label:{shown}{more}\n"
+            f"have no label:{_first_few(image_dir, unlabelled)}\n"
             f"{_expected_and_found(dataset, root, splits, label_dir)}\n"
-            "Labels are read as they were released; nothing has to be converted first. Unpack them "
-            "into the same root, or take the images without labels away."
+            f"{dataset.label_origin} Unpack them into the same root, or take the images without "
+            "labels away."
         )
     return samples
+
+
+def _listed(dataset, root, split, splits, image_names) -> list[str]:
+    """The image names of a split as its list has them; they are among `image_names`."""
+    path = root / dataset.split_list_file(split)
+    if not path.is_file():
+        raise DataError(
+            f"No list of the {dataset.name} split {split!r}: {path}\n"
+            f"{_expected_and_found(dataset, root, splits, path.parent)}\n{dataset.label_origin}"
+        )
+    lines = path.read_text(errors="replace").splitlines()
+    listed = [line.strip() + dataset.image_suffix for line in lines if line.strip()]
+    if not listed:
+        raise DataError(f"{path} names no images of {dataset.name}. Restore it.")
+    known = set(image_names)
+    missing = [name for name in listed if name not in known]
+    if missing:
+        image_dir = root / dataset.image_folder(split)
+        raise DataError(
+            f"{len(missing)} of {len(listed)} {dataset.name} images of the split {split!r} are "
+            f"missing:{_first_few(image_dir, missing)}\n"
+            f"{path} names them. Complete the images, or take these lines out of it."
+        )
+    return listed
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -239,6 +276,12 @@ def _files_below(folder: Path, suffix: str) -> list[str]:
         for name in names
         if name.endswith(suffix) and not name.startswith(".")
     )
+
+
+def _first_few(folder: Path, names: Sequence[str], limit: int = 5) -> str:
+    """A line each for the first files, and one for how many there are besides."""
+    shown = "".join(f"\n  {folder / name}" for name in names[:limit])
+    return shown + (f"\n  and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _expected_and_found(dataset: Dataset, root: Path, splits: Sequence[str], wanted: Path) -> str:

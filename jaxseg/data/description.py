@@ -1,7 +1,7 @@
 """What a dataset is: its classes and colours, its label values, and the folders it lies in.
 
-Plain description, one dataset per file: `cityscapes`, `mapillary`, `ade20k`. `datasets` finds and
-reads what is described.
+Plain description, one file per family of datasets: `ade20k`, `cityscapes`, `coco_stuff`,
+`mapillary`, `pascal_context`. `datasets` finds and reads what is described.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,10 @@ class Dataset:
     labels: the same for labels, in order of preference; the first that exists is read.
     labels_of: in the place of `labels`, for splits whose labels lie elsewhere.
     label_formats: in order of preference; the first whose file exists is read.
+    split_list: text file below the root, with `{split}`, that names the images of a split in order,
+      one a line and without suffix; "" where a split is all that its folder holds.
     subfolders: those that the release has below images and labels, for messages.
+    label_origin: how one comes by the labels, for messages.
     """
 
     name: str
@@ -47,7 +50,9 @@ class Dataset:
     labels: tuple[str, ...]
     label_formats: tuple[LabelFormat, ...]
     labels_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    split_list: str = ""
     subfolders: str = ""
+    label_origin: str = "Labels are read as they were released; nothing has to be converted first."
 
     def image_folder(self, split: str) -> str:
         return self.images.format(split=split)
@@ -56,11 +61,15 @@ class Dataset:
         folders = self.labels_of.get(split, self.labels)
         return [folder.format(split=split) for folder in folders]
 
+    def split_list_file(self, split: str) -> str:
+        return self.split_list.format(split=split)
+
     def expected_tree(self, root: Path, splits: Sequence[str]) -> str:
         """The folders and files that belong below `root`, as text for messages."""
         label_names = " or ".join(f"*{form.suffix}" for form in self.label_formats)
         lines = [f"  {root}/"]
         for split in splits:
+            lines += [f"    {self.split_list_file(split)}"] * bool(self.split_list)
             labels = (f"{f}/{self.subfolders}{label_names}" for f in self.label_folders(split))
             lines += [
                 f"    {self.image_folder(split)}/{self.subfolders}*{self.image_suffix}",
