@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 
 class Plane(NamedTuple):
@@ -36,11 +36,9 @@ class Corner(NamedTuple):
     """One of the four pixels around each sampling point."""
 
     row: Int[Array, "m"]  # the row of the value that holds it
-    inside: Bool[Array, "m"]  # whether it lies in the image
-    weight_y: Float[Array, "m"]  # bilinear weight per axis, and its derivative
-    weight_x: Float[Array, "m"]
-    slope_y: float
-    slope_x: float
+    weight: Float[Array, "m"]  # its bilinear weight, 0 outside the image
+    slope_x: Float[Array, "m"]  # and the derivatives of that weight
+    slope_y: Float[Array, "m"]
 
 
 def _corners(plane: Plane, points: Points) -> Iterator[Corner]:
@@ -50,8 +48,12 @@ def _corners(plane: Plane, points: Points) -> Iterator[Corner]:
             inside = (y >= 0) & (y < plane.height) & (x >= 0) & (x < plane.width)
             pixel = jnp.clip(y, 0, plane.height - 1) * plane.width
             pixel += jnp.clip(x, 0, plane.width - 1)
-            row = plane.first + pixel * plane.step
-            yield Corner(row, inside, weight_y, weight_x, slope_y, slope_x)
+            yield Corner(
+                plane.first + pixel * plane.step,
+                jnp.where(inside, weight_y * weight_x, 0.0),
+                jnp.where(inside, slope_x * weight_y, 0.0),
+                jnp.where(inside, slope_y * weight_x, 0.0),
+            )
 
 
 def _take(rows, index):
@@ -63,8 +65,7 @@ def add_samples(
 ) -> Float[Array, "m c"]:
     """`total` plus the weighted samples of `rows` at one point."""
     for corner in _corners(plane, points):
-        bilinear = jnp.where(corner.inside, corner.weight_y * corner.weight_x, 0.0)
-        total += (bilinear * points.weight)[:, None] * _take(rows, corner.row)
+        total += (corner.weight * points.weight)[:, None] * _take(rows, corner.row)
     return total
 
 
@@ -76,18 +77,17 @@ def transpose_samples(
     cotangent: Float[Array, "m c"],
 ) -> tuple[Float[Array, "r c"], tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, "m"]]]:
     """`rows_gradient` plus this point's share, and the gradients of x, y (in pixels) and weight."""
-    x_gradient = y_gradient = weight_gradient = jnp.zeros_like(points.weight)
-    for corner in _corners(plane, points):
-        bilinear = jnp.where(corner.inside, corner.weight_y * corner.weight_x, 0.0)
-        rows_gradient = rows_gradient.at[corner.row].add(
-            (bilinear * points.weight)[:, None] * cotangent, mode="promise_in_bounds"
-        )
-        # The barrier keeps XLA:CPU from fusing gather, product and sum into one scalar loop. Six
-        # times faster there, no cost elsewhere.
-        taken = lax.optimization_barrier(_take(rows, corner.row))
-        inner = jnp.einsum("mc,mc->m", taken, cotangent, precision=lax.Precision.HIGHEST)
-        inner = jnp.where(corner.inside, inner, 0.0)
-        weight_gradient += bilinear * inner
-        x_gradient += corner.slope_x * corner.weight_y * inner
-        y_gradient += corner.slope_y * corner.weight_x * inner
-    return rows_gradient, (x_gradient * points.weight, y_gradient * points.weight, weight_gradient)
+    # All four corners at once: on XLA:CPU one gather, batched product and scatter are up to twice
+    # as fast as four of each. Not so in `add_samples`, where gather and sum are fused.
+    corners = list(_corners(plane, points))
+    row = jnp.stack([corner.row for corner in corners], axis=1)  # [m, 4]
+    weight = jnp.stack([corner.weight * points.weight for corner in corners], axis=1)
+    rows_gradient = rows_gradient.at[row].add(
+        weight[..., None] * cotangent[:, None], mode="promise_in_bounds"
+    )
+    inner = jnp.einsum("mkc,mc->km", _take(rows, row), cotangent, precision=lax.Precision.HIGHEST)
+    pairs = list(zip(corners, inner, strict=True))
+    x_gradient = sum(corner.slope_x * product for corner, product in pairs) * points.weight
+    y_gradient = sum(corner.slope_y * product for corner, product in pairs) * points.weight
+    weight_gradient = sum(corner.weight * product for corner, product in pairs)
+    return rows_gradient, (x_gradient, y_gradient, weight_gradient)
