@@ -24,12 +24,12 @@ TO_PATH = (
     (r"\.(\d+)\b", r"_\1"),
 )
 TO_NAME = (
-    (r"_(\d+)\b", r".\1"),
+    (r"_(\d+)(?=\.)", r".\1"),
     (r"\b(psp_modules\.\d+)\b", r"\1.1"),
     (r"\bcenter_feature_scale_proj\.(weight|bias)\b", r"center_feature_scale_proj_\1"),
     (r"\b(post_norms\.\d+)\b", r"\1.0"),
     (r"\b(patch_embed\.norm\d|downsample\.norm)\b", r"\1.1"),
-    (r"\b(levels\.\d+\.norm|blocks\.\d+\.(?:res_post_)?norm\d)\b", r"\1.0"),
+    (r"\b(levels\.\d+(?:\.norm|\.blocks\.\d+\.(?:res_post_)?norm\d))\b", r"\1.0"),
     (r"\bdw_conv\b", "dw_conv.0"),
     (r"\bdw_norm\b", "dw_conv.1.1"),
 )
@@ -38,7 +38,10 @@ BATCH_STATISTICS = {"running_mean": "mean", "running_var": "var"}
 COUNTER = "num_batches_tracked"  # beside the statistics of every batch norm; nothing reads it
 
 # (pattern in the name, why jaxseg has no use for the tensor).
-IGNORED = ((rf"\.{COUNTER}$", "counters of batch norm"),)
+IGNORED = (
+    (rf"\.{COUNTER}$", "counters of batch norm"),
+    (r"\.relative_position_index$", "follows from the grid"),
+)
 # The same for the files of ImageNet-pretrained backbones.
 PRETRAINING_HEAD = r"^(conv_head|dcnv3_head_x\d|head|fc_norm|clip_projector|avgpool)\."
 IGNORED_OF_PRETRAINED = ((PRETRAINING_HEAD, "classifier of the pre-training"),)

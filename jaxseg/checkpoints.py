@@ -38,8 +38,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What a run may not change when it goes on, one line per key."""
-    current = json.loads(json.dumps(current))  # tuples become lists, as in the saved one
-    saved, current = flatten(saved), flatten(current)
+    # As both would be read back: JSON has lists for tuples.
+    saved, current = (flatten(json.loads(json.dumps(config))) for config in (saved, current))
     keys = sorted(key for key in saved | current if not FREE.match(key))
     absent = "(absent)"
     return [
@@ -203,7 +203,17 @@ def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: 
 
 def load_config(checkpoint: pathlib.Path) -> dict[str, Any]:
     """The resolved config that a checkpoint was made with."""
-    return ocp.checkpointables_metadata(checkpoint).custom_metadata["config"]
+    return _with_tuples(ocp.checkpointables_metadata(checkpoint).custom_metadata["config"])
+
+
+def _with_tuples(value):
+    """JSON has no tuples, and configs no lists."""
+    match value:
+        case dict():
+            return {key: _with_tuples(item) for key, item in value.items()}
+        case list():
+            return tuple(map(_with_tuples, value))
+    return value
 
 
 def shapes(checkpoint: pathlib.Path) -> dict[str, tuple[int, ...]]:

@@ -41,9 +41,10 @@ def cubic_matrix(size: int, out_size: int) -> np.ndarray:
 
 def _positions(size, out_size):
     """Where the centres of the output's pixels lie among those of the input."""
-    # In float32, as PyTorch has them; the class map can depend on their rounding.
-    scale, half = np.float32(size) / np.float32(out_size), np.float32(0.5)
-    return scale * (np.arange(out_size, dtype=np.float32) + half) - half
+    # As PyTorch has them: the scale in float32, and one rounding to float32 after a fused
+    # multiply-subtract; the class map can depend on it.
+    scale = np.float64(np.float32(size) / np.float32(out_size))
+    return (scale * (np.arange(out_size) + 0.5) - 0.5).astype(np.float32)
 
 
 def _cubic_kernel(distance, a=-0.75):

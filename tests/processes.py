@@ -14,9 +14,9 @@ def get_config(variant="tiny"):
 """
 
 
-def run(command):
+def run(command, timeout_seconds=300):
     """What a run that succeeds prints."""
-    done = subprocess.run(**command, capture_output=True, timeout=300, check=False)
+    done = subprocess.run(**command, capture_output=True, timeout=timeout_seconds, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stderr + done.stdout
 

@@ -75,6 +75,7 @@ def test_recipe_trains_and_evaluates(file, variant, datasets_root, tmp_path, tmp
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     line = [sys.executable, "-m", "jaxseg.main", *config, *overrides]
-    printed = run({"args": line, "env": environment, "cwd": ROOT, "text": True})
+    call = {"args": line, "env": environment, "cwd": ROOT, "text": True}
+    printed = run(call, timeout_seconds=1200)
     assert "step 1/1" in printed
     assert "val mIoU" in printed

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 import pallas_kernels
-from jaxseg.models.layers import Conv, DepthwiseConv, DType, Linear, gelu, layer_norm
+from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, Linear, gelu, layer_norm
 from jaxseg.parallel import over_batch
 
 
@@ -63,20 +63,6 @@ class DCNv3(nn.Module):
             blend = jnp.repeat(blend, channels // self.groups, axis=-1)
             sampled = sampled * (1 - blend) + value * blend
         return Linear(channels, kernel_init=xavier, dtype=self.dtype, name="output_proj")(sampled)
-
-
-class MLP(nn.Module):
-    """Two linear layers with an exact GELU between them."""
-
-    hidden_dim: int
-    dtype: DType = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
-        channels = x.shape[-1]
-        x = Linear(self.hidden_dim, dtype=self.dtype, name="fc1")(x)
-        x = gelu(x)
-        return Linear(channels, dtype=self.dtype, name="fc2")(x)
 
 
 class InternImageLayer(nn.Module):

@@ -161,14 +161,32 @@ class Linear(nn.Module):
     """A linear layer over the last axis."""
 
     features: int
+    use_bias: bool = True
     kernel_init: Callable = nn.initializers.normal(0.02)
+    bias_init: Callable = nn.initializers.zeros
     dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return matmul(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        x = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.use_bias:
+            x += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
+        return x
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    hidden_dim: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
+        channels = x.shape[-1]
+        x = Linear(self.hidden_dim, dtype=self.dtype, name="fc1")(x)
+        x = gelu(x)
+        return Linear(channels, dtype=self.dtype, name="fc2")(x)
 
 
 class Conv(nn.Module):
@@ -179,6 +197,7 @@ class Conv(nn.Module):
     stride: int = 1
     use_bias: bool = True
     kernel_init: Callable | None = None
+    bias_init: Callable | None = None
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -198,7 +217,8 @@ class Conv(nn.Module):
                 x, kernel, (self.stride,) * 2, (margin, margin), dimension_numbers=DIMENSIONS
             )
         if self.use_bias:
-            x += self.param("bias", default_init, (self.features,)).astype(self.dtype)
+            bias_init = self.bias_init or default_init
+            x += self.param("bias", bias_init, (self.features,)).astype(self.dtype)
         return x
 
 
@@ -319,9 +339,16 @@ class Classifier(nn.Module):
         return matmul(x, kernel[0, 0].astype(self.dtype)) + bias.astype(self.dtype)
 
 
-def layer_norm(name: str | None = None, dtype: DType = jnp.float32) -> nn.LayerNorm:
-    """Layer norm as the backbones use it: epsilon 1e-6, statistics in float32."""
-    return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
+def layer_norm(
+    name: str | None = None, dtype: DType = jnp.float32, epsilon: float = 1e-6
+) -> nn.LayerNorm:
+    """Layer norm as the backbones use it, statistics in float32."""
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def drop_path(rate: float, train: bool) -> nn.Dropout:
+    """Drops a residual branch of whole samples, [b, n, c]; kept ones grow to make up for it."""
+    return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
 
 
 def adaptive_avg_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:

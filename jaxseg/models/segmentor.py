@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 from jaxseg.models.intern_image import InternImage
 from jaxseg.models.segformer_head import SegformerHead
 from jaxseg.models.uper_head import FCNHead, UPerHead
+from jaxseg.models.vit_adapter import BEiTAdapter, ViTAdapter
 
-BACKBONES = {"intern_image": InternImage}
+BACKBONES = {"intern_image": InternImage, "vit_adapter": ViTAdapter, "beit_adapter": BEiTAdapter}
 HEADS = {"uper": UPerHead, "segformer": SegformerHead, "fcn": FCNHead}
 
 Variables = Mapping[str, Any]

@@ -1,0 +1,131 @@
+"""Plain vision transformers (arXiv:2010.11929) as DeiT, AugReg and Uni-Perceiver use them."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxseg.models.layers import MLP, DType, Linear, drop_path, layer_norm, matmul
+from jaxseg.resize import resize_bicubic
+
+PATCH = 16  # pixels along a side
+
+
+class PatchConv(nn.Module):
+    """Every patch of 16 × 16 pixels to one token, by a linear map."""
+
+    embed_dim: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w c"]:
+        b, height, width, _ = images.shape
+        h, w = height // PATCH, width // PATCH
+        shape = (PATCH, PATCH, 3, self.embed_dim)
+        kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,))
+        patches = images.reshape(b, h, PATCH, w, PATCH, 3).swapaxes(2, 3).reshape(b, h, w, -1)
+        kernel = kernel.reshape(-1, self.embed_dim).astype(self.dtype)
+        return matmul(patches.astype(self.dtype), kernel) + bias.astype(self.dtype)
+
+
+class PatchEmbed(nn.Module):
+    """The tokens of an image, as a map."""
+
+    embed_dim: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w c"]:
+        return PatchConv(self.embed_dim, dtype=self.dtype, name="proj")(images)
+
+
+def attend(
+    qkv: Float[Array, "b n d"], num_heads: int, bias: Float[Array, "1 g n n"] | None = None
+) -> Float[Array, "b n e"]:
+    """Scaled dot-product attention of all tokens with all, softmax in float32.
+
+    `qkv` holds queries, keys and values one after the other, each by heads; `bias` is added to the
+    scaled products.
+    """
+    b, n, width = qkv.shape
+    query, key, value = jnp.split(qkv.reshape(b, n, 3 * num_heads, -1), 3, axis=2)
+    mixed = jax.nn.dot_product_attention(query, key, value, bias=bias)
+    return mixed.reshape(b, n, width // 3)
+
+
+def windows_of(
+    x: Float[Array, "b n d"], hw: Sequence[int], size: int
+) -> Float[Array, "b h w s s d"]:
+    """Tokens of a grid by square windows; the grid is filled up with zeros at its end."""
+    b, _, width = x.shape
+    h, w = -(hw[0] // -size), -(hw[1] // -size)
+    margin = ((0, 0), (0, h * size - hw[0]), (0, w * size - hw[1]), (0, 0))
+    grid = jnp.pad(x.reshape(b, *hw, width), margin)
+    return grid.reshape(b, h, size, w, size, width).swapaxes(2, 3)
+
+
+def tokens_of(x: Float[Array, "b h w s s d"], hw: Sequence[int]) -> Float[Array, "b n d"]:
+    """`windows_of` undone."""
+    b, h, w, size, _, width = x.shape
+    grid = x.swapaxes(2, 3).reshape(b, h * size, w * size, width)
+    return grid[:, : hw[0], : hw[1]].reshape(b, hw[0] * hw[1], width)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, of all tokens or within square windows of `window` tokens a side.
+
+    As in the reference, tokens that fill up a window at the edge take part in its softmax with
+    queries, keys and values of zero.
+    """
+
+    num_heads: int
+    window: int | None = None
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"], hw: Sequence[int]) -> Float[Array, "b n c"]:
+        channels = x.shape[-1]
+        x = Linear(3 * channels, dtype=self.dtype, name="qkv")(x)
+        if self.window:
+            parts = windows_of(x, hw, self.window)
+            flat = attend(parts.reshape(-1, self.window**2, 3 * channels), self.num_heads)
+            x = tokens_of(flat.reshape(*parts.shape[:-1], channels), hw)
+        else:
+            x = attend(x, self.num_heads)
+        return Linear(channels, dtype=self.dtype, name="proj")(x)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each in a residual branch after a norm, with layer scale (initially 1)."""
+
+    num_heads: int
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    layer_scale: bool = True
+    window: int | None = None
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n c"], hw: Sequence[int], train: bool
+    ) -> Float[Array, "b n c"]:
+        channels = x.shape[-1]
+        attention = Attention(self.num_heads, self.window, dtype=self.dtype, name="attn")
+        mlp = MLP(int(channels * self.mlp_ratio), dtype=self.dtype, name="mlp")
+        for index, operation in ((1, lambda x: attention(x, hw)), (2, mlp)):
+            branch = operation(layer_norm(f"norm{index}", self.dtype)(x))
+            if self.layer_scale:
+                gamma = self.param(f"gamma{index}", nn.initializers.ones, (channels,))
+                branch *= gamma.astype(self.dtype)
+            x += drop_path(self.drop_path, train)(branch)
+        return x
+
+
+def absolute_positions(table: Float[Array, "1 m c"], hw: Sequence[int]) -> Float[Array, "1 h w c"]:
+    """A table of positions resized to a grid, bicubically; its first row, of the class token, is
+    not used."""
+    side = round((table.shape[1] - 1) ** 0.5)
+    return resize_bicubic(table[:, 1:].reshape(1, side, side, -1), hw)

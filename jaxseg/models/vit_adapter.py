@@ -1,0 +1,438 @@
+"""ViT-Adapter: a convolutional companion that gives a plain ViT multi-scale features.
+
+Vision Transformer Adapter for Dense Predictions (arXiv:2205.08534). The tokens of the companion's
+three scales (1/8, 1/16, 1/32) lie one after the other, from fine to coarse; a `Pyramid` is their
+grids.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+import pallas_kernels
+from jaxseg.models import beit, vit
+from jaxseg.models.layers import (
+    BatchNorm,
+    Conv,
+    DepthwiseConv,
+    DType,
+    Linear,
+    drop_path,
+    gelu,
+    layer_norm,
+    matmul,
+)
+from jaxseg.parallel import over_batch
+from jaxseg.resize import resize_bilinear
+
+Grid = tuple[int, int]
+Pyramid = tuple[Grid, ...]
+
+STRIDE = 32  # of the coarsest scale: both sides of an image are multiples of it
+
+
+def reference_points(pyramid: Pyramid) -> Float[np.ndarray, "1 q 1 2"]:
+    """The centre (x, y) of every cell of the grids, in 0..1."""
+    points = []
+    for height, width in pyramid:
+        y, x = np.divmod(np.arange(height * width, dtype=np.float32), np.float32(width))
+        points.append(np.stack([(x + 0.5) / width, (y + 0.5) / height], axis=-1))
+    return np.concatenate(points)[None, :, None].astype(np.float32)
+
+
+def offset_directions(heads: int, levels: int, points: int) -> Callable:
+    """The initial bias of the offsets: head h looks along 2πh / heads, point p at p + 1 steps."""
+
+    def init(key, shape, dtype=jnp.float32):
+        angles = 2 * np.pi * np.arange(heads) / heads
+        directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        directions /= np.abs(directions).max(axis=-1, keepdims=True)
+        steps = np.arange(1, points + 1)[:, None]
+        grid = np.broadcast_to(directions[:, None, None] * steps, (heads, levels, points, 2))
+        return jnp.asarray(grid.reshape(shape), dtype)
+
+    return init
+
+
+class MSDeformAttn(nn.Module):
+    """Multi-scale deformable attention (arXiv:2010.04159): each query looks at a few points.
+
+    Where, relative to its reference point and in pixels of each level, and with which weights
+    (softmax over all levels and points), is predicted from the query. `ratio` narrows the values.
+    """
+
+    num_heads: int
+    num_points: int = 4
+    ratio: float = 1.0
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        query: Float[Array, "b q c"],
+        points: Float[Array, "1 q 1 2"],
+        features: Float[Array, "b s c"],
+        pyramid: Pyramid,
+    ) -> Float[Array, "b q c"]:
+        b, queries, channels = query.shape
+        heads, levels = self.num_heads, len(pyramid)
+        xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
+        width = int(channels * self.ratio)
+        value = Linear(width, kernel_init=xavier, dtype=self.dtype, name="value_proj")(features)
+        value = value.reshape(b, -1, heads, width // heads)
+
+        # Coordinates and softmax in float32: in bfloat16 a grid of 64 has no half pixels.
+        query = query.astype(jnp.float32)
+        count = heads * levels * self.num_points
+        offsets = Linear(
+            2 * count,
+            kernel_init=zeros,
+            bias_init=offset_directions(heads, levels, self.num_points),
+            name="sampling_offsets",
+        )(query).reshape(b, queries, heads, levels, self.num_points, 2)
+        weights = Linear(count, kernel_init=zeros, name="attention_weights")(query)
+        weights = nn.softmax(weights.reshape(b, queries, heads, -1))
+        weights = weights.reshape(b, queries, heads, levels, self.num_points)
+        sizes = np.array([(w, h) for h, w in pyramid], np.float32)[:, None]
+        locations = points[:, :, None, :, None] + offsets / sizes
+
+        sample = functools.partial(pallas_kernels.ms_deform_attn, spatial_shapes=pyramid)
+        mixed = over_batch(
+            lambda value, locations, weights: sample(
+                value, sampling_locations=locations, attention_weights=weights
+            )
+        )(value, locations, weights)
+        return Linear(channels, kernel_init=xavier, dtype=self.dtype, name="output_proj")(mixed)
+
+
+class Injector(nn.Module):
+    """Gives the ViT's tokens what the companion sees, scaled by a learnt gamma."""
+
+    num_heads: int
+    num_points: int
+    ratio: float
+    initial_gamma: float
+    epsilon: float = 1e-6
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n c"], c: Float[Array, "b s c"], hw: Grid, pyramid: Pyramid
+    ) -> Float[Array, "b n c"]:
+        attention = MSDeformAttn(
+            self.num_heads, self.num_points, self.ratio, dtype=self.dtype, name="attn"
+        )
+        query = layer_norm("query_norm", self.dtype, self.epsilon)(x)
+        features = layer_norm("feat_norm", self.dtype, self.epsilon)(c)
+        gamma = self.param("gamma", nn.initializers.constant(self.initial_gamma), (x.shape[-1],))
+        mixed = attention(query, reference_points((hw,)), features, pyramid)
+        return x + gamma.astype(self.dtype) * mixed
+
+
+class DWConv(nn.Module):
+    """A depthwise 3 × 3 convolution that sees each scale as its own image."""
+
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b s c"], pyramid: Pyramid) -> Float[Array, "b s c"]:
+        convolve = DepthwiseConv(3, dtype=self.dtype, name="dwconv")
+        maps = [convolve(x) for x in to_maps(tokens, pyramid)]
+        return to_tokens(maps)
+
+
+class ConvFFN(nn.Module):
+    """Two linear layers with a depthwise 3 × 3 between them, over a token pyramid."""
+
+    hidden_dim: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b s c"], pyramid: Pyramid) -> Float[Array, "b s c"]:
+        hidden = Linear(self.hidden_dim, dtype=self.dtype, name="fc1")(tokens)
+        hidden = gelu(DWConv(dtype=self.dtype, name="dwconv")(hidden, pyramid))
+        return Linear(tokens.shape[-1], dtype=self.dtype, name="fc2")(hidden)
+
+
+class Extractor(nn.Module):
+    """Gives the companion what the ViT sees."""
+
+    num_heads: int
+    num_points: int
+    ratio: float
+    ffn_ratio: float | None = 0.25
+    drop_path: float = 0.0
+    epsilon: float = 1e-6
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        c: Float[Array, "b s c"],
+        x: Float[Array, "b n c"],
+        hw: Grid,
+        pyramid: Pyramid,
+        train: bool,
+    ) -> Float[Array, "b s c"]:
+        attention = MSDeformAttn(
+            self.num_heads, self.num_points, self.ratio, dtype=self.dtype, name="attn"
+        )
+        query = layer_norm("query_norm", self.dtype, self.epsilon)(c)
+        features = layer_norm("feat_norm", self.dtype, self.epsilon)(x)
+        c += attention(query, reference_points(pyramid), features, (hw,))
+        if self.ffn_ratio is not None:
+            ffn = ConvFFN(int(c.shape[-1] * self.ffn_ratio), dtype=self.dtype, name="ffn")
+            branch = ffn(layer_norm("ffn_norm", self.dtype, self.epsilon)(c), pyramid)
+            c += drop_path(self.drop_path, train)(branch)
+        return c
+
+
+def to_maps(tokens: Float[Array, "b s c"], pyramid: Pyramid) -> list[Float[Array, "b h w c"]]:
+    """The tokens of each grid as a map."""
+    ends = np.cumsum([height * width for height, width in pyramid])[:-1]
+    parts = jnp.split(tokens, ends, axis=1)
+    return [x.reshape(x.shape[0], *hw, x.shape[2]) for x, hw in zip(parts, pyramid, strict=True)]
+
+
+def to_tokens(maps: Sequence[Float[Array, "b h w c"]]) -> Float[Array, "b s c"]:
+    """`to_maps` undone."""
+    return jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[3]) for x in maps], axis=1)
+
+
+class SpatialPriorModule(nn.Module):
+    """The companion's start: a small convolutional network; maps at 1/4, 1/8, 1/16 and 1/32."""
+
+    inplanes: int
+    embed_dim: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b h w 3"], train: bool
+    ) -> list[Float[Array, "b p q c"]]:
+        def conv_bn_relu(x, names, features, stride):
+            init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+            conv = Conv(
+                features, 3, stride, False, kernel_init=init, dtype=self.dtype, name=names[0]
+            )
+            return nn.relu(BatchNorm(name=names[1])(conv(x), train))
+
+        width = self.inplanes
+        x = conv_bn_relu(images, ("stem_0", "stem_1"), width, 2)
+        x = conv_bn_relu(x, ("stem_3", "stem_4"), width, 1)
+        x = conv_bn_relu(x, ("stem_6", "stem_7"), width, 1)
+        # After a ReLU, padding with zeros is padding with the least value.
+        maps = [nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))]
+        for i, features in ((2, 2 * width), (3, 4 * width), (4, 4 * width)):
+            maps.append(conv_bn_relu(maps[-1], (f"conv{i}_0", f"conv{i}_1"), features, 2))
+        fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        return [
+            Conv(
+                self.embed_dim,
+                1,
+                kernel_init=fan_out,
+                bias_init=nn.initializers.zeros,
+                dtype=self.dtype,
+                name=f"fc{i}",
+            )(x)
+            for i, x in enumerate(maps, start=1)
+        ]
+
+
+class Upsample(nn.Module):
+    """A transposed 2 × 2 convolution of stride 2: every cell becomes four."""
+
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
+        b, h, w, channels = x.shape
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        kernel = self.param("kernel", init, (2, 2, channels, channels))  # [y, x, out, in]
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        flat = kernel.astype(self.dtype).reshape(4 * channels, channels).T
+        cells = matmul(x.astype(self.dtype), flat).reshape(b, h, w, 2, 2, channels)
+        return cells.swapaxes(2, 3).reshape(b, 2 * h, 2 * w, channels) + bias.astype(self.dtype)
+
+
+class InteractionBlock(nn.Module):
+    """Injector, a run of the ViT's own blocks, extractor; more extractors in the last one."""
+
+    num_heads: int
+    num_points: int = 4
+    ratio: float = 1.0
+    ffn_ratio: float | None = 0.25
+    initial_gamma: float = 0.0
+    drop_path: float = 0.0
+    extra_extractors: int = 0
+    epsilon: float = 1e-6
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n c"],
+        c: Float[Array, "b s c"],
+        blocks: Callable[[Float[Array, "b n c"]], Float[Array, "b n c"]],
+        hw: Grid,
+        pyramid: Pyramid,
+        train: bool,
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "b s c"]]:
+        deformable = (self.num_heads, self.num_points, self.ratio)
+        options = {"epsilon": self.epsilon, "dtype": self.dtype}
+        injector = Injector(*deformable, self.initial_gamma, **options, name="injector")
+        x = blocks(injector(x, c, hw, pyramid))
+        extras = [f"extra_extractors_{i}" for i in range(self.extra_extractors)]
+        for name in ("extractor", *extras):
+            extractor = Extractor(*deformable, self.ffn_ratio, self.drop_path, **options, name=name)
+            c = extractor(c, x, hw, pyramid, train)
+        return x, c
+
+
+class ViTAdapter(nn.Module):
+    """A plain ViT with its companion: features at strides 4, 8, 16 and 32, all `embed_dim` wide.
+
+    `interaction_indexes` gives the first and last block between two exchanges; after the last, two
+    more extractors read the same tokens (`extra_extractors`). `pretrain_grid` is the side of the
+    table of positions, in patches.
+
+    Raises:
+      ValueError: for an image whose sides are no multiples of 32.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    interaction_indexes: Sequence[Sequence[int]]
+    deform_num_heads: int
+    deform_ratio: float = 1.0
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    conv_inplane: int = 64
+    num_points: int = 4
+    ffn_ratio: float | None = 0.25
+    initial_gamma: float = 0.0
+    extra_extractors: int = 2
+    add_vit_feature: bool = True
+    pretrain_grid: int = 14
+    window: int | None = None
+    window_blocks: Sequence[int] = ()
+    remat: bool = False
+    dtype: DType = jnp.float32
+
+    epsilon = 1e-6  # of the companion's layer norms
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b H W 3"], train: bool = False
+    ) -> list[Float[Array, "b p q c"]]:
+        height, width = images.shape[1:3]
+        if height % STRIDE or width % STRIDE:
+            raise ValueError(
+                f"ViT-Adapter: an image of {height} x {width}; both sides have to be multiples of"
+                f" {STRIDE} (config.data.test_multiple={STRIDE} resizes to such)"
+            )
+        hw = height // vit.PATCH, width // vit.PATCH
+        pyramid = tuple((height // stride, width // stride) for stride in (8, 16, 32))
+
+        prior = SpatialPriorModule(self.conv_inplane, self.embed_dim, dtype=self.dtype, name="spm")
+        c1, *coarser = prior(images.astype(self.dtype), train)
+        levels = self.param("level_embed", nn.initializers.normal(1.0), (3, self.embed_dim))
+        c = to_tokens(
+            [x + level for x, level in zip(coarser, levels.astype(self.dtype), strict=True)]
+        )
+        x, class_token = self.embed(images)
+
+        features = []
+        for i, (first, last) in enumerate(self.interaction_indexes):
+            blocks = [self.block(k) for k in range(first, last + 1)]
+
+            def run(x, blocks=blocks):
+                nonlocal class_token
+                if class_token is not None:
+                    x = jnp.concatenate([class_token, x], axis=1)
+                for block in blocks:
+                    x = block(x, hw, train)
+                if class_token is not None:
+                    class_token, x = x[:, :1], x[:, 1:]
+                return x
+
+            final = i == len(self.interaction_indexes) - 1
+            interaction = InteractionBlock(
+                self.deform_num_heads,
+                self.num_points,
+                self.deform_ratio,
+                self.ffn_ratio,
+                self.initial_gamma,
+                self.drop_path,
+                self.extra_extractors if final else 0,
+                self.epsilon,
+                dtype=self.dtype,
+                name=f"interactions_{i}",
+            )
+            x, c = interaction(x, c, run, hw, pyramid, train)
+            features.append(x.reshape(x.shape[0], *hw, -1))
+
+        c2, c3, c4 = to_maps(c, pyramid)
+        maps = [Upsample(dtype=self.dtype, name="up")(c2) + c1, c2, c3, c4]
+        if self.add_vit_feature:
+            sizes = [x.shape[1:3] for x in maps]
+            maps = [
+                x + resize_bilinear(feature, size)
+                for x, feature, size in zip(maps, features, sizes, strict=True)
+            ]
+        return [BatchNorm(name=f"norm{i}")(x, train) for i, x in enumerate(maps, start=1)]
+
+    def embed(self, images):
+        """(tokens [b, n, c], class token [b, 1, c] or None) of the images."""
+        x = vit.PatchEmbed(self.embed_dim, dtype=self.dtype, name="patch_embed")(images)
+        shape = (1, 1 + self.pretrain_grid**2, self.embed_dim)
+        table = self.param("pos_embed", nn.initializers.normal(0.02), shape)
+        x += vit.absolute_positions(table, x.shape[1:3]).astype(self.dtype)
+        return x.reshape(x.shape[0], -1, self.embed_dim), None
+
+    def block(self, index):
+        """The ViT's block of that index."""
+        return self.rematerialised(vit.Block)(
+            self.num_heads,
+            self.mlp_ratio,
+            self.block_drop_path(index),
+            window=self.window if index in self.window_blocks else None,
+            dtype=self.dtype,
+            name=f"blocks_{index}",
+        )
+
+    def block_drop_path(self, index):
+        return self.drop_path * index / max(self.depth - 1, 1)
+
+    def rematerialised(self, block):
+        return nn.remat(block, static_argnums=(2, 3)) if self.remat else block
+
+
+class BEiTAdapter(ViTAdapter):
+    """BEiT with its companion. `window` is the grid (h, w) of its tables of relative positions."""
+
+    window: tuple[int, int] = (32, 32)
+    layer_scale: float | None = 1e-6
+
+    def embed(self, images):
+        x = vit.PatchEmbed(self.embed_dim, dtype=self.dtype, name="patch_embed")(images)
+        token = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, self.embed_dim))
+        batch = x.shape[0]
+        token = jnp.broadcast_to(token.astype(self.dtype), (batch, 1, self.embed_dim))
+        return x.reshape(batch, -1, self.embed_dim), token
+
+    def block(self, index):
+        return self.rematerialised(beit.Block)(
+            self.num_heads,
+            tuple(self.window),
+            self.mlp_ratio,
+            self.block_drop_path(index),
+            self.layer_scale,
+            dtype=self.dtype,
+            name=f"blocks_{index}",
+        )

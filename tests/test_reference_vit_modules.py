@@ -1,0 +1,266 @@
+"""Every recorded module of the ViT-Adapter family: values, gradients, batch statistics."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from reference_files import Recording, recordings, relative_error
+
+from converters import rules
+from converters.fill import fill
+from jaxseg import paths, resize
+from jaxseg.models import beit, layers, vit, vit_adapter
+from jaxseg.models.uper_head import FCNHead, UPerHead
+
+pytestmark = pytest.mark.reference
+
+# Float32 rounding of sums in another order; the originals differ as much from their own float64.
+VALUES, GRADIENTS = 1e-5, 1e-4
+
+OTHERS = ("Mask2Former", "MSDeformAttnPixelDecoder", "SinePositional", "slide_inference")
+FILES = [
+    path
+    for path in recordings("vit_adapter/modules")
+    if not path.stem.startswith((*OTHERS, "ms_deform_attn_core"))  # these have tests of their own
+]
+
+
+def last(x):
+    return jnp.moveaxis(x, 1, -1)
+
+
+def first(x):
+    return jnp.moveaxis(x, -1, 1)
+
+
+def tokens(x):
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def pyramid_of(meta):
+    """The grids of the companion beside a ViT's grid of H × W tokens."""
+    h, w = meta["H"], meta["W"]
+    return (h, w), ((2 * h, 2 * w), (h, w), (h // 2, w // 2))
+
+
+def vit_block(meta, run, inputs):
+    block = vit.Block(
+        meta["heads"], layer_scale=meta.get("layer_scale", True), window=meta.get("window")
+    )
+    return {"out": run(block, inputs["x"], (meta.get("H", 0), meta.get("W", 0)), False)}
+
+
+def beit_block(meta, run, inputs):
+    window = meta.get("window_size")
+    block = beit.Block(meta["heads"], window and tuple(window), layer_scale=meta.get("init_values"))
+    return {"out": run(block, inputs["x"], (meta["H"], meta["W"]), False)}
+
+
+def conv_ffn(meta, run, inputs):
+    _, pyramid = pyramid_of(meta)
+    return {"out": run(vit_adapter.ConvFFN(meta["dim"] // 4), inputs["x"], pyramid)}
+
+
+def ms_deform_attn(meta, run, inputs):
+    pyramid = tuple(map(tuple, meta["spatial_shapes"]))
+    module = vit_adapter.MSDeformAttn(meta["n_heads"], meta["n_points"], meta["ratio"])
+    return {
+        "out": run(module, inputs["query"], inputs["reference_points"], inputs["feat"], pyramid)
+    }
+
+
+def injector(meta, run, inputs):
+    module = vit_adapter.Injector(meta["heads"], 4, meta["deform_ratio"], 0.0)
+    return {"out": run(module, inputs["query"], inputs["feat"], *pyramid_of(meta))}
+
+
+def extractor(meta, run, inputs):
+    module = vit_adapter.Extractor(meta["heads"], 4, meta["deform_ratio"])
+    return {"out": run(module, inputs["query"], inputs["feat"], *pyramid_of(meta), False)}
+
+
+class Interaction(nn.Module):
+    """An interaction block and the two blocks of a transformer between its ends."""
+
+    meta: dict
+
+    @nn.compact
+    def __call__(self, inputs):
+        meta, (hw, pyramid) = self.meta, pyramid_of(self.meta)
+        with_cls = "cls" in inputs
+        heads, ratio = meta["block_heads"], meta["mlp_ratio"]
+        blocks = [
+            beit.Block(heads, hw, ratio, name=f"blocks_{i}")
+            if with_cls
+            else vit.Block(heads, ratio, name=f"blocks_{i}")
+            for i in range(2)
+        ]
+        outputs = {}
+
+        def run(x):
+            if with_cls:
+                x = jnp.concatenate([inputs["cls"], x], axis=1)
+            for block in blocks:
+                x = block(x, hw, False)
+            if with_cls:
+                outputs["cls"], x = x[:, :1], x[:, 1:]
+            return x
+
+        module = vit_adapter.InteractionBlock(
+            meta["heads"],
+            ratio=meta["deform_ratio"],
+            extra_extractors=2 * meta.get("extra_extractor", False),
+            name="inter",
+        )
+        x, c = module(inputs["x"], inputs["c"], run, hw, pyramid, False)
+        return {"x": x, "c": c, **outputs}
+
+
+def interaction(meta, run, inputs):
+    return run(Interaction(meta), inputs)
+
+
+def spatial_prior(meta, run, inputs):
+    module = vit_adapter.SpatialPriorModule(meta["inplanes"], meta["embed_dim"])
+    c1, *coarser = run(module, last(inputs["x"]), meta["train"])
+    return {"c1": first(c1)} | {f"c{i}": tokens(x) for i, x in enumerate(coarser, start=2)}
+
+
+SAME = ("embed_dim", "depth", "num_heads", "deform_num_heads", "deform_ratio", "conv_inplane")
+
+
+def adapter(meta, run, inputs):
+    options = {name: meta[name] for name in SAME}
+    indexes = tuple(map(tuple, meta["interaction_indexes"]))
+    grid = meta["img_size"] // 16
+    if "init_values" in meta:
+        module = vit_adapter.BEiTAdapter(
+            **options, interaction_indexes=indexes, window=(grid, grid)
+        )
+    else:
+        module = vit_adapter.ViTAdapter(
+            **options, interaction_indexes=indexes, pretrain_grid=meta["pretrain_size"] // 16
+        )
+    features = run(module, last(inputs["x"]), meta["train"])
+    return {f"f{i}": first(x) for i, x in enumerate(features, start=1)}
+
+
+def head(kind, meta, run, inputs):
+    module = kind(meta["num_classes"], meta["channels"], dropout=0.0)
+    return {"out": first(run(module, [last(x) for x in inputs.values()], meta["train"]))}
+
+
+CHECKS = {
+    "ViTBlock": vit_block,
+    "BEiTBlock": beit_block,
+    "ConvFFN": conv_ffn,
+    "MSDeformAttn": ms_deform_attn,
+    "Injector": injector,
+    "Extractor": extractor,
+    "InteractionBlock": interaction,
+    "InteractionBlockWithCls": interaction,
+    "SpatialPriorModule": spatial_prior,
+    "ViTAdapter": adapter,
+    "BEiTAdapter": adapter,
+    "UPerHead": functools.partial(head, UPerHead),
+    "FCNHead": functools.partial(head, FCNHead),
+}
+
+
+def params_of(recording, meta):
+    params = recording.group("params/")
+    if meta.get("params_from_fill"):
+        params |= {name: fill(name, shape) for name, shape in meta["param_shapes"].items()}
+    return {k: v for k, v in params.items() if not k.endswith("relative_position_index")}
+
+
+def check_module(recording, compute):
+    meta = recording.json("meta")
+    variables = {"batch_stats": {}} | rules.to_variables(params_of(recording, meta))
+    cotangents = recording.group("cotangents/")
+
+    def scalar(params, inputs):
+        statistics = {}
+
+        def run(module, *arguments):
+            output, updated = module.apply(
+                {"params": params, "batch_stats": variables["batch_stats"]},
+                *arguments,
+                mutable=["batch_stats"],
+            )
+            statistics.update(updated)
+            return output
+
+        outputs = compute(meta, run, inputs)
+        total = sum(jnp.sum(outputs[name] * value) for name, value in cotangents.items())
+        return total, (outputs, statistics)
+
+    gradient = jax.jit(jax.grad(scalar, argnums=(0, 1), has_aux=True))
+    inputs = recording.group("inputs/")
+    (of_params, of_inputs), (outputs, statistics) = gradient(variables["params"], inputs)
+    for name, expected in recording.group("outputs/").items():
+        assert relative_error(outputs[name], expected) < VALUES, name
+    for name, expected in recording.group("grads/inputs/").items():
+        assert relative_error(of_inputs[name], expected) < GRADIENTS, name
+    of_params = paths.by_path({"params": of_params})
+    for name, expected in recording.group("grads/params/").items():
+        path = rules.to_path(name, expected.ndim)
+        expected = rules.to_channels_last(expected, path)
+        assert relative_error(of_params[path], expected) < GRADIENTS, name
+    statistics = paths.by_path(statistics)
+    for name, expected in recording.group("updated/").items():
+        if not name.endswith(rules.COUNTER):
+            assert relative_error(statistics[rules.to_path(name, 1)], expected) < VALUES, name
+
+
+def check_adaptive_avg_pool(recording):
+    for case in sorted({name.split("/")[0] for name in recording.arrays}):
+        x = np.moveaxis(recording[f"{case}/inputs/x"], 1, -1)
+        output = first(layers.adaptive_avg_pool(x, int(recording[f"{case}/pool"])))
+        assert relative_error(output, recording[f"{case}/outputs/out"]) < VALUES, case
+
+
+def check_bilinear_resize(recording):
+    for case in sorted({name.split("/")[0] for name in recording.arrays}):
+        hw = recording[f"{case}/outputs/out"].shape[2:]
+        output, transpose = jax.vjp(
+            lambda x, hw=hw: first(resize.resize_bilinear(last(x), hw)),
+            recording[f"{case}/inputs/x"],
+        )
+        assert relative_error(output, recording[f"{case}/outputs/out"]) < VALUES, case
+        (gradient,) = transpose(jnp.asarray(recording[f"{case}/cotangents/out"]))
+        assert relative_error(gradient, recording[f"{case}/grads/inputs/x"]) < GRADIENTS, case
+
+
+def check_pos_embed_bicubic(recording):
+    for case in sorted({name.split("/")[0] for name in recording.arrays}):
+        _, *hw = recording[f"{case}/size"].tolist()
+
+        def positions(table, hw=hw):
+            return tokens(vit.absolute_positions(jnp.pad(table, ((0, 0), (1, 0), (0, 0))), hw))
+
+        output, transpose = jax.vjp(positions, recording[f"{case}/inputs/pos_embed"])
+        assert relative_error(output, recording[f"{case}/outputs/out"]) < VALUES, case
+        (gradient,) = transpose(jnp.asarray(recording[f"{case}/cotangents/out"]))
+        assert relative_error(gradient, recording[f"{case}/grads/inputs/pos_embed"]) < GRADIENTS
+
+
+FUNCTIONS = {
+    "adaptive_avg_pool": check_adaptive_avg_pool,
+    "bilinear_resize": check_bilinear_resize,
+    "pos_embed_bicubic": check_pos_embed_bicubic,
+    **{
+        name: lambda recording, compute=compute: check_module(recording, compute)
+        for name, compute in CHECKS.items()
+    },
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_module_equals_the_reference(path):
+    leading = max((n for n in FUNCTIONS if path.stem.startswith(n)), key=len, default=None)
+    assert leading, f"{path.name}: nothing here knows how to check it"
+    FUNCTIONS[leading](Recording(path))
