@@ -47,15 +47,16 @@ def pyramid_of(meta):
 
 
 def vit_block(meta, run, inputs):
-    block = vit.Block(
-        meta["heads"], layer_scale=meta.get("layer_scale", True), window=meta.get("window")
-    )
+    layer_scale = 1.0 if meta.get("layer_scale", True) else None
+    block = vit.Block(meta["heads"], layer_scale=layer_scale, window=meta.get("window"))
     return {"out": run(block, inputs["x"], (meta.get("H", 0), meta.get("W", 0)), False)}
 
 
 def beit_block(meta, run, inputs):
     window = meta.get("window_size")
-    block = beit.Block(meta["heads"], window and tuple(window), layer_scale=meta.get("init_values"))
+    block = beit.Block(
+        meta["heads"], layer_scale=meta.get("init_values"), window=window and tuple(window)
+    )
     return {"out": run(block, inputs["x"], (meta["H"], meta["W"]), False)}
 
 
@@ -90,33 +91,20 @@ class Interaction(nn.Module):
     @nn.compact
     def __call__(self, inputs):
         meta, (hw, pyramid) = self.meta, pyramid_of(self.meta)
-        with_cls = "cls" in inputs
-        heads, ratio = meta["block_heads"], meta["mlp_ratio"]
-        blocks = [
-            beit.Block(heads, hw, ratio, name=f"blocks_{i}")
-            if with_cls
-            else vit.Block(heads, ratio, name=f"blocks_{i}")
-            for i in range(2)
-        ]
-        outputs = {}
-
-        def run(x):
-            if with_cls:
-                x = jnp.concatenate([inputs["cls"], x], axis=1)
-            for block in blocks:
-                x = block(x, hw, False)
-            if with_cls:
-                outputs["cls"], x = x[:, :1], x[:, 1:]
-            return x
-
+        heads, ratio, c = meta["block_heads"], meta["mlp_ratio"], inputs["c"]
+        if "cls" in inputs:
+            blocks = [beit.Block(heads, ratio, window=hw, name=f"blocks_{i}") for i in range(2)]
+        else:
+            blocks = [vit.Block(heads, ratio, name=f"blocks_{i}") for i in range(2)]
         module = vit_adapter.InteractionBlock(
             meta["heads"],
             ratio=meta["deform_ratio"],
             extra_extractors=2 * meta.get("extra_extractor", False),
             name="inter",
         )
-        x, c = module(inputs["x"], inputs["c"], run, hw, pyramid, False)
-        return {"x": x, "c": c, **outputs}
+        class_token = inputs.get("cls", inputs["x"][:, :0])
+        x, class_token, c = module(inputs["x"], class_token, c, blocks, hw, pyramid, False)
+        return {"x": x, "cls": class_token, "c": c}
 
 
 def interaction(meta, run, inputs):

@@ -7,8 +7,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxseg.models.layers import MLP, DType, Linear, drop_path, layer_norm
-from jaxseg.models.vit import attend
+from jaxseg.models import vit
+from jaxseg.models.layers import DType, Linear
 from jaxseg.position_tables import OF_CLASS_TOKEN, spline_matrix
 from jaxseg.resize import along_height, along_width
 
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         value_bias = self.param("v_bias", zeros, (channels,))
         bias = jnp.concatenate([query_bias, jnp.zeros_like(query_bias), value_bias])
         qkv = Linear(3 * channels, use_bias=False, dtype=self.dtype, name="qkv")(x)
-        x = attend(qkv + bias.astype(self.dtype), self.num_heads, self.position_bias(hw))
+        x = vit.attend(qkv + bias.astype(self.dtype), self.num_heads, self.position_bias(hw))
         return Linear(channels, dtype=self.dtype, name="proj")(x)
 
     def position_bias(self, hw: Sequence[int]) -> Float[Array, "1 g n n"] | None:
@@ -76,30 +76,16 @@ class Attention(nn.Module):
         return table[relative_position_index(hw)].transpose(2, 0, 1)[None].astype(self.dtype)
 
 
-class Block(nn.Module):
-    """Attention and MLP, each in a residual branch after a norm; layer scale starts near zero.
+class Block(vit.Block):
+    """A block of BEiT: the class token comes first, and `hw` is the grid of the others.
 
-    The class token comes first; `hw` is the grid of the others.
+    `window` is the grid of the table of relative positions, or None (see `Attention`).
     """
 
-    num_heads: int
-    window: tuple[int, int] | None
-    mlp_ratio: float = 4.0
-    drop_path: float = 0.0
+    window: tuple[int, int] | None = None
     layer_scale: float | None = 1e-6
-    dtype: DType = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b n c"], hw: Sequence[int], train: bool
-    ) -> Float[Array, "b n c"]:
-        channels = x.shape[-1]
-        attention = Attention(self.num_heads, self.window, dtype=self.dtype, name="attn")
-        mlp = MLP(int(channels * self.mlp_ratio), dtype=self.dtype, name="mlp")
-        for index, operation in ((1, lambda x: attention(x, hw)), (2, mlp)):
-            branch = operation(layer_norm(f"norm{index}", self.dtype)(x))
-            if self.layer_scale is not None:
-                init = nn.initializers.constant(self.layer_scale)
-                branch *= self.param(f"gamma_{index}", init, (channels,)).astype(self.dtype)
-            x += drop_path(self.drop_path, train)(branch)
-        return x
+    gamma = "gamma_{}"
+
+    def attention(self) -> nn.Module:
+        return Attention(self.num_heads, self.window, dtype=self.dtype, name="attn")

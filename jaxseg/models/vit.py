@@ -99,29 +99,36 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each in a residual branch after a norm, with layer scale (initially 1)."""
+    """Attention and MLP, each in a residual branch after a norm, with layer scale (or None)."""
 
     num_heads: int
     mlp_ratio: float = 4.0
     drop_path: float = 0.0
-    layer_scale: bool = True
+    layer_scale: float | None = 1.0
     window: int | None = None
     dtype: DType = jnp.float32
+
+    gamma = "gamma{}"  # the name of the layer scale of branch 1 or 2
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b n c"], hw: Sequence[int], train: bool
     ) -> Float[Array, "b n c"]:
         channels = x.shape[-1]
-        attention = Attention(self.num_heads, self.window, dtype=self.dtype, name="attn")
+        attention = self.attention()
         mlp = MLP(int(channels * self.mlp_ratio), dtype=self.dtype, name="mlp")
         for index, operation in ((1, lambda x: attention(x, hw)), (2, mlp)):
             branch = operation(layer_norm(f"norm{index}", self.dtype)(x))
-            if self.layer_scale:
-                gamma = self.param(f"gamma{index}", nn.initializers.ones, (channels,))
+            if self.layer_scale is not None:
+                init = nn.initializers.constant(self.layer_scale)
+                gamma = self.param(self.gamma.format(index), init, (channels,))
                 branch *= gamma.astype(self.dtype)
             x += drop_path(self.drop_path, train)(branch)
         return x
+
+    def attention(self) -> nn.Module:
+        """What mixes the tokens."""
+        return Attention(self.num_heads, self.window, dtype=self.dtype, name="attn")
 
 
 def absolute_positions(table: Float[Array, "1 m c"], hw: Sequence[int]) -> Float[Array, "1 h w c"]:

@@ -260,7 +260,10 @@ class Upsample(nn.Module):
 
 
 class InteractionBlock(nn.Module):
-    """Injector, a run of the ViT's own blocks, extractor; more extractors in the last one."""
+    """Injector, some of the ViT's own blocks, extractor; more extractors in the last one.
+
+    The companion does not see the class token, [b, 1, c], or [b, 0, c] for a ViT without one.
+    """
 
     num_heads: int
     num_points: int = 4
@@ -276,21 +279,26 @@ class InteractionBlock(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b n c"],
+        class_token: Float[Array, "b k c"],
         c: Float[Array, "b s c"],
-        blocks: Callable[[Float[Array, "b n c"]], Float[Array, "b n c"]],
+        blocks: Sequence[nn.Module],
         hw: Grid,
         pyramid: Pyramid,
         train: bool,
-    ) -> tuple[Float[Array, "b n c"], Float[Array, "b s c"]]:
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "b k c"], Float[Array, "b s c"]]:
         deformable = (self.num_heads, self.num_points, self.ratio)
         options = {"epsilon": self.epsilon, "dtype": self.dtype}
         injector = Injector(*deformable, self.initial_gamma, **options, name="injector")
-        x = blocks(injector(x, c, hw, pyramid))
+        x = injector(x, c, hw, pyramid)
+        x = jnp.concatenate([class_token, x], axis=1)
+        for block in blocks:
+            x = block(x, hw, train)
+        class_token, x = jnp.split(x, [class_token.shape[1]], axis=1)
         extras = [f"extra_extractors_{i}" for i in range(self.extra_extractors)]
         for name in ("extractor", *extras):
             extractor = Extractor(*deformable, self.ffn_ratio, self.drop_path, **options, name=name)
             c = extractor(c, x, hw, pyramid, train)
-        return x, c
+        return x, class_token, c
 
 
 class ViTAdapter(nn.Module):
@@ -350,17 +358,6 @@ class ViTAdapter(nn.Module):
         features = []
         for i, (first, last) in enumerate(self.interaction_indexes):
             blocks = [self.block(k) for k in range(first, last + 1)]
-
-            def run(x, blocks=blocks):
-                nonlocal class_token
-                if class_token is not None:
-                    x = jnp.concatenate([class_token, x], axis=1)
-                for block in blocks:
-                    x = block(x, hw, train)
-                if class_token is not None:
-                    class_token, x = x[:, :1], x[:, 1:]
-                return x
-
             final = i == len(self.interaction_indexes) - 1
             interaction = InteractionBlock(
                 self.deform_num_heads,
@@ -374,7 +371,7 @@ class ViTAdapter(nn.Module):
                 dtype=self.dtype,
                 name=f"interactions_{i}",
             )
-            x, c = interaction(x, c, run, hw, pyramid, train)
+            x, class_token, c = interaction(x, class_token, c, blocks, hw, pyramid, train)
             features.append(x.reshape(x.shape[0], *hw, -1))
 
         c2, c3, c4 = to_maps(c, pyramid)
@@ -388,19 +385,20 @@ class ViTAdapter(nn.Module):
         return [BatchNorm(name=f"norm{i}")(x, train) for i, x in enumerate(maps, start=1)]
 
     def embed(self, images):
-        """(tokens [b, n, c], class token [b, 1, c] or None) of the images."""
+        """(tokens [b, n, c], class token [b, k, c], none for a ViT) of the images."""
         x = vit.PatchEmbed(self.embed_dim, dtype=self.dtype, name="patch_embed")(images)
         shape = (1, 1 + self.pretrain_grid**2, self.embed_dim)
         table = self.param("pos_embed", nn.initializers.normal(0.02), shape)
         x += vit.absolute_positions(table, x.shape[1:3]).astype(self.dtype)
-        return x.reshape(x.shape[0], -1, self.embed_dim), None
+        x = x.reshape(x.shape[0], -1, self.embed_dim)
+        return x, x[:, :0]
 
     def block(self, index):
         """The ViT's block of that index."""
         return self.rematerialised(vit.Block)(
             self.num_heads,
             self.mlp_ratio,
-            self.block_drop_path(index),
+            drop_path=self.block_drop_path(index),
             window=self.window if index in self.window_blocks else None,
             dtype=self.dtype,
             name=f"blocks_{index}",
@@ -429,10 +427,10 @@ class BEiTAdapter(ViTAdapter):
     def block(self, index):
         return self.rematerialised(beit.Block)(
             self.num_heads,
-            tuple(self.window),
             self.mlp_ratio,
-            self.block_drop_path(index),
-            self.layer_scale,
+            drop_path=self.block_drop_path(index),
+            layer_scale=self.layer_scale,
+            window=tuple(self.window),
             dtype=self.dtype,
             name=f"blocks_{index}",
         )
