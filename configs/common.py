@@ -123,6 +123,9 @@ BASE = {
     "optim": {
         "lr": 6e-5,
         "layer_decay": 1.0,
+        # Instead of rates by layer: (part of a path, factor of the rate, factor of weight_decay),
+        # of which the longest that is found counts.
+        "custom_keys": (),
         "betas": (0.9, 0.999),
         "weight_decay": 0.05,
         "warmup_steps": 1500,
