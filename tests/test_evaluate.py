@@ -14,7 +14,7 @@ from jaxseg.data import datasets
 from jaxseg.data.pipeline import evaluation_sample
 from jaxseg.data.synthetic import write_street_scenes
 from jaxseg.errors import ConfigError
-from jaxseg.evaluate import Stopped, evaluate
+from jaxseg.evaluate import Stopped, evaluate, evaluate_checkpoint
 from jaxseg.models import segmentor
 
 
@@ -69,6 +69,17 @@ def test_scores_do_not_depend_on_the_devices(setting, tmp_path, way):
         np.testing.assert_array_equal(scores.pixels, expected.pixels)
         np.testing.assert_allclose(scores.iou, expected.iou, atol=2e-4)  # ties in the argmax
         assert len(list((tmp_path / str(devices)).glob("*.png"))) == config.eval.pictures
+
+
+def test_a_saved_run_is_evaluated_in_the_windows_of_the_overrides(setting, tmp_path, capsys):
+    config, model, variables = setting
+    checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
+    windows = [f"--config.eval.{key}={value}" for key, value in WAYS["slide"].items()]
+    evaluate_checkpoint(str(tmp_path / "run"), None, tmp_path / "out", windows)
+    slid = ConfigDict(config.to_dict() | {"eval": config.eval.to_dict() | WAYS["slide"]})
+    expected, whole = (expected_scores(c, model, variables).miou for c in (slid, config))
+    assert f"{expected:.3f}" != f"{whole:.3f}"
+    assert f"val mIoU = {expected:.3f}" in capsys.readouterr().out
 
 
 def test_another_dataset_may_be_evaluated_on_than_trained_on(setting):

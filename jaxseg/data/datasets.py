@@ -262,10 +262,7 @@ def _png_fault(content: bytes) -> str | None:
 
 
 def _corrupt(path: Path, why: str) -> CorruptFileError:
-    return CorruptFileError(
-        f"{path} cannot be read: {why}. Restore the file, or set data.skip_corrupt=True to train "
-        "without such files."
-    )
+    return CorruptFileError(f"{path} cannot be read: {why}")
 
 
 def _files_below(folder: Path, suffix: str) -> list[str]:

@@ -148,7 +148,8 @@ def _read(index, samples, skip_corrupt):
             return image, label, replaced
         except CorruptFileError as error:
             if not skip_corrupt:
-                raise
+                advice = "restore the file, or train without such: --config.data.skip_corrupt=True"
+                raise CorruptFileError(f"{error}; {advice}") from error
             last_error = error
     raise DataError(f"None of the {len(samples)} samples can be read. The last one: {last_error}")
 
