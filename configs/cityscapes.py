@@ -25,7 +25,7 @@ The heads have 150 outputs although Cityscapes has 19 classes; predictions of th
 errors, and so they do here (--config.eval.mask_absent_classes=True leaves them out).
 """
 
-from configs import common
+from configs import common, internimage
 
 MAPILLARY = {
     "data": {"train_split": "train+train_extra"},
@@ -34,12 +34,12 @@ MAPILLARY = {
 
 VARIANTS = {
     **{
-        f"upernet_internimage_{size}": common.upernet_internimage(size)
+        f"upernet_internimage_{size}": internimage.upernet(size)
         for size in ("t", "s", "b", "l", "xl")
     },
     **{
         f"upernet_internimage_{size}_mapillary": {
-            **common.upernet_internimage(size),
+            **internimage.upernet(size),
             **MAPILLARY,
             "init": f"zoo:upernet_internimage_{size}_512x1024_80k_mapillary",
         }
@@ -47,7 +47,7 @@ VARIANTS = {
     },
     **{
         f"segformer_internimage_{size}_mapillary": {
-            **common.segformer_internimage(size),
+            **internimage.segformer(size),
             **MAPILLARY,
             "init": f"zoo:segformer_internimage_{size}_512x1024_80k_mapillary",
         }

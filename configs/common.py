@@ -1,4 +1,4 @@
-"""What every recipe starts from, and the backbones and heads they share."""
+"""What every recipe starts from, and the heads they share; backbones have a file per family."""
 
 import copy
 from collections.abc import Mapping
@@ -8,88 +8,6 @@ import ml_collections
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
-
-# H and G have no layer scale, more norms, a 5×5 depthwise kernel and the centre feature scale.
-HUGE = {
-    "layer_scale": None,
-    "dw_kernel_size": 5,
-    "center_feature_scale": True,
-    "drop_path": 0.5,
-}
-INTERNIMAGE = {
-    "t": {
-        "channels": 64,
-        "depths": (4, 4, 18, 4),
-        "groups": (4, 8, 16, 32),
-        "drop_path": 0.2,
-        "post_norm": False,
-    },
-    "s": {
-        "channels": 80,
-        "depths": (4, 4, 21, 4),
-        "groups": (5, 10, 20, 40),
-        "drop_path": 0.3,
-    },
-    "b": {
-        "channels": 112,
-        "depths": (4, 4, 21, 4),
-        "groups": (7, 14, 28, 56),
-        "drop_path": 0.4,
-    },
-    "l": {
-        "channels": 160,
-        "depths": (5, 5, 22, 5),
-        "groups": (10, 20, 40, 80),
-        "drop_path": 0.4,
-        "offset_scale": 2.0,
-        "remat": True,
-    },
-    "xl": {
-        "channels": 192,
-        "depths": (5, 5, 24, 5),
-        "groups": (12, 24, 48, 96),
-        "drop_path": 0.4,
-        "offset_scale": 2.0,
-        "remat": True,
-    },
-    "h": {
-        **HUGE,
-        "channels": 320,
-        "depths": (6, 6, 32, 6),
-        "groups": (10, 20, 40, 80),
-        "post_norm": False,
-        "res_post_norm": True,
-        "level2_post_norm_after": tuple(range(5, 32, 6)),
-        "remat": True,
-    },
-    "g": {
-        **HUGE,
-        "channels": 512,
-        "depths": (2, 2, 48, 4),
-        "groups": (16, 32, 64, 128),
-        "level2_post_norm_after": tuple(range(5, 48, 6)),
-        "remat": True,
-    },
-}
-# What each size is trained with, and the ImageNet weights it starts from.
-INTERNIMAGE_OPTIM = {
-    "t": {},
-    "s": {},
-    "b": {},
-    "l": {"lr": 2e-5, "layer_decay": 0.94, "clip_norm": 0.1},
-    "xl": {"lr": 2e-5, "layer_decay": 0.94, "clip_norm": 0.1},
-    "h": {"lr": 2e-5, "layer_decay": 0.95, "clip_norm": 0.1},
-    "g": {"lr": 2e-5, "layer_decay": 0.95, "clip_norm": 0.1},
-}
-INTERNIMAGE_INIT = {
-    "t": "zoo:internimage_t_1k_224",
-    "s": "zoo:internimage_s_1k_224",
-    "b": "zoo:internimage_b_1k_224",
-    "l": "zoo:internimage_l_22k_192to384",
-    "xl": "zoo:internimage_xl_22k_192to384",
-    "h": "zoo:internimage_h_jointto22k_384",
-    "g": "zoo:internimage_g_pretrainto22k_384",
-}
 
 BASE = {
     "variant": "",
@@ -153,20 +71,7 @@ BASE = {
 }
 
 
-def internimage(size: str) -> dict[str, Any]:
-    """An InternImage backbone of the published size."""
-    return {
-        "kind": "intern_image",
-        "mlp_ratio": 4.0,
-        "layer_scale": 1.0,
-        "offset_scale": 1.0,
-        "post_norm": True,
-        "remat": False,
-        **INTERNIMAGE[size],
-    }
-
-
-def upernet(backbone: dict[str, Any], num_classes: int) -> dict[str, Any]:
+def upernet(backbone: dict[str, Any], num_classes: int, channels: int = 512) -> dict[str, Any]:
     """UperNet on a backbone, with the auxiliary FCN head on its third stage."""
     return {
         "dtype": "auto",  # of the computation: bfloat16 on accelerators, float32 on CPU
@@ -174,7 +79,7 @@ def upernet(backbone: dict[str, Any], num_classes: int) -> dict[str, Any]:
         "decode_head": {
             "kind": "uper",
             "num_classes": num_classes,
-            "channels": 512,
+            "channels": channels,
             "pool_scales": (1, 2, 3, 6),
             "dropout": 0.1,
         },
@@ -201,20 +106,6 @@ def segformer(backbone: dict[str, Any], num_classes: int) -> dict[str, Any]:
         },
         "auxiliary_head": None,
     }
-
-
-def upernet_internimage(size: str) -> dict[str, Any]:
-    """UperNet on InternImage with what its published runs share; 150 outputs on every dataset."""
-    return _published(upernet(internimage(size), num_classes=150), size)
-
-
-def segformer_internimage(size: str) -> dict[str, Any]:
-    """SegformerHead on InternImage with what its published runs share."""
-    return _published(segformer(internimage(size), num_classes=150), size)
-
-
-def _published(model, size):
-    return {"model": model, "optim": INTERNIMAGE_OPTIM[size], "init": INTERNIMAGE_INIT[size]}
 
 
 def recipe(variant: str, variants: Mapping[str, Mapping[str, Any]]) -> ml_collections.ConfigDict:

@@ -7,10 +7,10 @@ or `make demo`, which does both. The scenes lie in exactly the folder layout of 
 label ids and all 19 classes.
 """
 
-from configs import common
+from configs import common, internimage
 
 BACKBONE = {
-    **common.internimage("t"),
+    **internimage.backbone("t"),
     "channels": 32,
     "depths": (1, 1, 2, 1),
     "groups": (2, 4, 8, 16),

@@ -9,7 +9,7 @@ segformer_internimage_l (9 h), segformer_internimage_xl (10 h).
         --config.data.root=MAPILLARY --config.data.val_root=CITYSCAPES --workdir RUN
 """
 
-from configs import common
+from configs import common, internimage
 
 MAPILLARY = {
     "steps": 80_000,
@@ -26,11 +26,10 @@ MAPILLARY = {
 
 VARIANTS = {
     **{
-        f"upernet_internimage_{size}": common.upernet_internimage(size) | MAPILLARY
-        for size in ("l", "xl")
+        f"upernet_internimage_{size}": internimage.upernet(size) | MAPILLARY for size in ("l", "xl")
     },
     **{
-        f"segformer_internimage_{size}": common.segformer_internimage(size) | MAPILLARY
+        f"segformer_internimage_{size}": internimage.segformer(size) | MAPILLARY
         for size in ("l", "xl")
     },
 }

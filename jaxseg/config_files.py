@@ -25,8 +25,8 @@ def locate(argument: str) -> str:
     for candidate in (pathlib.Path(file), installed.parent / file):
         if candidate.is_file():
             return f"{candidate}{colon}{variant}"
-    files = (path for path in installed.glob("[a-z]*.py") if path.stem != "common")
-    names = sorted(f"configs/{path.name}" for path in files)
+    recipes = (path for path in installed.glob("*.py") if "def get_config" in path.read_text())
+    names = sorted(f"configs/{path.name}" for path in recipes)
     raise ConfigError(f"--config {file}: no such file; installed are {', '.join(names)}")
 
 

@@ -18,7 +18,7 @@ ALLOWED = {
     "converters/torch_file.py": FILE_READERS,
     "converters/torch_writer.py": FILE_READERS,
     "converters/state_dict.py": FILE_READERS,
-    "configs": {"configs.common"},
+    "configs": {"configs.common", "configs.internimage", "configs.vit_adapter"},
     "jaxseg/errors.py": set(),
     "jaxseg/paths.py": set(),
     "jaxseg/transfer.py": set(),

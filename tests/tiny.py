@@ -2,12 +2,12 @@
 
 import ml_collections
 
-from configs import common
+from configs import common, internimage
 
 
 def tiny_config(**changes):
     """A UperNet on a four-stage InternImage with 8 channels; `changes` are "a.b" keys."""
-    backbone = common.internimage("t") | {
+    backbone = internimage.backbone("t") | {
         "channels": 8,
         "depths": (1, 1, 1, 1),
         "groups": (1, 2, 4, 8),
