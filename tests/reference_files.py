@@ -9,6 +9,8 @@ import pathlib
 
 import numpy as np
 
+from converters.fill import fill
+
 REFERENCE = pathlib.Path(
     os.environ.get("JAXSEG_REFERENCE", pathlib.Path(__file__).parent / "reference")
 )
@@ -36,6 +38,17 @@ class Recording:
     def group(self, prefix: str) -> dict[str, np.ndarray]:
         """The arrays whose names start with `prefix`, without it."""
         return {k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}
+
+    def params(self) -> dict[str, np.ndarray]:
+        """Parameters and batch statistics by PyTorch name: as stored, or made from their shapes.
+
+        Not the buffers that follow from a grid, which models compute.
+        """
+        params = self.group("params/")
+        meta = self.json("meta") if "meta" in self else {}
+        if meta.get("params_from_fill"):
+            params |= {name: fill(name, shape) for name, shape in meta["param_shapes"].items()}
+        return {k: v for k, v in params.items() if not k.endswith("relative_position_index")}
 
 
 def recordings(folder: str) -> list[pathlib.Path]:

@@ -77,7 +77,7 @@ MODULES = {
 
 def check_module(recording, make, nchw_in, nchw_out, takes_train):
     module, hparams = make(recording.hparams), recording.hparams
-    variables = to_variables(recording.group("params/"))
+    variables = to_variables(recording.params())
     inputs = recording.group("inputs/")
     outputs, cotangents = recording.group("outputs/"), recording.group("cotangents/")
     train = hparams.get("train", False)
