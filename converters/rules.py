@@ -21,10 +21,12 @@ TO_PATH = (
     (r"\b(post_norms\.\d+)\.0\b", r"\1"),
     (r"\bcenter_feature_scale_proj_(weight|bias)\b", r"center_feature_scale_proj.\1"),
     (r"\b(psp_modules\.\d+)\.1\b", r"\1"),
+    (r"\b((?:spatial|temporal)_pos_embed)\.weight$", r"\1"),
     (r"\.(\d+)\b", r"_\1"),
 )
 TO_NAME = (
     (r"_(\d+)(?=\.)", r".\1"),
+    (r"\b((?:spatial|temporal)_pos_embed)$", r"\1.weight"),
     (r"\b(psp_modules\.\d+)\b", r"\1.1"),
     (r"\bcenter_feature_scale_proj\.(weight|bias)\b", r"center_feature_scale_proj_\1"),
     (r"\b(post_norms\.\d+)\b", r"\1.0"),
@@ -42,9 +44,24 @@ IGNORED = (
     (rf"\.{COUNTER}$", "counters of batch norm"),
     (r"\.relative_position_index$", "follows from the grid"),
 )
-# The same for the files of ImageNet-pretrained backbones.
-PRETRAINING_HEAD = r"^(conv_head|dcnv3_head_x\d|head|fc_norm|clip_projector|avgpool)\."
-IGNORED_OF_PRETRAINED = ((PRETRAINING_HEAD, "classifier of the pre-training"),)
+# The same for the files of pre-trained backbones, where the model has no such tensor.
+IGNORED_OF_PRETRAINED = (
+    (
+        r"^backbone\.(conv_head|dcnv3_head_x\d|head|fc_norm|clip_projector|avgpool)\.",
+        "classifier of the pre-training",
+    ),
+    (r"^backbone\.cls_token$", "class token, which the model does not have"),
+    (r"^backbone\.norm\.(weight|bias)$", "last norm of the pre-training"),
+    (r"^backbone\.(mask_token$|lm_head\.|cls_pt_layers\.)", "prediction of masked patches"),
+)
+# (pattern in the name, why no file of a pre-trained backbone has the tensor).
+FRESH_OF_PRETRAINED = (
+    (
+        r"^backbone\.(spm|interactions|level_embed|up|norm[1-4])\b",
+        "the adapter, which the pre-training did not have",
+    ),
+    (r"^backbone\.fpn\d\b", "the feature pyramid, which the pre-training did not have"),
+)
 
 
 def to_path(name: str, ndim: int) -> str:

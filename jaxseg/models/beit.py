@@ -1,4 +1,7 @@
-"""BEiT (arXiv:2106.08254) and BEiTv2 (arXiv:2208.06366): ViTs with relative position bias."""
+"""BEiT (arXiv:2106.08254) and BEiTv2 (arXiv:2208.06366): ViTs with relative position bias.
+
+As backbones by themselves (`BEiT`) and with the companion of ViT-Adapter (`BEiTAdapter`).
+"""
 
 from collections.abc import Sequence
 
@@ -8,7 +11,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxseg.models import vit
-from jaxseg.models.layers import DType, Linear
+from jaxseg.models.layers import BatchNorm, DType, Linear, gelu, torch_uniform
+from jaxseg.models.vit_adapter import Upsample, ViTAdapter
 from jaxseg.position_tables import OF_CLASS_TOKEN, spline_matrix
 from jaxseg.resize import along_height, along_width
 
@@ -87,5 +91,90 @@ class Block(vit.Block):
 
     gamma = "gamma_{}"
 
-    def attention(self) -> nn.Module:
-        return Attention(self.num_heads, self.window, dtype=self.dtype, name="attn")
+    def attention(self, x, hw):
+        return Attention(self.num_heads, self.window, dtype=self.dtype, name="attn")(x, hw)
+
+
+class Trunk:
+    """The embedding and the blocks, for modules that have the fields of `BEiT`."""
+
+    def embed(self, images):
+        """(tokens [b, n, c], class token [b, 1, c]) of the images."""
+        x = vit.PatchEmbed(self.embed_dim, dtype=self.dtype, name="patch_embed")(images)
+        token = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, self.embed_dim))
+        batch = x.shape[0]
+        token = jnp.broadcast_to(token.astype(self.dtype), (batch, 1, self.embed_dim))
+        return x.reshape(batch, -1, self.embed_dim), token
+
+    def block(self, index):
+        """The block of that index."""
+        kind = vit.rematerialised(Block) if self.remat else Block
+        return kind(
+            self.num_heads,
+            self.mlp_ratio,
+            drop_path=vit.drop_path_of(index, self.depth, self.drop_path),
+            layer_scale=self.layer_scale,
+            window=tuple(self.window),
+            dtype=self.dtype,
+            name=f"blocks_{index}",
+        )
+
+
+class BEiT(Trunk, nn.Module):
+    """BEiT by itself: features at strides 4, 8, 16 and 32, all `embed_dim` wide.
+
+    They are the patches after the four blocks `out_indices`, enlarged 4 and 2 times by transposed
+    convolutions, as they are, and halved by max-pooling. `window` is the grid (h, w) of the tables
+    of relative positions; `drop_path` is the rate of the last block.
+
+    Raises:
+      ValueError: for an image whose sides are no multiples of 32; for other than four
+        `out_indices`, in ascending order, of blocks that exist.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    out_indices: Sequence[int]
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    layer_scale: float | None = 1e-6
+    window: tuple[int, int] = (32, 32)
+    remat: bool = False
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b H W 3"], train: bool = False
+    ) -> list[Float[Array, "b p q c"]]:
+        indices = tuple(self.out_indices)
+        if len(indices) != 4 or indices != tuple(i for i in range(self.depth) if i in indices):
+            raise ValueError(
+                f"BEiT: out_indices={indices}; four ascending numbers of blocks below"
+                f" depth={self.depth} are needed"
+            )
+        hw = vit.patch_grid(images, "BEiT")
+        tokens, class_token = self.embed(images)
+        x = jnp.concatenate([class_token, tokens], axis=1)
+        taken = []
+        for i in range(self.depth):
+            x = self.block(i)(x, hw, train)
+            if i in indices:
+                taken.append(x[:, 1:].reshape(x.shape[0], *hw, -1))
+        x4, x8, x16, x32 = taken
+        x4 = self.enlarge("fpn1_0", x4)
+        x4 = self.enlarge("fpn1_3", gelu(BatchNorm(name="fpn1_1")(x4, train)))
+        x8 = self.enlarge("fpn2_0", x8)
+        return [x4, x8, x16, nn.max_pool(x32, (2, 2), strides=(2, 2))]
+
+    def enlarge(self, name, x):
+        init = torch_uniform(4 * self.embed_dim)
+        return Upsample(kernel_init=init, bias_init=init, dtype=self.dtype, name=name)(x)
+
+
+class BEiTAdapter(Trunk, ViTAdapter):
+    """BEiT with its companion. `window` is the grid (h, w) of its tables of relative positions."""
+
+    window: tuple[int, int] = (32, 32)
+    layer_scale: float | None = 1e-6
+    initial_gamma: float = 1e-6

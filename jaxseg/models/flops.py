@@ -2,9 +2,12 @@
 
 That is, multiply-accumulates of convolutions and linear layers, 1 per output for the bias of a
 convolution (none for that of a linear layer), 2 per element of layer norm, 1 of ReLU, 1 per input
-of a pooling, and 5·K·H·W·C for the sampling of K points by DCNv3. Not counted: batch norm, GELU,
-softmax, resizing, residuals, layer scale, and the projection of InternImage-H's centre feature
-scale. After mmcv's counter and the InternImage repository's own term for DCNv3.
+of a pooling in a head, and 5·K·H·W·C for the sampling of K points by DCNv3. Not counted: batch
+norm, GELU, softmax, resizing, residuals, layer scale, and the projection of InternImage-H's centre
+feature scale. After mmcv's counter and the InternImage repository's own term for DCNv3.
+
+For ViT-Adapter no figures are published. Beside the above, its attention counts 2·N²·C for N tokens
+(queries with keys, weights with values), its deformable attention 5 for every sampled value.
 """
 
 import collections
@@ -15,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseg.models import layers, segmentor
+from jaxseg.models import beit, layers, segmentor, vit, vit_adapter
 from jaxseg.models.intern_image import DCNv3
 from jaxseg.models.uper_head import UPerHead
 
@@ -41,6 +44,21 @@ def of_module(module: nn.Module, inputs: tuple, output) -> int:
             return output.size
         case DCNv3():
             return 5 * module.kernel_size**2 * output.size
+        case vit.PatchConv():
+            return output.size * (3 * vit.PATCH**2 + 1)
+        case vit.Attention(window=int()):
+            x, hw = inputs
+            windows = math.prod(-(side // -module.window) for side in hw)
+            return 2 * windows * module.window**4 * x.shape[0] * x.shape[-1]
+        case vit.Attention() | beit.Attention():
+            x, _ = inputs
+            return 2 * x.size * x.shape[1]
+        case vit_adapter.MSDeformAttn():
+            query, _, _, pyramid = inputs
+            values = len(pyramid) * module.num_points * int(query.shape[-1] * module.ratio)
+            return 5 * values * math.prod(query.shape[:2])
+        case vit_adapter.Upsample():
+            return output.size * (inputs[0].shape[-1] + 1)
         case UPerHead():
             return len(module.pool_scales) * math.prod(inputs[0][-1].shape)
     return 0

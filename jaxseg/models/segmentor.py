@@ -9,12 +9,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxseg.models.beit import BEiT, BEiTAdapter
 from jaxseg.models.intern_image import InternImage
 from jaxseg.models.segformer_head import SegformerHead
+from jaxseg.models.uniperceiver import UniPerceiverAdapter
 from jaxseg.models.uper_head import FCNHead, UPerHead
-from jaxseg.models.vit_adapter import BEiTAdapter, ViTAdapter
+from jaxseg.models.vit_adapter import ViTAdapter
 
-BACKBONES = {"intern_image": InternImage, "vit_adapter": ViTAdapter, "beit_adapter": BEiTAdapter}
+BACKBONES = {
+    "intern_image": InternImage,
+    "vit_adapter": ViTAdapter,
+    "beit_adapter": BEiTAdapter,
+    "uniperceiver_adapter": UniPerceiverAdapter,
+    "beit": BEiT,
+}
 HEADS = {"uper": UPerHead, "segformer": SegformerHead, "fcn": FCNHead}
 
 Variables = Mapping[str, Any]

@@ -11,6 +11,7 @@ from jaxseg.models.layers import MLP, DType, Linear, drop_path, layer_norm, matm
 from jaxseg.resize import resize_bicubic
 
 PATCH = 16  # pixels along a side
+STRIDE = 32  # of the coarsest features that heads are given
 
 
 class PatchConv(nn.Module):
@@ -85,17 +86,20 @@ class Attention(nn.Module):
     window: int | None = None
     dtype: DType = jnp.float32
 
+    projections = ("qkv", "proj")  # the names of the linear layers before and after
+
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], hw: Sequence[int]) -> Float[Array, "b n c"]:
         channels = x.shape[-1]
-        x = Linear(3 * channels, dtype=self.dtype, name="qkv")(x)
+        before, after = self.projections
+        x = Linear(3 * channels, dtype=self.dtype, name=before)(x)
         if self.window:
             parts = windows_of(x, hw, self.window)
             flat = attend(parts.reshape(-1, self.window**2, 3 * channels), self.num_heads)
             x = tokens_of(flat.reshape(*parts.shape[:-1], channels), hw)
         else:
             x = attend(x, self.num_heads)
-        return Linear(channels, dtype=self.dtype, name="proj")(x)
+        return Linear(channels, dtype=self.dtype, name=after)(x)
 
 
 class Block(nn.Module):
@@ -109,26 +113,54 @@ class Block(nn.Module):
     dtype: DType = jnp.float32
 
     gamma = "gamma{}"  # the name of the layer scale of branch 1 or 2
+    epsilon = 1e-6  # of the layer norms
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b n c"], hw: Sequence[int], train: bool
     ) -> Float[Array, "b n c"]:
-        channels = x.shape[-1]
-        attention = self.attention()
-        mlp = MLP(int(channels * self.mlp_ratio), dtype=self.dtype, name="mlp")
-        for index, operation in ((1, lambda x: attention(x, hw)), (2, mlp)):
-            branch = operation(layer_norm(f"norm{index}", self.dtype)(x))
+        for index, operation in ((1, lambda x: self.attention(x, hw)), (2, self.feed_forward)):
+            branch = operation(layer_norm(f"norm{index}", self.dtype, self.epsilon)(x))
             if self.layer_scale is not None:
                 init = nn.initializers.constant(self.layer_scale)
-                gamma = self.param(self.gamma.format(index), init, (channels,))
+                gamma = self.param(self.gamma.format(index), init, x.shape[-1:])
                 branch *= gamma.astype(self.dtype)
             x += drop_path(self.drop_path, train)(branch)
         return x
 
-    def attention(self) -> nn.Module:
-        """What mixes the tokens."""
-        return Attention(self.num_heads, self.window, dtype=self.dtype, name="attn")
+    def attention(self, x, hw):
+        """What mixes the tokens of a grid."""
+        return Attention(self.num_heads, self.window, dtype=self.dtype, name="attn")(x, hw)
+
+    def feed_forward(self, x):
+        """What every token goes through by itself."""
+        hidden_dim = int(x.shape[-1] * self.mlp_ratio)
+        return MLP(hidden_dim, dtype=self.dtype, name="mlp")(x)
+
+
+def rematerialised(block: type[Block]) -> type[Block]:
+    """A block that computes its activations again in the backward pass, instead of keeping them."""
+    return nn.remat(block, static_argnums=(2, 3))
+
+
+def drop_path_of(index: int, depth: int, rate: float) -> float:
+    """The rate of a block: from 0 for the first it grows linearly to `rate` for the last."""
+    return rate * index / max(depth - 1, 1)
+
+
+def patch_grid(images: Float[Array, "b H W 3"], model: str) -> tuple[int, int]:
+    """Rows and columns of patches.
+
+    Raises:
+      ValueError: naming `model`, for an image whose sides are no multiples of 32.
+    """
+    height, width = images.shape[1:3]
+    if height % STRIDE or width % STRIDE:
+        raise ValueError(
+            f"{model}: an image of {height} x {width}; both sides have to be multiples of {STRIDE}"
+            f" (config.data.test_multiple={STRIDE} resizes to such)"
+        )
+    return height // PATCH, width // PATCH
 
 
 def absolute_positions(table: Float[Array, "1 m c"], hw: Sequence[int]) -> Float[Array, "1 h w c"]:

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 import pallas_kernels
-from jaxseg.models import beit, vit
+from jaxseg.models import vit
 from jaxseg.models.layers import (
     BatchNorm,
     Conv,
@@ -31,8 +31,6 @@ from jaxseg.resize import resize_bilinear
 
 Grid = tuple[int, int]
 Pyramid = tuple[Grid, ...]
-
-STRIDE = 32  # of the coarsest scale: both sides of an image are multiples of it
 
 
 def reference_points(pyramid: Pyramid) -> Float[np.ndarray, "1 q 1 2"]:
@@ -246,14 +244,15 @@ class SpatialPriorModule(nn.Module):
 class Upsample(nn.Module):
     """A transposed 2 × 2 convolution of stride 2: every cell becomes four."""
 
+    kernel_init: Callable = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+    bias_init: Callable = nn.initializers.zeros
     dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
         b, h, w, channels = x.shape
-        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        kernel = self.param("kernel", init, (2, 2, channels, channels))  # [y, x, out, in]
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        kernel = self.param("kernel", self.kernel_init, (2, 2, channels, channels))  # y, x, out, in
+        bias = self.param("bias", self.bias_init, (channels,))
         flat = kernel.astype(self.dtype).reshape(4 * channels, channels).T
         cells = matmul(x.astype(self.dtype), flat).reshape(b, h, w, 2, 2, channels)
         return cells.swapaxes(2, 3).reshape(b, 2 * h, 2 * w, channels) + bias.astype(self.dtype)
@@ -332,20 +331,15 @@ class ViTAdapter(nn.Module):
     remat: bool = False
     dtype: DType = jnp.float32
 
+    block_kind, block_name = vit.Block, "blocks_{}"  # of the transformer
     epsilon = 1e-6  # of the companion's layer norms
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "b H W 3"], train: bool = False
     ) -> list[Float[Array, "b p q c"]]:
-        height, width = images.shape[1:3]
-        if height % STRIDE or width % STRIDE:
-            raise ValueError(
-                f"ViT-Adapter: an image of {height} x {width}; both sides have to be multiples of"
-                f" {STRIDE} (config.data.test_multiple={STRIDE} resizes to such)"
-            )
-        hw = height // vit.PATCH, width // vit.PATCH
-        pyramid = tuple((height // stride, width // stride) for stride in (8, 16, 32))
+        h, w = hw = vit.patch_grid(images, "ViT-Adapter")
+        pyramid = ((2 * h, 2 * w), hw, (h // 2, w // 2))
 
         prior = SpatialPriorModule(self.conv_inplane, self.embed_dim, dtype=self.dtype, name="spm")
         c1, *coarser = prior(images.astype(self.dtype), train)
@@ -395,42 +389,12 @@ class ViTAdapter(nn.Module):
 
     def block(self, index):
         """The ViT's block of that index."""
-        return self.rematerialised(vit.Block)(
+        kind = vit.rematerialised(self.block_kind) if self.remat else self.block_kind
+        return kind(
             self.num_heads,
             self.mlp_ratio,
-            drop_path=self.block_drop_path(index),
+            drop_path=vit.drop_path_of(index, self.depth, self.drop_path),
             window=self.window if index in self.window_blocks else None,
             dtype=self.dtype,
-            name=f"blocks_{index}",
-        )
-
-    def block_drop_path(self, index):
-        return self.drop_path * index / max(self.depth - 1, 1)
-
-    def rematerialised(self, block):
-        return nn.remat(block, static_argnums=(2, 3)) if self.remat else block
-
-
-class BEiTAdapter(ViTAdapter):
-    """BEiT with its companion. `window` is the grid (h, w) of its tables of relative positions."""
-
-    window: tuple[int, int] = (32, 32)
-    layer_scale: float | None = 1e-6
-
-    def embed(self, images):
-        x = vit.PatchEmbed(self.embed_dim, dtype=self.dtype, name="patch_embed")(images)
-        token = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, self.embed_dim))
-        batch = x.shape[0]
-        token = jnp.broadcast_to(token.astype(self.dtype), (batch, 1, self.embed_dim))
-        return x.reshape(batch, -1, self.embed_dim), token
-
-    def block(self, index):
-        return self.rematerialised(beit.Block)(
-            self.num_heads,
-            self.mlp_ratio,
-            drop_path=self.block_drop_path(index),
-            layer_scale=self.layer_scale,
-            window=tuple(self.window),
-            dtype=self.dtype,
-            name=f"blocks_{index}",
+            name=self.block_name.format(index),
         )
