@@ -1,45 +1,17 @@
-"""The optimizer: groups as in the originals, schedule, clipping, what is named when it breaks."""
+"""The optimizer: schedule, clipping, groups at work, what is named when it breaks."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from published import manifest_of
 from reference_files import REFERENCE
 
-from converters.rules import to_path
+from configs import common
 from jaxseg import optim
-
-GROUPS = sorted(
-    path
-    for path in (REFERENCE / "internimage" / "optim").glob("*.json")
-    if not path.stem.startswith("mask2former")  # not built yet
-)
-
-
-@pytest.mark.reference
-@pytest.mark.parametrize("path", GROUPS, ids=lambda path: path.stem)
-def test_rate_and_decay_of_every_parameter_are_those_of_the_original(path):
-    recorded = json.loads(path.read_text())
-    shapes = manifest_of(path.stem)["state_dict"]
-    rules = optim.layer_id_rules(ConfigDict({"depths": recorded["paramwise_cfg"]["depths"]}))
-    decay = recorded["paramwise_cfg"]["layer_decay_rate"]
-    for name, group in recorded["params"].items():
-        shape = shapes[name][1:]
-        parameter = to_path(name, len(shape)).removeprefix("params/")
-        scale = optim.learning_rate_scale(parameter, rules, decay)
-        assert scale == pytest.approx(group["lr_scale"], rel=1e-6), name
-        decays = optim.decays(parameter, np.empty(shape))
-        assert decays == (group["weight_decay"] > 0), name
-
-
-def test_parameter_without_a_layer_is_named():
-    rules = optim.layer_id_rules(ConfigDict({"depths": (1, 1, 1, 1)}))
-    with pytest.raises(ValueError, match="neck/kernel"):
-        optim.learning_rate_scale("neck/kernel", rules, 0.9)
 
 
 def test_schedule_is_polynomial_decay_times_warm_up():
@@ -55,12 +27,48 @@ def test_schedule_is_polynomial_decay_times_warm_up():
         assert float(rate(t)) == pytest.approx(expected, rel=1e-5)
 
 
+SCHEDULES = sorted(REFERENCE.glob("*/optim/lr_schedule.json"))
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("path", SCHEDULES, ids=lambda path: path.parts[-3])
+def test_schedule_is_that_of_the_original(path):
+    recorded = json.loads(path.read_text())
+    policy = recorded.pop("policy")
+    for name, rates in recorded.items():
+        *warmup, steps = map(int, re.findall(r"\d+", name))  # max_iters_STEPS, warmupW_maxSTEPS
+        config = {
+            "lr": 1.0,
+            "warmup_steps": warmup[0] if warmup else policy["warmup_iters"],
+            "warmup_ratio": policy["warmup_ratio"],
+            "power": policy["power"],
+        }
+        rate = optim.schedule(ConfigDict(config), steps)
+        for t, expected in rates.items():
+            assert float(rate(int(t))) == pytest.approx(expected, rel=1e-6), (name, t)
+
+
 def test_clipping_is_that_of_pytorch():
     gradients = {"a": jnp.array([3.0, 4.0])}
     clipped, _ = optim.clip_by_global_norm(1.0).update(gradients, None)
     np.testing.assert_allclose(clipped["a"], np.array([3, 4]) / (5 + 1e-6), rtol=1e-6)
     small, _ = optim.clip_by_global_norm(10.0).update(gradients, None)
     np.testing.assert_array_equal(small["a"], gradients["a"])
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_rate_and_decay_of_a_group_multiply_those_of_the_recipe():
+    config = common.recipe("", {"": {"optim": {"lr": 0.1, "weight_decay": 0.01}}}).optim
+    config.custom_keys = (("head", 10.0, 1.0), ("norm", 1.0, 0.0))
+    optimizer = optim.make(config, ConfigDict(), steps=100)
+    params = {"head": jnp.full(2, 3.0), "norm": jnp.full(2, 3.0), "neck": jnp.full(2, 3.0)}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    # The first step of Adam is the sign of the gradient, to the digits of 1 - 0.999 in float32.
+    rate = 0.1 * config.warmup_ratio
+    np.testing.assert_allclose(updates["head"], -10 * rate * (1 + 0.01 * 3), rtol=1e-5)
+    np.testing.assert_allclose(updates["norm"], -rate, rtol=1e-5)
+    np.testing.assert_allclose(updates["neck"], -rate * (1 + 0.01 * 3), rtol=1e-5)
 
 
 def test_first_tensor_that_is_not_finite_is_named():
