@@ -125,9 +125,7 @@ def adapter(meta, run, inputs):
     indexes = tuple(map(tuple, meta["interaction_indexes"]))
     grid = meta["img_size"] // 16
     if "init_values" in meta:
-        module = vit_adapter.BEiTAdapter(
-            **options, interaction_indexes=indexes, window=(grid, grid)
-        )
+        module = beit.BEiTAdapter(**options, interaction_indexes=indexes, window=(grid, grid))
     else:
         module = vit_adapter.ViTAdapter(
             **options, interaction_indexes=indexes, pretrain_grid=meta["pretrain_size"] // 16
