@@ -29,7 +29,8 @@ class TorchWeights:
 
     Attributes:
       plan: what becomes of every tensor.
-      arrays: by path, channels last; views of the file, which is read where they are.
+      arrays: by path, channels last; views of the file, which is read where they are; only
+        tables of positions that were resized are copies.
       beside: what else lies in the file.
       classes: how many classes the file says its dataset has, if it does.
     """
@@ -57,12 +58,15 @@ def read(
     *,
     model: str,
     transfer: bool = False,
+    window: Sequence[int] | None = None,
     prefer_ema: bool = False,
 ) -> TorchWeights:
     """What the model called `model`, with variables of the shapes `wanted`, takes from a file.
 
     Args:
-      transfer: accept heads of another kind or number of classes; they stay fresh.
+      transfer: accept heads of another kind or number of classes, which stay fresh, and positions
+        of another window, which are resized.
+      window: of the model's tables of relative positions, in patches; None: a square one.
       prefer_ema: take the moving average of the weights that the file keeps beside them.
 
     Raises:
@@ -73,15 +77,18 @@ def read(
         found = state_dict.find(content, prefer_ema=prefer_ema)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    weights = match(found.tensors, wanted, source=str(path), model=model, transfer=transfer)
+    names = {"source": str(path), "model": model}
+    weights = match(found.tensors, wanted, **names, transfer=transfer, window=window)
     return dataclasses.replace(weights, beside=found.beside, classes=found.meta.get("classes"))
 
 
 def match(tensors: Mapping[str, np.ndarray], wanted, **options) -> TorchWeights:
-    """`matching.plan` carried out: renamed and transposed, nothing copied."""
+    """`matching.plan` carried out: renamed and transposed; only what is resized is copied."""
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     plan = matching.plan(shapes, wanted, **options)
     arrays = {path: rules.to_channels_last(tensors[name], path) for name, path in plan.used.items()}
+    made = {table: table.made_from(tensors[table.source]) for table in set(plan.tables.values())}
+    arrays |= {path: made[table] for path, table in plan.tables.items()}
     return TorchWeights(plan, arrays)
 
 
@@ -105,9 +112,10 @@ def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype:
       CheckpointError: where the file cannot be read or does not fit, or `output` is taken.
     """
     wanted = paths.shapes(segmentor.shapes(segmentor.build(config.model)))
-    weights = read(path, wanted, model=config.variant, prefer_ema=ema)
+    window = config.model.backbone.get("window")
+    weights = read(path, wanted, model=config.variant, window=window, prefer_ema=ema)
     arrays = {}
-    initial = initial_values(config, {**weights.plan.derived, **weights.plan.fresh})
+    initial = initial_values(config, weights.plan.initial)
     for name, values in (weights.arrays | initial).items():
         # Statistics stay in float32: what is normalised by them is.
         kept = np.float32 if name.startswith("batch_stats/") else jax.numpy.dtype(dtype)

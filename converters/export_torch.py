@@ -4,6 +4,7 @@ python -m converters.export_torch --checkpoint RUN --output FILE.pth|FILE.safete
 """
 
 import argparse
+import functools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,24 +15,36 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from converters import rules, torch_writer
-from jaxseg import checkpoints, paths
+from converters.pretrained import TABLE
+from jaxseg import checkpoints, paths, position_tables
 from jaxseg.data import datasets
 from jaxseg.errors import JaxsegError
 from jaxseg.models import segmentor
+from jaxseg.models.beit import relative_position_index
 
 
-def to_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_state_dict(
+    variables: Mapping[str, Any], window: Sequence[int] | None = None
+) -> dict[str, np.ndarray]:
     """PyTorch name -> tensor, channels first; `convert.from_state_dict` undone.
 
-    The batch counters of batch norm, which nothing reads but PyTorch's loader asks for, are 0.
+    With what PyTorch's loader asks for besides: the batch counters of batch norm, which nothing
+    reads, are 0; beside a table of relative positions lies the row of every pair of tokens.
+
+    Args:
+      window: of the tables of relative positions, in patches; None: a square one.
     """
     tensors = {}
+    index_of = functools.cache(relative_position_index)
     for path, leaf in paths.by_path(variables).items():
         name = rules.to_name(path)
         tensors[name] = rules.to_channels_first(np.asarray(leaf), path)
         if name.endswith(".running_var"):
             counter = f"{name.removesuffix('running_var')}{rules.COUNTER}"
             tensors[counter] = np.zeros((), np.int64)
+        if name.endswith(TABLE):
+            hw = tuple(window or position_tables.square_window(len(leaf)))
+            tensors[name.replace("bias_table", "index")] = index_of(hw)
     return tensors
 
 
@@ -46,7 +59,8 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path) -> int:
     shapes = segmentor.shapes(segmentor.build(config.model))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
-    tensors = to_state_dict(checkpoints.load_variables(checkpoint, abstract))
+    variables = checkpoints.load_variables(checkpoint, abstract)
+    tensors = to_state_dict(variables, config.model.backbone.get("window"))
     # What mmsegmentation asks a checkpoint for besides the weights.
     dataset = datasets.evaluated_on(config.data).dataset
     palette = tuple(tuple(colour) for colour in dataset.palette.tolist())

@@ -8,15 +8,14 @@ import collections
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from converters import rules
+from converters import pretrained, rules
 from jaxseg.errors import CheckpointError
 from jaxseg.transfer import HEADS, Shape, fresh_variables
 
 LISTED = 8  # names per kind in an error message
 LISTED_BRIEFLY = 2
-NO_LAYER_SCALE = "layer scale 1: the pre-training had none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,20 +24,29 @@ class Plan:
 
     Attributes:
       used: PyTorch name -> path of the variable it becomes.
-      derived: path of a variable that the file does not give -> the rule that gives its value.
+      derived: path of a variable that the file does not give as it is -> the rule that gives it.
+      tables: of these, path of a table of relative positions -> what it is made from.
       ignored: PyTorch name -> why it is left out.
       fresh: path of a variable that the file does not give -> why it keeps its fresh value.
     """
 
     used: dict[str, str]
     derived: dict[str, str]
+    tables: dict[str, pretrained.Table]
     ignored: dict[str, str]
     fresh: dict[str, str]
+
+    @property
+    def initial(self) -> dict[str, str]:
+        """Path of a variable that is as the model initialises it -> why."""
+        reasons = self.derived | self.fresh
+        return {path: why for path, why in reasons.items() if path not in self.tables}
 
     def table(self) -> str:
         """How many tensors are used, derived, ignored and fresh, with a line for every reason."""
         lines = []
-        for kind, reasons in dataclasses.asdict(self).items():
+        for kind in ("used", "derived", "ignored", "fresh"):
+            reasons = getattr(self, kind)
             causes = ["of the file"] * len(reasons) if kind == "used" else reasons.values()
             counts = collections.Counter(causes) or {"": 0}
             lines += [f"  {kind:<8}{count:>6}  {why}".rstrip() for why, count in counts.items()]
@@ -52,57 +60,77 @@ def plan(
     source: str,
     model: str,
     transfer: bool = False,
+    window: Sequence[int] | None = None,
 ) -> Plan:
     """Matches tensors (PyTorch name -> shape) with variables (path -> shape).
 
-    A file without a decode head is one of a pre-trained backbone; the heads then stay fresh.
+    A file without a decode head is one of a pre-trained backbone; the heads, and what the model
+    adds to the backbone, then stay fresh.
 
     Args:
       source, model: what they are called in messages.
-      transfer: also accept heads of another kind or number of classes (`jaxseg.transfer`).
+      transfer: also accept heads of another kind or number of classes (`jaxseg.transfer`), and
+        tables of relative positions of another window, as with a pre-trained backbone.
+      window: of the model's tables of relative positions, in patches; None: a square one.
 
     Raises:
       CheckpointError: naming whatever has no counterpart, with the nearest names.
     """
-    pretrained = not any(name.startswith("decode_head.") for name in tensors)
+    backbone_alone = not any(name.startswith("decode_head.") for name in tensors)
     # The files of backbones alone name their tensors without the segmentor's prefix.
-    full = {n: f"backbone.{n.removeprefix('backbone.')}" if pretrained else n for n in tensors}
-    ignored = {name: why for name in tensors if (why := _ignored(name, pretrained))}
-    available = {full[name]: shape for name, shape in tensors.items() if name not in ignored}
+    full = {
+        name: f"backbone.{name.removeprefix('backbone.')}" if backbone_alone else name
+        for name in tensors
+    }
     paths = {rules.to_name(path): path for path in wanted}
     expected = {
         name: rules.channels_first_shape(wanted[path], path) for name, path in paths.items()
     }
+    reasons = rules.IGNORED + (rules.IGNORED_OF_PRETRAINED if backbone_alone else ())
+    ignored = {
+        name: why
+        for name in tensors
+        if full[name] not in expected and (why := _first(reasons, full[name]))
+    }
+    available = {full[name]: shape for name, shape in tensors.items() if name not in ignored}
 
-    derived = {}
-    if pretrained and not any(map(_is_layer_scale, available)):
-        # InternImage-T is pre-trained without; the segmentor starts it at 1.
-        derived = {path: NO_LAYER_SCALE for name, path in paths.items() if _is_layer_scale(name)}
-    heads = _fresh_heads(available, wanted)
-    fresh = heads if pretrained or transfer else {}
+    derived, tables, fresh = {}, {}, {}
+    if backbone_alone:
+        derived = pretrained.without_layer_scale(available, paths)
+        fresh = pretrained.parts_added(available, paths)
+    if backbone_alone or transfer:
+        fresh |= _fresh_heads(available, wanted)
+        file_name = {name: own for own, name in full.items()}
+        for name, table in pretrained.relative_tables(available, expected, window).items():
+            tables[paths[name]] = dataclasses.replace(table, source=file_name[table.source])
+        derived |= {path: table.why for path, table in tables.items()}
     given = wanted.keys() - derived.keys() - fresh.keys()
     fits = {n for n, shape in available.items() if expected.get(n) == shape and paths[n] in given}
-    if pretrained or transfer:
+    if backbone_alone or transfer:
         dropped = [n for n in available if n.startswith(HEADS) and n not in fits]
         ignored |= {n: f"{n.split('.')[0]} not taken over" for n in dropped}
     used = {name: paths[full[name]] for name in tensors if full[name] in fits}
 
-    unplaced = [full[name] for name in tensors if name not in used and name not in ignored]
+    sources = {table.source for table in tables.values()}
+    placed = used.keys() | ignored.keys() | sources
+    unplaced = [full[name] for name in tensors if name not in placed]
     missing = [name for name, path in paths.items() if path in given and name not in fits]
     if unplaced or missing:
-        another = 2 * len(used) < len(wanted)
+        another = 2 * len(used) < len(given)
         verdict = "is of another model than" if another else "does not fit"
-        share = f"{len(used)} of the model's {len(wanted)} tensors are in it"
+        share = f"{len(used)} of the {len(given)} tensors that the model takes are in it"
         problems = _problems(unplaced, missing, available, expected, brief=another)
-        if heads.keys() >= {paths[name] for name in missing}:
-            problems += f"\nTo train another head on it, start from it: --config.init={source}"
-        raise CheckpointError(f"{source} {verdict} {model} ({share}):\n{problems}")
-    return Plan(used, derived, ignored, fresh)
+        advice = [*pretrained.other_grids(available, expected, source)]
+        if all(name.startswith(HEADS) for name in unplaced + missing):
+            advice += [f"To train another head on it, start from it: --config.init={source}"]
+        lines = "\n".join([problems, *advice])
+        raise CheckpointError(f"{source} {verdict} {model} ({share}):\n{lines}")
+    return Plan(used, derived, tables, ignored, fresh)
 
 
-def _ignored(name: str, pretrained: bool) -> str | None:
-    patterns = rules.IGNORED + (rules.IGNORED_OF_PRETRAINED if pretrained else ())
-    return next((why for pattern, why in patterns if re.search(pattern, name)), None)
+def _first(reasons, name: str) -> str | None:
+    """The reason beside the first pattern that is in the name."""
+    return next((why for pattern, why in reasons if re.search(pattern, name)), None)
 
 
 def _fresh_heads(available, wanted):
@@ -111,10 +139,6 @@ def _fresh_heads(available, wanted):
         path = rules.to_path(name, len(shape))
         shapes[path] = rules.channels_last_shape(shape, path)
     return fresh_variables(shapes, wanted)
-
-
-def _is_layer_scale(name):
-    return name.endswith((".gamma1", ".gamma2"))
 
 
 def _problems(unplaced: list[str], missing: list[str], available, expected, brief: bool) -> str:

@@ -2,13 +2,14 @@
 
 import collections
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from converters import convert
+from converters.pretrained import relative_tables
 from jaxseg import checkpoints, paths, zoo
 from jaxseg.errors import ConfigError
 from jaxseg.transfer import fresh_variables, of_head
@@ -34,16 +35,20 @@ def locate(source: str) -> pathlib.Path:
     return pathlib.Path(source)
 
 
-def load(source: str, fresh: Mapping[str, Any], model: str) -> tuple[dict[str, Any], str]:
+def load(
+    source: str, fresh: Mapping[str, Any], model: str, window: Sequence[int] | None = None
+) -> tuple[dict[str, Any], str]:
     """The variables `fresh` with the values of `source` in their places, sharded as they are.
 
-    The backbone has to be the same; a head that is missing in `source`, or is of another kind or
-    number of classes, stays fresh (`jaxseg.transfer`).
+    The backbone has to be the same; only tables of relative positions may be of another window, and
+    are resized. A head that is missing in `source`, or is of another kind or number of classes,
+    stays fresh (`jaxseg.transfer`), and so does what a pre-trained backbone never has.
 
     Args:
       source: a run's directory or one of its checkpoints, a PyTorch file, or zoo:NAME.
       fresh: {"params", "batch_stats"} as initialised.
       model: what the model is called in messages.
+      window: of the model's tables of relative positions, in patches; None: a square one.
 
     Returns:
       The variables, and what was taken from where, for the log.
@@ -55,31 +60,38 @@ def load(source: str, fresh: Mapping[str, Any], model: str) -> tuple[dict[str, A
     path = locate(source)
     leaves = paths.by_path(fresh)
     if path.is_dir():
-        loaded, kept = _of_run(path, leaves)
+        loaded, kept, tables = _of_run(path, leaves, window)
     else:
-        weights = convert.read(path, paths.shapes(fresh), model=model, transfer=True)
-        kept = weights.plan.derived | weights.plan.fresh
+        weights = convert.read(path, paths.shapes(fresh), model=model, transfer=True, window=window)
+        kept, tables = weights.plan.initial, weights.plan.tables
         loaded = {name: _placed(array, leaves[name]) for name, array in weights.arrays.items()}
-    reasons = collections.Counter(kept.values())
-    notes = "; ".join(
-        f"{count} tensors as initialised: {reason}" for reason, count in reasons.items()
-    )
-    origin = f"{len(loaded)} tensors of {source}" + (f"; {notes}" if notes else "")
-    return paths.nested(leaves | loaded), origin
+    made = collections.Counter(table.why for table in tables.values())
+    initial = collections.Counter(kept.values())
+    notes = [f"{len(loaded)} tensors of {source}"]
+    notes += [f"of these {count} {why}" for why, count in made.items()]
+    notes += [f"{count} tensors as initialised: {why}" for why, count in initial.items()]
+    return paths.nested(leaves | loaded), "; ".join(notes)
 
 
-def _of_run(path, leaves):
-    """(values by path, reason by path of what stays fresh) of another run."""
+def _of_run(path, leaves, window):
+    """Of another run: values by path, reasons by path of what stays fresh, tables resized."""
     checkpoint = checkpoints.find(path)
-    stored = checkpoints.shapes(checkpoint)
-    kept = fresh_variables(stored, {name: leaf.shape for name, leaf in leaves.items()})
+    stored, wanted = checkpoints.shapes(checkpoint), {n: leaf.shape for n, leaf in leaves.items()}
+    kept = fresh_variables(stored, wanted)
     taken = {name: leaf for name, leaf in leaves.items() if name not in kept}
     other_heads = {name for name in stored if name not in taken and of_head(name)}
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), taken
-    )
+    tables = relative_tables(stored, wanted, window)
+    abstract = {
+        name: jax.ShapeDtypeStruct(
+            stored[name] if name in tables else leaf.shape, leaf.dtype, sharding=leaf.sharding
+        )
+        for name, leaf in taken.items()
+    }
     variables = checkpoints.load_variables(checkpoint, paths.nested(abstract), other_heads)
-    return paths.by_path(variables), kept
+    values = paths.by_path(variables)
+    for name, table in tables.items():
+        values[name] = _placed(table.made_from(np.asarray(values[name])), leaves[name])
+    return values, kept, tables
 
 
 def _placed(array: np.ndarray, leaf: jax.Array) -> jax.Array:
