@@ -37,11 +37,11 @@ def model_table(config: ConfigDict) -> str:
     """Parameters and FLOPs of every part of the model and of the parts below it, by shapes alone.
 
     FLOPs are those of one image as the published tables count them (`jaxseg.models.flops`); of a
-    published model at the size that its table has, so that the same figure appears.
+    model with published FLOPs at the size that its table has, so that the same figure appears.
     """
     model = segmentor.build(config.model)
     published = zoo.of_recipe(config.variant, config.data.dataset)
-    image_hw = published.flops_hw if published else config.data.crop_hw
+    image_hw = (published and published.flops_hw) or config.data.crop_hw
     parameters, operations = collections.Counter(), collections.Counter()
     for path, leaf in paths.by_path(segmentor.shapes(model)["params"]).items():
         for part in parts(path.split("/")):
@@ -56,8 +56,9 @@ def model_table(config: ConfigDict) -> str:
         for name, count in sorted(parameters.items(), key=lambda item: item[0] == WHOLE)
     ]
     if published:
+        flops_g = f"{published.flops_g:g} GFLOPs" if published.flops_g else "no FLOPs"
         lines.append(
-            f"published: {published.params_m:g} M parameters, {published.flops_g:g} GFLOPs"
+            f"published: {published.params_m:g} M parameters, {flops_g}"
             f" ({published.name}; the auxiliary head's parameters count, its FLOPs do not)"
         )
     return "\n".join(lines)

@@ -3,8 +3,8 @@
 python -m jaxseg.zoo [PATTERN] lists them; one that is named in full is shown with all its facts.
 
 Numbers are those of the READMEs of InternImage (github.com/OpenGVLab/InternImage), trained on eight
-A100 GPUs (a node). Another family takes a function like `_internimage`, which says where its files
-lie, and its rows in `MODELS`.
+A100 GPUs (a node), and of ViT-Adapter (github.com/czczup/ViT-Adapter). Another family takes a
+function like `_internimage`, which says where its files lie, and its rows in `MODELS`.
 """
 
 import argparse
@@ -21,6 +21,11 @@ from jaxseg import download
 from jaxseg.errors import ConfigError
 
 INTERNIMAGE = "https://huggingface.co/OpenGVLab/InternImage/resolve/main"
+VIT_ADAPTER = "https://github.com/czczup/ViT-Adapter/releases/download"
+DEIT = "https://dl.fbaipublicfiles.com/deit"
+# Where BEiT's authors moved their files. ViT-Adapter's README still names the first place, on
+# conversationhub.blob.core.windows.net, which nobody may read any more.
+BEIT = "https://github.com/addf400/files/releases/download"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +49,10 @@ class Model(Weights):
       config: what to give to --config for the same model here.
       original_config: path of the config file in the original repository.
       params_m: parameters in millions, those of the auxiliary head included.
-      flops_g: multiply-adds in thousand millions to predict one image of `flops_hw`.
+      flops_g: multiply-adds in thousand millions to predict one image of `flops_hw`. None here and
+        below: not published.
       flops_hw: height and width at which these were counted, not always those of the crop.
-      miou_ss: mIoU in per cent at a single scale. None here and below: not published.
+      miou_ss: mIoU in per cent at a single scale.
       miou_ms: mIoU in per cent at several scales.
       train_speed: seconds per step of training.
       train_time: of all steps, as published: "14.5h"; "2d (2n)" is two days on two nodes.
@@ -56,21 +62,34 @@ class Model(Weights):
     config: str
     original_config: str
     params_m: float
-    flops_g: float
-    flops_hw: tuple[int, int]
+    flops_g: float | None
+    flops_hw: tuple[int, int] | None
     miou_ss: float | None
     miou_ms: float | None
     train_speed: float | None
     train_time: str | None
 
 
-def _internimage(name: str, config: str, *facts) -> Model:
+def _model(name: str, url: str, config: str, *facts) -> Model:
     dataset = pathlib.PurePosixPath(config.partition(":")[0]).stem
     original_config = f"segmentation/configs/{dataset}/{name}.py"
-    return Model(name, f"{INTERNIMAGE}/{name}.pth", dataset, config, original_config, *facts)
+    return Model(name, url, dataset, config, original_config, *facts)
 
 
-# Parameters (M), FLOPs (G) at (height, width), mIoU single and multi-scale, s/step, training.
+def _internimage(name: str, config: str, *facts) -> Model:
+    return _model(name, f"{INTERNIMAGE}/{name}.pth", config, *facts)
+
+
+def _vit_adapter(
+    name: str, file: str, config: str, params_m: float, miou_ss: float, miou_ms: float
+) -> Model:
+    """`file`: the release, and the file's name in it, which is not always that of the config."""
+    costs = (params_m, None, None)
+    return _model(name, f"{VIT_ADAPTER}/{file}", config, *costs, miou_ss, miou_ms, None, None)
+
+
+# Parameters (M), FLOPs (G) at (height, width), mIoU single and multi-scale, s/step, training; of
+# ViT-Adapter parameters and mIoU.
 # fmt: off
 MODELS: tuple[Model, ...] = (
     _internimage("upernet_internimage_t_512x1024_160k_cityscapes",
@@ -130,21 +149,86 @@ MODELS: tuple[Model, ...] = (
     _internimage("upernet_internimage_h_896_160k_ade20k",
         "configs/ade20k.py:upernet_internimage_h",
         1120, 3566, (896, 896), 59.9, 60.3, 0.94, "2d (2n)"),
+    _vit_adapter("upernet_deit_adapter_tiny_512_160k_ade20k",
+        "v0.3.1/upernet_deit_adapter_tiny_512_160_ade20k.pth.tar",
+        "configs/ade20k.py:upernet_deit_adapter_t", 36, 42.6, 43.6),
+    _vit_adapter("upernet_deit_adapter_small_512_160k_ade20k",
+        "v0.3.1/upernet_deit_adapter_small_512_160k_ade20k.pth",
+        "configs/ade20k.py:upernet_deit_adapter_s", 58, 46.2, 47.1),
+    _vit_adapter("upernet_deit_adapter_base_512_160k_ade20k",
+        "v0.3.1/upernet_deit_adapter_base_512_160k_ade20k.pth.tar",
+        "configs/ade20k.py:upernet_deit_adapter_b", 134, 48.8, 49.7),
+    _vit_adapter("upernet_augreg_adapter_tiny_512_160k_ade20k",
+        "v0.3.1/upernet_augreg_adapter_tiny_512_160_ade20k.pth.tar",
+        "configs/ade20k.py:upernet_augreg_adapter_t", 36, 43.9, 44.8),
+    _vit_adapter("upernet_augreg_adapter_base_512_160k_ade20k",
+        "v0.3.1/upernet_augreg_adapter_base_512_160k_ade20k.pth.tar",
+        "configs/ade20k.py:upernet_augreg_adapter_b", 134, 51.9, 52.5),
+    _vit_adapter("upernet_augreg_adapter_large_512_160k_ade20k",
+        "v0.3.1/upernet_augreg_adapter_large_512_160k_ade20k.pth.tar",
+        "configs/ade20k.py:upernet_augreg_adapter_l", 364, 53.4, 54.4),
+    _vit_adapter("upernet_uniperceiver_adapter_large_512_160k_ade20k",
+        "v0.3.1/upernet_uniperceiver_adapter_large_512_160k_ade20k.pth",
+        "configs/ade20k.py:upernet_uniperceiver_adapter_l", 364, 55.0, 55.4),
+    _vit_adapter("upernet_beit_adapter_large_640_160k_ade20k_ss",
+        "v0.2.1/upernet_beit_adapter_large_640_160k_ade20k.pth.tar",
+        "configs/ade20k.py:upernet_beit_adapter_l", 451, 58.0, 58.4),
+    _vit_adapter("upernet_beit_adapter_large_512_80k_cocostuff10k_ss",
+        "v0.2.4/upernet_beit_adapter_large_512_80k_cocostuff10k.pth.tar",
+        "configs/coco_stuff10k.py:upernet_beit_adapter_l", 451, 51.0, 51.4),
+    _vit_adapter("upernet_beit_adapter_large_640_80k_cocostuff164k_ss",
+        "v0.2.6/upernet_beit_adapter_large_640_80k_cocostuff164k.pth.tar",
+        "configs/coco_stuff164k.py:upernet_beit_adapter_l", 451, 50.5, 50.7),
+    _vit_adapter("upernet_beit_adapter_large_480_80k_pascal_context_59_ss",
+        "v0.2.7/upernet_beit_adapter_large_480_80k_pascal_context_59.pth.tar",
+        "configs/pascal_context.py:upernet_beit_adapter_l", 451, 67.0, 67.5),
 )
 # fmt: on
 
-# Backbones trained on ImageNet, to start from.
-BACKBONES: tuple[Weights, ...] = tuple(
-    Weights(name, f"{INTERNIMAGE}/{name}.pth")
-    for name in (
-        "internimage_t_1k_224",
-        "internimage_s_1k_224",
-        "internimage_b_1k_224",
-        "internimage_l_22k_192to384",
-        "internimage_xl_22k_192to384",
-        "internimage_h_jointto22k_384",
-        "internimage_g_pretrainto22k_384",
-    )
+# Pre-trained backbones, to start from.
+BACKBONES: tuple[Weights, ...] = (
+    *(
+        Weights(name, f"{INTERNIMAGE}/{name}.pth")
+        for name in (
+            "internimage_t_1k_224",
+            "internimage_s_1k_224",
+            "internimage_b_1k_224",
+            "internimage_l_22k_192to384",
+            "internimage_xl_22k_192to384",
+            "internimage_h_jointto22k_384",
+            "internimage_g_pretrainto22k_384",
+        )
+    ),
+    Weights("deit_tiny_patch16_224", f"{DEIT}/deit_tiny_patch16_224-a1311bcf.pth"),
+    Weights("deit_small_patch16_224", f"{DEIT}/deit_small_patch16_224-cd65a155.pth"),
+    Weights("deit_base_patch16_224", f"{DEIT}/deit_base_patch16_224-b5f2ef4d.pth"),
+    Weights(
+        "augreg_tiny_patch16_224",
+        f"{VIT_ADAPTER}/v0.3.1/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0"
+        "--imagenet2012-steps_20k-lr_0.03-res_224.pth",
+    ),
+    Weights(
+        "augreg_base_patch16_384",
+        f"{VIT_ADAPTER}/v0.3.1/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0"
+        "--imagenet2012-steps_20k-lr_0.01-res_384.pth",
+    ),
+    Weights(
+        "augreg_large_patch16_384",
+        f"{VIT_ADAPTER}/v0.1.6/L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1"
+        "--imagenet2012-steps_20k-lr_0.01-res_384.pth",
+    ),
+    Weights(
+        "uniperceiver_large_patch16_224",
+        f"{VIT_ADAPTER}/v0.3.1/uni-perceiver-large-L24-H1024-224size-pretrained_converted.pth",
+    ),
+    *(
+        Weights(name, f"{BEIT}/{release}/{name}.pth")
+        for name, release in (
+            ("beit_base_patch16_224_pt22k_ft22k", "v1.0"),
+            ("beit_large_patch16_224_pt22k_ft22k", "v1.0"),
+            ("beitv2_large_patch16_224_pt1k_ft21k", "BEiT-v2"),
+        )
+    ),
 )
 
 
@@ -189,12 +273,15 @@ def file(name: str) -> pathlib.Path:
 def _find(name, rows):
     by_name = {row.name: row for row in rows}
     if name not in by_name:
-        nearest = ", ".join(difflib.get_close_matches(name, by_name, n=3, cutoff=0))
         raise ConfigError(
-            f"no published weights {name!r}; the nearest are {nearest}"
+            f"no published weights {name!r}; the nearest are {_nearest(name, by_name)}"
             " (python -m jaxseg.zoo lists the models)"
         )
     return by_name[name]
+
+
+def _nearest(name, names):
+    return ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0))
 
 
 def _miou(model):
@@ -206,7 +293,7 @@ COLUMNS = (
     ("model", str.ljust, lambda model: model.name),
     ("params", str.rjust, lambda model: f"{model.params_m}M"),
     ("mIoU ss/ms", str.rjust, _miou),
-    ("FLOPs", str.rjust, lambda model: f"{model.flops_g}G"),
+    ("FLOPs", str.rjust, lambda model: f"{model.flops_g}G" if model.flops_g else "-"),
     ("training", str.rjust, lambda model: model.train_time or "-"),
     ("config", str.ljust, lambda model: model.config),
 )
@@ -229,6 +316,14 @@ def facts(model: Model) -> str:
     return "\n".join(f"{name:15}  {fact}" for name, fact in known.items())
 
 
+def _hint(pattern):
+    """What to look for in the place of a pattern that nothing matches."""
+    wider = f"*{pattern.strip('*')}*"
+    if list_models(wider):
+        return f"try {wider!r}"
+    return f"the nearest are {_nearest(pattern, list_models())}"
+
+
 def main(arguments: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(
         prog="python -m jaxseg.zoo",
@@ -238,7 +333,7 @@ def main(arguments: Sequence[str] | None = None):
     pattern = parser.parse_args(arguments).pattern
     models = [get(name) for name in list_models(pattern)]
     if not models:
-        sys.exit(f"jaxseg: no published model matches {pattern!r}; try '*{pattern.strip('*')}*'")
+        sys.exit(f"jaxseg: no published model matches {pattern!r}; {_hint(pattern)}")
     if models[0].name == pattern:
         print(facts(models[0]))
     else:

@@ -11,26 +11,42 @@ from jaxseg import config_files
 
 MANIFESTS = sorted(
     path
-    for path in (REFERENCE / "internimage" / "manifests").glob("*.json")
+    for family in ("internimage", "vit_adapter")
+    for path in (REFERENCE / family / "manifests").glob("*.json")
     if not path.stem.startswith("mask2former")  # not built yet
 )
+FILES = {"cocostuff10k": "coco_stuff10k", "cocostuff164k": "coco_stuff164k"}
+
+
+def family_of(name: str) -> str:
+    """The family of models, and the folder of recordings, of an original config."""
+    return "internimage" if "_internimage_" in name else "vit_adapter"
 
 
 def manifest_of(name: str) -> dict:
     """What was recorded of an original config: settings, names and shapes of its tensors."""
-    return json.loads((REFERENCE / "internimage" / "manifests" / f"{name}.json").read_text())
+    return json.loads((REFERENCE / family_of(name) / "manifests" / f"{name}.json").read_text())
+
+
+def recipe_of(name: str) -> str:
+    """FILE:VARIANT of the recipe here of an original config.
+
+    The original's name is HEAD_internimage_SIZE_…_DATASET, where `mapillary2X` is X started from
+    there, or HEAD_BACKBONE_SIZE_CROP_STEPS_DATASET, with _ss for evaluation at a single scale.
+    """
+    if family_of(name) == "internimage":
+        head, family, size, *_, dataset = name.split("_")
+        source, dataset = re.fullmatch(r"(?:(mapillary)2)?(\w+)", dataset).groups()
+        variant = f"{head}_{family}_{size}" + (f"_{source}" if source else "")
+    else:
+        pattern = r"(\w+_[tsbl])[a-z]+_\d+_\d+k_(\w+?)(?:_59)?(?:_ss)?"
+        variant, dataset = re.fullmatch(pattern, name).groups()
+    return f"configs/{FILES.get(dataset, dataset)}.py:{variant}"
 
 
 def config_of(name: str, *overrides: str) -> ConfigDict:
-    """The config here of an original one, in float32.
-
-    The original's name is HEAD_internimage_SIZE_…_DATASET; `mapillary2X` is X started from there.
-    """
-    head, family, size, *_, dataset = name.split("_")
-    source, dataset = re.fullmatch(r"(?:(mapillary)2)?(\w+)", dataset).groups()
-    variant = f"{head}_{family}_{size}" + (f"_{source}" if source else "")
-    file = f"configs/{dataset}.py:{variant}"
-    return config_files.load(file, ["--config.model.dtype=float32", *overrides])
+    """The config here of an original one, in float32."""
+    return config_files.load(recipe_of(name), ["--config.model.dtype=float32", *overrides])
 
 
 def name_of(path: pathlib.Path) -> str:

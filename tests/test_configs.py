@@ -5,20 +5,30 @@ import json
 import math
 
 import pytest
-from published import MANIFESTS, config_of, manifest_of
+from published import MANIFESTS, config_of, family_of, manifest_of, recipe_of
 from reference_files import REFERENCE
 
+from configs import ade20k, cityscapes, coco_stuff10k, coco_stuff164k, mapillary, pascal_context
 from converters import rules
-from jaxseg import config_files, paths
+from jaxseg import config_files, paths, zoo
+from jaxseg.data import datasets
 from jaxseg.models import flops, segmentor
 
 pytestmark = pytest.mark.reference
+FILES = (ade20k, cityscapes, coco_stuff10k, coco_stuff164k, mapillary, pascal_context)
 NAMES = [path.stem for path in MANIFESTS]
 FLOPS = json.loads((REFERENCE / "internimage" / "flops.json").read_text())
 HEADS = {"UPerHead": "uper", "SegformerHead": "segformer", "FCNHead": "fcn"}
-OURS = {"drop_path_rate": "drop_path", "level2_post_norm_block_ids": "level2_post_norm_after"}
-# Of the original's backbone: what it is, and settings that change nothing that is computed.
-FIXED = {"type", "core_op", "norm_layer", "out_indices", "init_cfg", "with_cp", "level2_post_norm"}
+# By the original's class, and whether its labels have 0 for what is ignored.
+DATASETS = {
+    ("ADE20KDataset", True): "ade20k",
+    ("CityscapesDataset", False): "cityscapes",
+    ("COCOStuffDataset", True): "coco_stuff10k",
+    ("COCOStuffDataset", False): "coco_stuff164k",
+    ("MapillaryDataset", False): "mapillary_to_cityscapes",
+    ("PascalContextDataset59", True): "pascal_context59",
+}
+WEIGHTS = {weights.name: weights.file_name for weights in (*zoo.MODELS, *zoo.BACKBONES)}
 
 
 @functools.cache
@@ -39,22 +49,81 @@ count = functools.cache(
 )
 
 
+def intern_image(original):
+    """The options here of the original's backbone."""
+    # What it is, and settings that change nothing that is computed.
+    fixed = {"type", "core_op", "norm_layer", "out_indices", "init_cfg", "with_cp"}
+    fixed |= {"level2_post_norm"}
+    ours = {"drop_path_rate": "drop_path", "level2_post_norm_block_ids": "level2_post_norm_after"}
+    options = {"dw_kernel_size": None, "center_feature_scale": False, "res_post_norm": False}
+    options |= {"kind": "intern_image", "level2_post_norm_after": []}
+    return options | {ours.get(k, k): v for k, v in original.items() if k not in fixed}
+
+
+def vit_adapter(original):
+    """The options here of the original's backbone; all of its settings are looked at."""
+    given = dict(original)
+    kind = given.pop("type")
+    assert given.pop("patch_size") == 16
+    given.pop("with_cp", None)  # less memory; see `remat`
+    options = {
+        "kind": {
+            "ViTAdapter": "vit_adapter",
+            "UniPerceiverAdapter": "uniperceiver_adapter",
+            "BEiTAdapter": "beit_adapter",
+            "BEiTBaseline": "beit",
+        }[kind],
+        "drop_path": given.pop("drop_path_rate"),
+    }
+    if kind.startswith("BEiT"):
+        assert given.pop("qkv_bias")
+        assert given.pop("use_rel_pos_bias")
+        assert not given.pop("use_abs_pos_emb")
+        side = given.pop("img_size") // 16
+        options |= {"window": [side, side], "layer_scale": given.pop("init_values")}
+    else:
+        given.pop("img_size", None)
+        assert not any(given.pop("window_attn") + given.pop("window_size"))
+        options |= {"pretrain_grid": given.pop("pretrain_size", 224) // 16}
+    if kind.endswith("Adapter"):
+        ratio = given.pop("cffn_ratio")
+        options |= {
+            "num_points": given.pop("n_points"),
+            "ffn_ratio": ratio if given.pop("with_cffn", True) else None,
+            "extra_extractors": 2 if given.pop("use_extra_extractor", True) else 0,
+            "add_vit_feature": given.pop("add_vit_feature", True),
+            "initial_gamma": options.get("layer_scale", 0.0),
+        }
+    return options | given
+
+
+OPTIONS = {"internimage": intern_image, "vit_adapter": vit_adapter}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_model_is_that_of_the_original(name):
+def test_backbone_is_that_of_the_original(name):
+    original = manifest_of(name)["resolved"]["model"]["backbone"]
+    ours = json.loads(json.dumps(config_of(name).model.backbone.to_dict()))
+    large = {"l", "xl", "h", "g", "large"} & set(name.split("_"))
+    assert ours.pop("remat") == bool(large)
+    options = OPTIONS[family_of(name)](original)
+    defaults = options if family_of(name) == "internimage" else {}
+    assert defaults | ours == options
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_heads_are_those_of_the_original(name):
     original, model = manifest_of(name)["resolved"]["model"], config_of(name).model.to_dict()
-    backbone = {OURS.get(k, k): v for k, v in original["backbone"].items() if k not in FIXED}
-    defaults = {"dw_kernel_size": None, "center_feature_scale": False, "res_post_norm": False}
-    defaults |= {"level2_post_norm_after": []}
-    ours = json.loads(json.dumps(defaults | model["backbone"]))
-    assert ours == defaults | backbone | {k: ours[k] for k in ("kind", "remat")}
-    assert ours["remat"] == (name.split("_")[2] in ("l", "xl", "h", "g"))
     for part in ("decode_head", "auxiliary_head"):
         theirs, ours = original.get(part), model[part]
         assert (theirs is None) == (ours is None)
         if ours is not None:
             assert ours["kind"] == HEADS[theirs["type"]]
             assert ours["dropout"] == theirs["dropout_ratio"]
-            assert (ours["channels"], ours["num_classes"]) == (theirs["channels"], 150)
+            assert ours["channels"] == theirs["channels"]
+            assert ours["num_classes"] == theirs["num_classes"]
+            assert list(ours.get("pool_scales", ())) == theirs.get("pool_scales", [])
+            assert ours.get("in_index", [0, 1, 2, 3]) == theirs["in_index"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,7 +136,11 @@ def test_training_is_that_of_the_original(name):
         "lr": optimizer["lr"],
         "betas": tuple(optimizer["betas"]),
         "weight_decay": optimizer["weight_decay"],
-        "layer_decay": layers["layer_decay_rate"],
+        "layer_decay": layers.get("layer_decay_rate", 1.0),
+        "custom_keys": tuple(
+            (key, factors.get("lr_mult", 1.0), factors.get("decay_mult", 1.0))
+            for key, factors in layers.get("custom_keys", {}).items()
+        ),
         "clip_norm": clip,
         "warmup_steps": schedule["warmup_iters"],
         "warmup_ratio": schedule["warmup_ratio"],
@@ -75,37 +148,77 @@ def test_training_is_that_of_the_original(name):
         "accumulation": 1,
         "ema_decay": 0.0,
     }
-    assert layers["num_layers"] == sum(config.model.backbone.depths)
+    assert schedule["min_lr"] == 0
+    if "num_layers" in layers:
+        backbone = config.model.backbone
+        depth = sum(backbone.depths) if "depths" in backbone else backbone.depth
+        assert layers["num_layers"] == depth
     assert config.steps == original["runner"]["max_iters"]
     assert config.eval.every_steps == original["evaluation"]["interval"]
+    # Of images per GPU, on eight; InternImage-H and -G have one on sixteen.
+    assert config.batch_size in (8 * original["data"]["samples_per_gpu"], 16)
     auxiliary = original["model"].get("auxiliary_head")
     if auxiliary:
         assert config.loss.auxiliary_weight == auxiliary["loss_decode"]["loss_weight"]
-    pretrained = original["model"]["backbone"]["init_cfg"]
-    if pretrained:
-        file = pretrained["checkpoint"].rpartition("/")[2]
-        assert config.init == f"zoo:{file.removesuffix('.pth')}"
-    else:
-        # The UperNet ones name the SegFormer file, see configs/cityscapes.py.
-        assert config.init.endswith("_mapillary")
-        assert config.init.removeprefix("zoo:").split("_")[:3] == name.split("_")[:3]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_data_is_prepared_as_in_the_original(name):
-    original, data = manifest_of(name)["resolved"], config_of(name).data
-    train = {step["type"]: step for step in original["train_pipeline"]}
-    test = original["test_pipeline"][1]
+def test_start_is_that_of_the_original(name):
+    model, init = manifest_of(name)["resolved"]["model"], config_of(name).init
+    if family_of(name) == "vit_adapter":
+        pretrained = model["pretrained"]
+    else:
+        pretrained = (model["backbone"]["init_cfg"] or {}).get("checkpoint")
+    if pretrained:
+        assert WEIGHTS[init.removeprefix("zoo:")] == pretrained.rpartition("/")[2]
+    else:
+        # The UperNet ones name the SegFormer file, see configs/cityscapes.py.
+        assert init.endswith("_mapillary")
+        assert init.removeprefix("zoo:").split("_")[:3] == name.split("_")[:3]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_are_prepared_as_in_the_original(name):
+    original, data = manifest_of(name)["resolved"]["data"], config_of(name).data
+    train = {step["type"]: step for step in original["train"]["pipeline"]}
+    _, test = original["val"]["pipeline"]
     assert list(data.scale_wh) == train["Resize"]["img_scale"]
     assert list(data.ratio_range) == train["Resize"]["ratio_range"]
-    assert list(data.crop_hw) == train["RandomCrop"]["crop_size"]
+    assert list(data.crop_hw) == train["RandomCrop"]["crop_size"] == train["Pad"]["size"]
     assert data.cat_max_ratio == train["RandomCrop"]["cat_max_ratio"]
     assert data.flip_probability == train["RandomFlip"]["prob"]
-    assert list(data.mean) == train["Normalize"]["mean"]
-    assert list(data.std) == train["Normalize"]["std"]
     assert list(data.test_scale_wh) == test["img_scale"]
-    multiples = [s["size_divisor"] for s in test["transforms"] if s["type"] == "ResizeToMultiple"]
-    assert [data.test_multiple] == (multiples or [1])
+    assert not test["flip"]
+    steps = {step["type"]: step for step in test["transforms"]}
+    assert data.test_multiple == steps.get("ResizeToMultiple", {"size_divisor": 1})["size_divisor"]
+    for normalize in (train["Normalize"], steps["Normalize"]):
+        assert list(data.mean) == normalize["mean"]
+        assert list(data.std) == normalize["std"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_are_those_of_the_original(name):
+    original, data = manifest_of(name)["resolved"]["data"], config_of(name).data
+    _, labels, *_ = original["train"]["pipeline"]
+    for theirs, ours in (
+        (original["train"], datasets.trained_on(data)),
+        (original["val"], datasets.evaluated_on(data)),
+    ):
+        kind = theirs["type"], labels.get("reduce_zero_label", False)
+        assert ours.dataset.name == DATASETS[kind]
+        images = [ours.dataset.image_folder(split) for split in ours.split.split("+")]
+        listed = theirs["img_dir"] if isinstance(theirs["img_dir"], list) else [theirs["img_dir"]]
+        assert images == listed
+        assert ours.dataset.split_list_file(ours.split) == theirs.get("split", "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_are_predicted_as_in_the_original(name):
+    test, ours = manifest_of(name)["resolved"]["model"]["test_cfg"], config_of(name).eval
+    assert ours.mode == test["mode"]
+    if ours.mode == "slide":
+        assert list(ours.crop_hw) == test["crop_size"]
+        assert list(ours.stride_hw) == test["stride"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,8 +230,9 @@ def test_every_tensor_of_the_original_has_its_place(name):
         rules.to_name(path): list(rules.channels_first_shape(shape, path))
         for path, shape in variables.items()
     }
-    recorded = {k: shape for k, (_, *shape) in manifest["state_dict"].items()}
-    assert shapes == {k: v for k, v in recorded.items() if not k.endswith(rules.COUNTER)}
+    recorded = manifest["state_dict"].items()
+    # Integers are counters of batch norm and indices of positions.
+    assert shapes == {k: shape for k, (dtype, *shape) in recorded if dtype == "float32"}
     for tensor, shape in shapes.items():
         path = rules.to_path(tensor, len(shape))
         assert rules.to_name(path) == tensor
@@ -136,11 +250,11 @@ def test_flops_are_those_that_the_original_counts(name):
 
 
 def test_every_variant_has_an_original():
-    from configs import ade20k, cityscapes, mapillary
-
-    covered = {config_of(name).variant for name in NAMES}
-    files = {"cityscapes": cityscapes, "mapillary": mapillary, "ade20k": ade20k}
-    for file, module in files.items():
-        for variant in module.VARIANTS:
-            assert config_files.load(f"configs/{file}.py:{variant}").variant in covered
-    assert sum(len(module.VARIANTS) for module in files.values()) == len(NAMES)
+    recipes = [
+        f"{file.__name__.replace('.', '/')}.py:{variant}"
+        for file in FILES
+        for variant in file.VARIANTS
+    ]
+    assert sorted(recipes) == sorted(map(recipe_of, NAMES))
+    for recipe in recipes:
+        assert config_files.load(recipe).variant == recipe.partition(":")[2]

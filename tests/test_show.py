@@ -22,3 +22,12 @@ def test_costs_of_a_published_model_are_those_of_its_table():
     assert "GFLOPs at 1024x2048" in parts[0]
     assert model.split() == ["model", "59,077,148", "1,888.96"]
     assert published.startswith("published: 59 M parameters, 1889 GFLOPs")
+
+
+def test_costs_of_a_published_model_whose_flops_are_not_are_those_of_a_crop():
+    *parts, model, published = model_table(
+        config_of("upernet_deit_adapter_tiny_512_160k_ade20k")
+    ).splitlines()
+    assert "GFLOPs at 512x512" in parts[0]
+    assert model.split()[:2] == ["model", "36,062,428"]
+    assert published.startswith("published: 36 M parameters, no FLOPs")
