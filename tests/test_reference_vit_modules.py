@@ -10,7 +10,6 @@ from flax import linen as nn
 from reference_files import Recording, recordings, relative_error
 
 from converters import rules
-from converters.fill import fill
 from jaxseg import paths, resize
 from jaxseg.models import beit, layers, vit, vit_adapter
 from jaxseg.models.uper_head import FCNHead, UPerHead
@@ -156,16 +155,9 @@ CHECKS = {
 }
 
 
-def params_of(recording, meta):
-    params = recording.group("params/")
-    if meta.get("params_from_fill"):
-        params |= {name: fill(name, shape) for name, shape in meta["param_shapes"].items()}
-    return {k: v for k, v in params.items() if not k.endswith("relative_position_index")}
-
-
 def check_module(recording, compute):
     meta = recording.json("meta")
-    variables = {"batch_stats": {}} | rules.to_variables(params_of(recording, meta))
+    variables = {"batch_stats": {}} | rules.to_variables(recording.params())
     cotangents = recording.group("cotangents/")
 
     def scalar(params, inputs):
