@@ -13,7 +13,8 @@ MANIFESTS = sorted(
     path
     for family in ("internimage", "vit_adapter")
     for path in (REFERENCE / family / "manifests").glob("*.json")
-    if not path.stem.startswith("mask2former")  # not built yet
+    # Mask2Former is not built yet, evaluation at several scales neither.
+    if not path.stem.startswith("mask2former") and not path.stem.endswith("_ms")
 )
 FILES = {"cocostuff10k": "coco_stuff10k", "cocostuff164k": "coco_stuff164k"}
 
