@@ -88,10 +88,7 @@ def relative_tables(
     """By name, the model's tables that the file has for another window, or once for all blocks.
 
     Args:
-      window: of the model's tables; None: a square one.
-
-    Raises:
-      CheckpointError: where the window of a table cannot be told.
+      window: of the model's tables; None: a square one. Those of the file are of square windows.
     """
     shared = SHARED_TABLE in available
     tables = {}
@@ -99,8 +96,9 @@ def relative_tables(
         source = SHARED_TABLE if shared else name
         from_rows, from_heads = available.get(source, (rows, None))
         if from_heads == heads and (shared or from_rows != rows):
-            hw = tuple(window or position_tables.square_window(rows))
-            tables[name] = Table(source, shared, position_tables.square_window(from_rows), hw)
+            from_hw, hw = _square_window(from_rows), tuple(window or _square_window(rows))
+            if from_hw and hw:
+                tables[name] = Table(source, shared, from_hw, hw)
     return tables
 
 
@@ -110,23 +108,28 @@ def other_grids(
     """Advice where positions of the file `source` are of another grid than the model's."""
     for name, before in POSITIONS.items():
         (*_, rows, width), wanted = (shapes.get(name, (0, 0)) for shapes in (available, expected))
-        if width == wanted[-1] and rows != wanted[-2]:
-            side = math.isqrt(rows - before)
+        side = math.isqrt(max(rows - before, 0))
+        if width == wanted[-1] and rows != wanted[-2] and side**2 == rows - before:
             yield (
                 f"The file's positions are of {_size((side, side))} patches:"
                 f" --config.model.backbone.pretrain_grid={side}"
             )
     for name, (rows, heads) in _tables(expected):
         from_rows, from_heads = available.get(name, (rows, heads))
-        if from_heads == heads and from_rows != rows:
-            with contextlib.suppress(CheckpointError):
-                h, w = position_tables.square_window(from_rows)
-                yield (
-                    f"The file's relative positions are of {_size((h, w))} patches:"
-                    f" --config.model.backbone.window='({h}, {w})'; or train from it, which"
-                    f" resizes them: --config.init={source}"
-                )
+        if from_heads == heads and from_rows != rows and (hw := _square_window(from_rows)):
+            yield (
+                f"The file's relative positions are of {_size(hw)} patches:"
+                f" --config.model.backbone.window='{hw}'; or train from it, which resizes them:"
+                f" --config.init={source}"
+            )
             break
+
+
+def _square_window(rows: int) -> tuple[int, ...]:
+    """The window of a table of that many rows; () where it is not square."""
+    with contextlib.suppress(CheckpointError):
+        return position_tables.square_window(rows)
+    return ()
 
 
 def _tables(shapes: Mapping[str, Shape]) -> list[tuple[str, Shape]]:
