@@ -12,16 +12,23 @@ import numpy as np
 import pytest
 from processes import ROOT, run
 
-from configs import ade20k, cityscapes, mapillary
+from configs import ade20k, cityscapes, coco_stuff10k, coco_stuff164k, mapillary, pascal_context
 
-MODULES = {"cityscapes": cityscapes, "mapillary": mapillary, "ade20k": ade20k}
+MODULES = {
+    "cityscapes": cityscapes,
+    "mapillary": mapillary,
+    "ade20k": ade20k,
+    "coco_stuff10k": coco_stuff10k,
+    "coco_stuff164k": coco_stuff164k,
+    "pascal_context": pascal_context,
+}
 # The weights, moments and gradients of H are 18 GB, those of G 50: they have fewer blocks here.
 SHORTER = {"depths": "(1, 1, 6, 1)", "level2_post_norm_after": "(5,)"}
 KINDS, SPLITS = ("leftImg8bit", "gtFine"), ("train", "val")
 VARIANTS = [(file, variant) for file, module in MODULES.items() for variant in module.VARIANTS]
 
 
-def write_photographs(images, labels, largest):
+def write_photographs(images, labels, largest, suffix=".png"):
     """Two JPEG images and PNG labels of 64 × 128 pixels: blocks of the values up to `largest`."""
     random = np.random.default_rng(0)
     images.mkdir(parents=True)
@@ -30,7 +37,8 @@ def write_photographs(images, labels, largest):
         noise = random.integers(0, 256, (64, 128, 3)).astype(np.uint8)
         blocks = random.integers(0, largest + 1, (4, 8)).astype(np.uint8)
         cv2.imwrite(str(images / f"{name}.jpg"), noise)
-        cv2.imwrite(str(labels / f"{name}.png"), np.kron(blocks, np.ones((16, 16), np.uint8)))
+        label = np.kron(blocks, np.ones((16, 16), np.uint8))
+        cv2.imwrite(str(labels / f"{name}{suffix}"), label)
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +50,19 @@ def datasets_root(scenes, tmp_path_factory):
         write_photographs(folder / "images" / split, folder / "annotations" / split, 150)
         folder = root / "mapillary" / split
         write_photographs(folder / "images", folder / "labels", 65)
+    for folder, splits, largest in (
+        (root / "coco_stuff10k", ("train2014", "test2014"), 171),
+        (root / "coco_stuff164k", ("train2017", "val2017"), 170),
+    ):
+        for split in splits:
+            places = folder / "images" / split, folder / "annotations" / split
+            write_photographs(*places, largest, "_labelTrainIds.png")
+    folder = root / "pascal_context"
+    write_photographs(folder / "JPEGImages", folder / "SegmentationClassContext", 59)
+    lists = folder / "ImageSets" / "SegmentationContext"
+    lists.mkdir(parents=True)
+    for split in SPLITS:
+        (lists / f"{split}.txt").write_text("a\nb\n")
     links = {f"{kind}/{split}": scenes / kind / split for kind in KINDS for split in SPLITS}
     links["leftImg8bit/train_extra"] = scenes / "leftImg8bit" / "train"
     links["refinement_final/train_extra"] = scenes / "gtFine" / "train"
@@ -63,6 +84,8 @@ def test_recipe_trains_and_evaluates(file, variant, datasets_root, tmp_path, tmp
         "data.scale_wh": "(128, 64)",
         "data.test_scale_wh": "(128, 64)",
         "data.workers": 0,
+        "eval.crop_hw": "(64, 64)",
+        "eval.stride_hw": "(42, 42)",
     }
     if file == "mapillary":
         settings["data.val_root"] = datasets_root / "cityscapes"
