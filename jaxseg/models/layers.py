@@ -95,7 +95,7 @@ def _depthwise_backward(residuals, cotangent):
         return jnp.sum(shifted.astype(jnp.float32) * cotangent.astype(jnp.float32), (0, 1, 2))
 
     # One tap after the other: half the time of all of them at once on CPU, and quick to compile.
-    kernel_gradient = lax.map(tap_gradient, jnp.arange(size * size, dtype=jnp.int32))
+    kernel_gradient = lax.map(tap_gradient, jnp.arange(size * size))
     x_gradient = depthwise_conv(cotangent, kernel[::-1, ::-1])
     return x_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
 
