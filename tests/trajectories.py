@@ -1,0 +1,78 @@
+"""Training as it was recorded: the weights, batches and settings of the original, step by step."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from converters import rules
+from converters.fill import fill
+from jaxseg import optim, paths, train_step
+from jaxseg.models import segmentor
+
+
+@dataclasses.dataclass
+class Trajectory:
+    """What came out: numbers per step; by PyTorch name, the norms of the first gradients, and the
+    final parameters and batch statistics."""
+
+    losses: np.ndarray
+    gradient_norms: np.ndarray
+    first_norms: dict[str, float]
+    final: dict[str, np.ndarray]
+
+
+def shapes_of(model, names):
+    """The PyTorch shape of every named tensor, from the shapes of the model here."""
+    shapes = {
+        rules.to_name(path): rules.channels_first_shape(shape, path)
+        for path, shape in paths.shapes(segmentor.shapes(model)).items()
+    }
+    assert set(shapes) == {name for name in names if not name.endswith(rules.COUNTER)}
+    return shapes
+
+
+def train(config, names, batches):
+    """One step for every batch (images [b,3,h,w], labels [b,h,w]), from the weights of `fill`.
+
+    `names` are those of the original's tensors.
+    """
+    dtype = config.model.dtype
+    model = segmentor.build(config.model)
+    optimizer = optim.make(config.optim, config.model.backbone, config.steps)
+    shapes = shapes_of(model, names)
+    weights = {name: fill(name, shape).astype(dtype) for name, shape in shapes.items()}
+    variables = rules.to_variables(weights)
+    state = train_step.TrainState(
+        step=np.int32(0), **variables, opt_state=optimizer.init(variables["params"])
+    )
+    step = jax.jit(train_step.make_train_step(config, model, optimizer))
+
+    steps = []
+    for images, labels in batches:
+        images = np.moveaxis(images, 1, -1).astype(dtype)
+        state, logs = step(state, {"image": images, "label": labels.astype(np.int32)})
+        steps.append(jax.device_get(logs))
+
+    first = dict(zip(paths.by_path(state.params), np.sqrt(steps[0]["norms"]), strict=True))
+    final = paths.by_path({"params": state.params, "batch_stats": state.batch_stats})
+    return Trajectory(
+        losses=np.array([logs["loss"] for logs in steps]),
+        gradient_norms=np.array([logs["gradient_norm"] for logs in steps]),
+        first_norms={rules.to_name(f"params/{path}"): norm for path, norm in first.items()},
+        final={
+            rules.to_name(path): rules.to_channels_first(np.asarray(value), path)
+            for path, value in final.items()
+        },
+    )
+
+
+def assert_final(final, names, means, stds, values, tolerance):
+    """Compares the final tensors: mean and standard deviation of all, all `values` of some."""
+    for name, mean, std in zip(names, means, stds, strict=True):
+        if not name.endswith(rules.COUNTER):
+            value = final[name].astype(np.float64)
+            assert abs(value.mean() - mean) < tolerance, name
+            assert abs(value.std() - std) < tolerance, name
+    for name, expected in values.items():
+        np.testing.assert_allclose(final[name], expected, rtol=0, atol=tolerance, err_msg=name)
