@@ -8,24 +8,26 @@ status 1 beyond the tolerance. Without --checkpoint the weights are made from th
 for the recordings that come with jaxseg (tests/reference). A recording of one's own weights is an
 .npz with `input_shape` [n, 3, h, w] and `input_seed` of the standard normal input, and for
 `backbone/0` to `backbone/3`, `logits` and `output` (logits at input size) their `shape`, `absmax`,
-and `values` (or sharper, `values_f64`) at `index` of the flattened NCHW array; for `argmax` the
-class `values` and the `margin` over the second best at `index` of the pixels.
+and `values` (or sharper, `values_f64`) at `index` of the flattened NCHW array, as well as for
+`auxiliary` (logits of the auxiliary head), which may be left out; for `argmax` the class `values`
+and the `margin` over the second best at `index` of the pixels.
 """
 
 import argparse
 import dataclasses
 import pathlib
 import sys
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from converters import convert, rules
+from converters import convert, recording, rules
 from converters.fill import fill
+from converters.recording import Recording
 from jaxseg import checkpoints, config_files, inference, paths
 from jaxseg.errors import CheckpointError, JaxsegError
 from jaxseg.models import segmentor
@@ -78,57 +80,56 @@ def filled_state_dict(config: ConfigDict) -> dict[str, np.ndarray]:
 def compare(
     config: ConfigDict,
     variables: segmentor.Variables,
-    recording: Mapping[str, np.ndarray],
+    recorded: Recording,
     tolerance: float = TOLERANCE,
 ) -> Comparison:
-    """Runs `config.model` on the recorded input; see the top of this file for the format.
+    """Runs `config.model` on the recorded images.
 
     Raises:
-      CheckpointError: where the recording lacks something or is of other shapes.
+      CheckpointError: where a recorded tensor is of another shape, or is not in this model.
     """
-    try:
-        return _compare(config, variables, recording, tolerance)
-    except KeyError as error:
-        raise CheckpointError(f"the recording has no entry {error}") from error
-
-
-def _compare(config, variables, recording, tolerance):
-    shape = tuple(recording["input_shape"])
-    generator = np.random.default_rng(int(recording["input_seed"]))
-    images = np.moveaxis(generator.standard_normal(shape).astype(np.float32), 1, -1)
-    outputs = _run(segmentor.build(config.model), variables, images)
+    outputs = run(segmentor.build(config.model), variables, recorded.images)
     errors = {}
-    for name, value in outputs.items():
-        value = np.moveaxis(np.asarray(value), -1, 1)
-        recorded = tuple(recording[f"{name}/shape"].tolist())
-        if value.shape != recorded:
-            raise CheckpointError(f"{name}: {recorded} was recorded, {value.shape} is here")
-        field = "values_f64" if f"{name}/values_f64" in recording else "values"
-        difference = value.ravel()[recording[f"{name}/index"]] - recording[f"{name}/{field}"]
-        error = float(np.max(np.abs(difference)))
-        errors[name] = error, error / float(recording[f"{name}/absmax"])
+    for name, samples in recorded.tensors.items():
+        if name not in outputs:
+            raise CheckpointError(f"{name} was recorded, but {config.variant} has no such output")
+        value = np.moveaxis(np.asarray(outputs[name]), -1, 1)
+        if value.shape != samples.shape:
+            raise CheckpointError(f"{name}: {samples.shape} was recorded, {value.shape} is here")
+        error = float(np.max(np.abs(value.ravel()[samples.index] - samples.values)))
+        errors[name] = error, error / samples.largest
 
     classes = np.argmax(np.asarray(outputs["output"]), axis=-1).ravel()
-    same = classes[recording["argmax/index"]] == recording["argmax/values"]
-    clear = recording["argmax/margin"] > tolerance * recording["output/absmax"]
+    same = classes[recorded.pixels] == recorded.classes
+    clear = recorded.margins > tolerance * recorded.tensors["output"].largest
     return Comparison(errors, same.mean(), clear.mean(), same[clear].mean())
 
 
-def _run(model: segmentor.Segmentor, variables, images) -> dict[str, jax.Array]:
-    """Features, logits and logits at the size of the input, by the names of a recording."""
+def run(
+    model: segmentor.Segmentor, variables: segmentor.Variables, images: Float[Array, "b h w 3"]
+) -> dict[str, jax.Array]:
+    """Features and logits by the names of a `Recording`."""
 
     @jax.jit
     def run(variables, images):
-        features, logits = model.apply(
-            variables, images, method=lambda m, x: (f := m.backbone(x), m.decode_head(f, False))
-        )
-        return features, logits, inference.whole_scores(lambda _: logits, images, images.shape[1:3])
+        features, logits, auxiliary = model.apply(variables, images, method=_parts)
+        output = inference.whole_scores(lambda _: logits, images, images.shape[1:3])
+        return features, logits, auxiliary, output
 
-    features, logits, output = run(variables, images)
-    return {f"backbone/{i}": f for i, f in enumerate(features)} | {
-        "logits": logits,
-        "output": output,
-    }
+    features, logits, auxiliary, output = run(variables, images)
+    outputs = {f"backbone/{i}": feature for i, feature in enumerate(features)}
+    outputs |= {"logits": logits, "output": output}
+    return outputs | ({} if auxiliary is None else {"auxiliary": auxiliary})
+
+
+def _parts(model, images):
+    features = model.backbone(images)
+    auxiliary = model.auxiliary_head
+    return (
+        features,
+        model.decode_head(features, train=False),
+        auxiliary and auxiliary(features, train=False),
+    )
 
 
 def load_weights(path: pathlib.Path | None, config: ConfigDict) -> Any:
@@ -146,15 +147,6 @@ def load_weights(path: pathlib.Path | None, config: ConfigDict) -> Any:
     return paths.nested({name: np.array(array) for name, array in weights.arrays.items()})
 
 
-def read_recording(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz, by name; nothing in it is executed."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is no recording: it cannot be read as an .npz") from error
-
-
 def main(arguments: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(
         prog="python -m converters.verify",
@@ -170,9 +162,9 @@ def main(arguments: Sequence[str] | None = None):
     try:
         # The recordings are of float32; what bfloat16 costs is another question.
         config = config_files.load(options.config, ["--config.model.dtype=float32", *overrides])
-        recording = read_recording(options.reference)
+        recorded = recording.read(options.reference)
         variables = load_weights(options.checkpoint, config)
-        comparison = compare(config, variables, recording, options.tolerance)
+        comparison = compare(config, variables, recorded, options.tolerance)
     except JaxsegError as error:
         sys.exit(f"converters.verify: {error}")
     print(comparison.table())

@@ -72,7 +72,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     if state is None:
         state, origin = jax.jit(fresh_state, out_shardings=shardings)(), "from scratch"
         if config.init:
-            state, origin = start_from(config.init, state, config.variant)
+            state, origin = start_from(config, state)
     start = step = int(state.step)
     batches.set_state({"batches_taken": start})
 
@@ -198,10 +198,11 @@ class TerminationSignal:
         return self._arrived
 
 
-def start_from(source: str, state: TrainState, model: str) -> tuple[TrainState, str]:
-    """`state` with the weights of `source`, and what was taken from there."""
+def start_from(config: ConfigDict, state: TrainState) -> tuple[TrainState, str]:
+    """`state` with the weights of `config.init`, and what was taken from there."""
     fresh = {"params": state.params, "batch_stats": state.batch_stats}
-    variables, origin = initial_weights.load(source, fresh, model)
+    window = config.model.backbone.get("window")
+    variables, origin = initial_weights.load(config.init, fresh, config.variant, window)
     ema = None if state.ema is None else jax.tree.map(jnp.copy, variables["params"])
     return state.replace(**variables, ema=ema), origin
 

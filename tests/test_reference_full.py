@@ -4,10 +4,13 @@ import pytest
 from published import config_of, name_of
 from reference_files import recordings
 
-from converters import convert, verify
+from converters import convert, recording, verify
 
 RECORDINGS = [
-    path for path in recordings("internimage/full") if not path.stem.startswith("mask2former")
+    path
+    for folder in ("internimage/full", "vit_adapter/full")
+    for path in recordings(folder)
+    if not path.stem.startswith("mask2former")  # not built yet
 ]
 
 
@@ -17,6 +20,6 @@ RECORDINGS = [
 def test_full_size_model_equals_the_reference(path):
     config = config_of(name_of(path))
     variables = convert.from_state_dict(verify.filled_state_dict(config), config)
-    comparison = verify.compare(config, variables, verify.read_recording(path))
+    comparison = verify.compare(config, variables, recording.read(path))
     assert comparison.within(verify.TOLERANCE), comparison.table()
     assert comparison.clear > 0.9

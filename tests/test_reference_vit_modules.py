@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from reference_files import Recording, recordings, relative_error
+from recorded_vits import config_of
+from reference_files import REFERENCE, Recording, recordings, relative_error
 
-from converters import rules
-from jaxseg import paths, resize
-from jaxseg.models import beit, layers, vit, vit_adapter
+from converters import rules, verify
+from jaxseg import inference, paths, resize
+from jaxseg.models import beit, layers, segmentor, vit, vit_adapter
 from jaxseg.models.uper_head import FCNHead, UPerHead
 
 pytestmark = pytest.mark.reference
@@ -19,7 +20,12 @@ pytestmark = pytest.mark.reference
 # Float32 rounding of sums in another order; the originals differ as much from their own float64.
 VALUES, GRADIENTS = 1e-5, 1e-4
 
-OTHERS = ("Mask2Former", "MSDeformAttnPixelDecoder", "SinePositional", "slide_inference")
+OTHERS = (
+    "Mask2Former",
+    "MSDeformAttnPixelDecoder",
+    "SinePositional",
+    "slide_inference_mask2former",
+)
 FILES = [
     path
     for path in recordings("vit_adapter/modules")
@@ -226,10 +232,41 @@ def check_pos_embed_bicubic(recording):
         assert relative_error(gradient, recording[f"{case}/grads/inputs/pos_embed"]) < GRADIENTS
 
 
+def check_slide_inference(recording):
+    """The segmentor of a recorded training, with its first weights, in windows."""
+    training = Recording(REFERENCE / "vit_adapter" / "trajectory" / "upernet_tiny.npz")
+    config = config_of(training, "float32")
+    model = segmentor.build(config.model)
+    variables = rules.to_variables(verify.filled_state_dict(config))
+    meta = recording.json("meta")
+    way = inference.Slide(tuple(meta["crop"]), tuple(meta["stride"]))
+
+    @jax.jit
+    def slide(images):
+        return inference.scores(
+            inference.forward_of(model, variables), images, meta["ori_shape"], way
+        )
+
+    images = last(recording["inputs/img"])
+    logits, mirrored = slide(images), slide(images[:, :, ::-1])[:, :, ::-1]
+    probabilities, of_mirrored = jax.nn.softmax(logits), jax.nn.softmax(mirrored)
+    outputs = {
+        "slide_logits_rescaled": logits,
+        "probs": probabilities,
+        "flip_averaged_probs": (probabilities + of_mirrored) / 2,
+    }
+    for name, value in outputs.items():
+        assert relative_error(first(value), recording[f"outputs/{name}"]) < VALUES, name
+    margins = np.diff(np.sort(logits, axis=-1)[..., -2:], axis=-1)[..., 0]
+    same = np.asarray(jnp.argmax(logits, axis=-1)) == recording["outputs/argmax"]
+    assert np.all(same | (margins < VALUES * np.max(np.abs(logits))))
+
+
 FUNCTIONS = {
     "adaptive_avg_pool": check_adaptive_avg_pool,
     "bilinear_resize": check_bilinear_resize,
     "pos_embed_bicubic": check_pos_embed_bicubic,
+    "slide_inference": check_slide_inference,
     **{
         name: lambda recording, compute=compute: check_module(recording, compute)
         for name, compute in CHECKS.items()

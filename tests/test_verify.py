@@ -1,5 +1,6 @@
 """`converters.verify`: passes what agrees, fails what does not, and says by how much."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from processes import ROOT
 from tiny import tiny_config
 
 from converters import convert, torch_writer, verify
+from converters import recording as reading
 from jaxseg.models import segmentor
 
 HW = (64, 96)
@@ -23,7 +25,7 @@ def recording(tmp_path_factory):
     images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     images = np.moveaxis(images, 1, -1)
     arrays = {"input_shape": np.array(shape), "input_seed": np.array(0)}
-    outputs = verify._run(segmentor.build(config.model), variables, images)
+    outputs = verify.run(segmentor.build(config.model), variables, images)
     for name, value in outputs.items():
         value = np.moveaxis(np.asarray(value), -1, 1)
         index = np.arange(0, value.size, 7)
@@ -40,8 +42,13 @@ def recording(tmp_path_factory):
     return path
 
 
+def arrays_of(path):
+    with np.load(path) as file:
+        return dict(file)
+
+
 def changed(recording, path, **arrays):
-    np.savez(path, **verify.read_recording(recording) | arrays)
+    np.savez(path, **arrays_of(recording) | arrays)
     return path
 
 
@@ -49,12 +56,26 @@ def test_same_numbers_pass(recording, config_file, capsys):
     verify.main(["--config", config_file, "--reference", str(recording)])
     printed = capsys.readouterr().out
     assert "within the tolerance of 0.0001" in printed
-    for name in ("backbone/0", "backbone/3", "logits", "output", "class maps"):
+    for name in ("backbone/0", "backbone/3", "logits", "output", "auxiliary", "class maps"):
         assert name in printed
 
 
+def test_recording_in_the_form_of_vit_adapter_is_the_same(recording, tmp_path):
+    """Other names, and the largest value as the third of the statistics."""
+    arrays = {}
+    for name, value in arrays_of(recording).items():
+        tensor, _, field = name.rpartition("/")
+        tensor, field = reading.NAMES.get(tensor, tensor), {"index": "idx"}.get(field, field)
+        if field == "absmax":
+            field, value = "stats", np.array([0.0, 1.0, value])
+        arrays[f"{tensor}/{field}" if tensor else field] = value
+    np.savez(tmp_path / "other.npz", **arrays)
+    ours, other = reading.read(recording), reading.read(tmp_path / "other.npz")
+    np.testing.assert_equal(dataclasses.asdict(other), dataclasses.asdict(ours))
+
+
 def test_exit_status_is_1_beyond_the_tolerance(recording, config_file, tmp_path):
-    arrays = verify.read_recording(recording)
+    arrays = arrays_of(recording)
     logits = arrays["logits/values"].copy()
     logits[5] += 2e-3 * arrays["logits/absmax"]
     other = changed(recording, tmp_path / "other.npz", **{"logits/values": logits})
@@ -68,7 +89,7 @@ def test_exit_status_is_1_beyond_the_tolerance(recording, config_file, tmp_path)
 
 
 def test_one_wrong_class_is_not_tolerated(recording, config_file, tmp_path):
-    arrays = verify.read_recording(recording)
+    arrays = arrays_of(recording)
     classes = arrays["argmax/values"].copy()
     clearest = np.argmax(arrays["argmax/margin"])
     classes[clearest] = (classes[clearest] + 1) % 19

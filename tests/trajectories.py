@@ -5,8 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from converters import rules
-from converters.fill import fill
+from converters import rules, verify
 from jaxseg import optim, paths, train_step
 from jaxseg.models import segmentor
 
@@ -22,16 +21,6 @@ class Trajectory:
     final: dict[str, np.ndarray]
 
 
-def shapes_of(model, names):
-    """The PyTorch shape of every named tensor, from the shapes of the model here."""
-    shapes = {
-        rules.to_name(path): rules.channels_first_shape(shape, path)
-        for path, shape in paths.shapes(segmentor.shapes(model)).items()
-    }
-    assert set(shapes) == {name for name in names if not name.endswith(rules.COUNTER)}
-    return shapes
-
-
 def train(config, names, batches):
     """One step for every batch (images [b,3,h,w], labels [b,h,w]), from the weights of `fill`.
 
@@ -40,8 +29,8 @@ def train(config, names, batches):
     dtype = config.model.dtype
     model = segmentor.build(config.model)
     optimizer = optim.make(config.optim, config.model.backbone, config.steps)
-    shapes = shapes_of(model, names)
-    weights = {name: fill(name, shape).astype(dtype) for name, shape in shapes.items()}
+    weights = {name: v.astype(dtype) for name, v in verify.filled_state_dict(config).items()}
+    assert set(weights) == {name for name in names if not name.endswith(rules.COUNTER)}
     variables = rules.to_variables(weights)
     state = train_step.TrainState(
         step=np.int32(0), **variables, opt_state=optimizer.init(variables["params"])

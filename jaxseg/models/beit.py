@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxseg.models import vit
+from jaxseg.models.attention import self_attend
 from jaxseg.models.layers import BatchNorm, DType, Linear, gelu, torch_uniform
 from jaxseg.models.vit_adapter import Upsample, ViTAdapter
 from jaxseg.position_tables import OF_CLASS_TOKEN, spline_matrix
@@ -65,7 +66,7 @@ class Attention(nn.Module):
         value_bias = self.param("v_bias", zeros, (channels,))
         bias = jnp.concatenate([query_bias, jnp.zeros_like(query_bias), value_bias])
         qkv = Linear(3 * channels, use_bias=False, dtype=self.dtype, name="qkv")(x)
-        x = vit.attend(qkv + bias.astype(self.dtype), self.num_heads, self.position_bias(hw))
+        x = self_attend(qkv + bias.astype(self.dtype), self.num_heads, self.position_bias(hw))
         return Linear(channels, dtype=self.dtype, name="proj")(x)
 
     def position_bias(self, hw: Sequence[int]) -> Float[Array, "1 g n n"] | None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxseg.models.attention import self_attend
 from jaxseg.models.layers import MLP, DType, Linear, drop_path, layer_norm, matmul
 from jaxseg.resize import resize_bicubic
 
@@ -41,20 +41,6 @@ class PatchEmbed(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w c"]:
         return PatchConv(self.embed_dim, dtype=self.dtype, name="proj")(images)
-
-
-def attend(
-    qkv: Float[Array, "b n d"], num_heads: int, bias: Float[Array, "1 g n n"] | None = None
-) -> Float[Array, "b n e"]:
-    """Scaled dot-product attention of all tokens with all, softmax in float32.
-
-    `qkv` holds queries, keys and values one after the other, each by heads; `bias` is added to the
-    scaled products.
-    """
-    b, n, width = qkv.shape
-    query, key, value = jnp.split(qkv.reshape(b, n, 3 * num_heads, -1), 3, axis=2)
-    mixed = jax.nn.dot_product_attention(query, key, value, bias=bias)
-    return mixed.reshape(b, n, width // 3)
 
 
 def windows_of(
@@ -95,10 +81,10 @@ class Attention(nn.Module):
         x = Linear(3 * channels, dtype=self.dtype, name=before)(x)
         if self.window:
             parts = windows_of(x, hw, self.window)
-            flat = attend(parts.reshape(-1, self.window**2, 3 * channels), self.num_heads)
+            flat = self_attend(parts.reshape(-1, self.window**2, 3 * channels), self.num_heads)
             x = tokens_of(flat.reshape(*parts.shape[:-1], channels), hw)
         else:
-            x = attend(x, self.num_heads)
+            x = self_attend(x, self.num_heads)
         return Linear(channels, dtype=self.dtype, name=after)(x)
 
 

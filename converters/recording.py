@@ -1,0 +1,104 @@
+"""Recorded inputs and outputs of a model, as `converters.verify` reads them from an .npz."""
+
+import dataclasses
+import pathlib
+import zipfile
+
+import numpy as np
+
+from jaxseg.errors import CheckpointError
+
+# The names of the tensors here, and those of the recordings of ViT-Adapter.
+NAMES = {
+    "backbone/0": "f1",
+    "backbone/1": "f2",
+    "backbone/2": "f3",
+    "backbone/3": "f4",
+    "logits": "head_out",
+    "output": "encode_decode",
+    "auxiliary": "aux_out",  # not recorded of every model
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """A tensor at some of its elements.
+
+    Attributes:
+      shape: of the tensor, channels first.
+      index: of the elements in the flattened tensor.
+      values: of these elements, float64 where that was recorded.
+      largest: absolute value of the whole tensor.
+    """
+
+    shape: tuple[int, ...]
+    index: np.ndarray
+    values: np.ndarray
+    largest: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """What a model was given and what came out.
+
+    Attributes:
+      images: [n, h, w, 3], standard normal.
+      tensors: by name: features `backbone/0` to `backbone/3`, `logits`, `output` (logits at the
+        size of the input), and `auxiliary` (logits of the auxiliary head) where recorded.
+      pixels, classes, margins: class of some pixels of the flattened class maps, and by how much
+        its logit exceeds the second best.
+    """
+
+    images: np.ndarray
+    tensors: dict[str, Samples]
+    pixels: np.ndarray
+    classes: np.ndarray
+    margins: np.ndarray
+
+
+def read(path: pathlib.Path) -> Recording:
+    """Reads either form of the recordings; nothing in the file is executed.
+
+    Raises:
+      CheckpointError: for a file that is no .npz, and for one that lacks something, by its name.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is no recording: it cannot be read as an .npz") from error
+    try:
+        return _recording(arrays)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: the recording has no entry {error}") from error
+
+
+def _recording(arrays):
+    of_vit_adapter = "f1/shape" in arrays
+    index = "idx" if of_vit_adapter else "index"
+    names = {name: other if of_vit_adapter else name for name, other in NAMES.items()}
+    if f"{names['auxiliary']}/shape" not in arrays:
+        del names["auxiliary"]
+    shape = tuple(arrays["input_shape"].tolist())
+    generator = np.random.default_rng(int(arrays["input_seed"]))
+    images = generator.standard_normal(shape).astype(np.float32)
+    return Recording(
+        images=np.moveaxis(images, 1, -1),
+        tensors={name: _samples(arrays, other, index) for name, other in names.items()},
+        pixels=arrays[f"argmax/{index}"],
+        classes=arrays["argmax/values"],
+        margins=arrays["argmax/margin"],
+    )
+
+
+def _samples(arrays, name, index):
+    values = f"{name}/values"
+    exact = f"{values}_f64"
+    statistics = f"{name}/stats"  # mean, standard deviation, largest absolute value
+    largest = arrays[statistics][2] if statistics in arrays else arrays[f"{name}/absmax"]
+    return Samples(
+        shape=tuple(arrays[f"{name}/shape"].tolist()),
+        index=arrays[f"{name}/{index}"],
+        values=arrays[exact if exact in arrays else values],
+        largest=float(largest),
+    )
