@@ -1,6 +1,7 @@
 """BEiT without a companion: what its four features are made of. (Its blocks have recordings.)"""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,6 @@ import numpy as np
 import pytest
 from reference_files import relative_error
 
-from converters import rules
-from jaxseg import paths
 from jaxseg.models import beit
 
 TINY = beit.BEiT(embed_dim=8, depth=5, num_heads=2, out_indices=(0, 2, 3, 4), window=(4, 4))
@@ -27,50 +26,43 @@ def variables():
     return jax.jit(model.init)(jax.random.key(0), IMAGES)
 
 
-def torch_tail(torch):
-    """Transposed convolutions and batch norm as PyTorch has them, with the model's weights."""
-    nn = torch.nn
+def transposed(x, weights):
+    """A convolution of 2 × 2 with stride 2, transposed: every value becomes a square of four."""
+    b, h, w, _ = x.shape
+    squares = np.einsum("bhwc,yxdc->bhywxd", x, weights["kernel"])
+    return squares.reshape(b, 2 * h, 2 * w, -1) + weights["bias"]
 
-    def enlarge():
-        return nn.ConvTranspose2d(8, 8, 2, 2)
 
-    tail = nn.Module()
-    tail.fpn1 = nn.Sequential(enlarge(), nn.BatchNorm2d(8), nn.GELU(), enlarge())
-    tail.fpn2 = nn.Sequential(enlarge())
-    state = {
-        rules.to_name(path): torch.tensor(rules.to_channels_first(np.asarray(leaf), path))
-        for path, leaf in paths.by_path(variables()).items()
-        if "/fpn" in path
-    }
-    counters = {k: v for k, v in tail.state_dict().items() if k.endswith(rules.COUNTER)}
-    tail.load_state_dict(state | counters)
-    return tail
+def gelu(x):
+    return x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_features_are_those_of_pytorch_modules_after_the_blocks(train):
-    torch = pytest.importorskip("torch")
+def test_features_are_the_maps_after_four_blocks_enlarged_and_halved(train):
     collections = ["batch_stats", "intermediates"]
     apply = functools.partial(TINY.apply, capture_intermediates=is_block, mutable=collections)
     features, updated = jax.jit(apply, static_argnums=2)(variables(), IMAGES, train)
-    blocks = updated["intermediates"]
-    maps = [
-        torch.tensor(np.asarray(blocks[f"blocks_{i}"]["__call__"][0][:, 1:]))
-        .reshape(2, 4, 6, 8)
-        .permute(0, 3, 1, 2)
+    x4, x8, x16, x32 = (
+        np.asarray(updated["intermediates"][f"blocks_{i}"]["__call__"][0], np.float64)[:, 1:]
         for i in TINY.out_indices
-    ]
-    tail = torch_tail(torch).train(train)
-    expected = [
-        tail.fpn1(maps[0]),
-        tail.fpn2(maps[1]),
-        maps[2],
-        torch.nn.functional.max_pool2d(maps[3], 2),
-    ]
-    for ours, theirs in zip(features, expected, strict=True):
-        assert relative_error(jnp.moveaxis(ours, -1, 1), theirs.detach().numpy()) < 1e-5
-    for path, ours in paths.by_path({"batch_stats": updated["batch_stats"]}).items():
-        assert relative_error(ours, tail.state_dict()[rules.to_name(path)].numpy()) < 1e-5
+    )
+    x4, x8, x16, x32 = (x.reshape(2, 4, 6, 8) for x in (x4, x8, x16, x32))
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables()["params"])
+
+    x4 = transposed(x4, params["fpn1_0"])
+    mean, var = (x4.mean((0, 1, 2)), x4.var((0, 1, 2))) if train else (0.0, 1.0)
+    count = x4.size // 8
+    x4 = (x4 - mean) / np.sqrt(var + 1e-5)  # a fresh batch norm scales by 1 and adds 0
+    x4 = transposed(gelu(x4), params["fpn1_3"])
+    x8 = transposed(x8, params["fpn2_0"])
+    x32 = x32.reshape(2, 2, 2, 3, 2, 8).max(axis=(2, 4))
+    for ours, expected in zip(features, (x4, x8, x16, x32), strict=True):
+        assert relative_error(ours, expected) < 1e-5
+
+    running = updated["batch_stats"]["fpn1_1"]
+    unbiased = var * count / (count - 1) if train else 1.0
+    assert relative_error(running["mean"] + 1, np.full(8, 0.1 * mean + 1)) < 1e-5
+    assert relative_error(running["var"], np.full(8, 0.9 + 0.1 * unbiased)) < 1e-5
 
 
 def test_features_have_the_strides_of_a_pyramid_at_any_size():

@@ -1,10 +1,15 @@
 """Full-size models against the recorded features, logits and class maps (`make test-full`)."""
 
+import jax
+import numpy as np
 import pytest
 from published import config_of, name_of
-from reference_files import recordings
+from reference_files import recordings, relative_error
 
 from converters import convert, recording, verify
+from jaxseg import paths
+from jaxseg.models import segmentor
+from jaxseg.position_tables import resize_relative
 
 RECORDINGS = [
     path
@@ -23,3 +28,25 @@ def test_full_size_model_equals_the_reference(path):
     comparison = verify.compare(config, variables, recording.read(path))
     assert comparison.within(verify.TOLERANCE), comparison.table()
     assert comparison.clear > 0.9
+
+
+@pytest.mark.full
+def test_full_size_beit_on_an_oblong_image_is_the_beit_with_resized_tables():
+    """The original refuses other sizes than it was made for; it resizes tables when it loads."""
+    config = config_of("upernet_beit_adapter_large_640_160k_ade20k_ss")
+    variables = convert.from_state_dict(verify.filled_state_dict(config), config)
+    images = np.random.default_rng(0).standard_normal((1, 512, 768, 3)).astype(np.float32)
+    outputs = jax.device_get(verify.run(segmentor.build(config.model), variables, images))
+
+    tables = {
+        path: resize_relative(np.asarray(table), (40, 40), (32, 48))
+        for path, table in paths.by_path(variables).items()
+        if path.endswith("relative_position_bias_table")
+    }
+    assert len(tables) == 24
+    config.model.backbone.window = (32, 48)
+    variables = paths.nested(paths.by_path(variables) | tables)
+    expected = jax.device_get(verify.run(segmentor.build(config.model), variables, images))
+    assert outputs["output"].shape == (1, 512, 768, 150)
+    for name, value in outputs.items():
+        assert relative_error(value, expected[name]) < verify.TOLERANCE, name

@@ -63,7 +63,11 @@ def test_training_follows_the_reference(path):
     recording = Recording(path)
     config = config_of(recording.hparams)
     names = recording["final/names"].tolist()
-    batches = zip(recording["images"], recording["labels"][:, :, 0], strict=True)
+    labels = recording["labels"][:, :, 0]
+    steps, batch, *hw = labels.shape
+    images = np.random.default_rng(config.seed).standard_normal((steps, batch, 3, *hw))
+    images = recording.arrays.get("images", images.astype(np.float32))
+    batches = zip(images, labels, strict=True)
     trajectory = train(config, names, batches)
 
     rate = optim.schedule(config.optim, config.steps)

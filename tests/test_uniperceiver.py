@@ -1,83 +1,74 @@
-"""Uni-Perceiver's embedding and blocks, beside the same of PyTorch's own modules."""
+"""Uni-Perceiver's embedding and blocks, beside the same in plain numpy."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from reference_files import relative_error
 
 from converters import rules
 from converters.fill import fill
 from jaxseg import paths
 from jaxseg.models import uniperceiver
+from jaxseg.resize import resize_bicubic
 
 RANDOM = np.random.default_rng(0)
 
 
 def filled(module, *inputs):
-    """Variables made from their names, and the same as PyTorch tensors would be named."""
+    """Variables made from their PyTorch names, and the parameters by these names, float64."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))
     tensors = {}
     for path, shape in paths.shapes(shapes).items():
         name = rules.to_name(path)
         tensors[name] = fill(name, rules.channels_first_shape(shape, path))
-    return rules.to_variables(tensors), tensors
+    weights = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+    return rules.to_variables(tensors), weights
 
 
-def test_block_is_pytorch_attention_and_linear_layers_after_norms():
-    torch = pytest.importorskip("torch")
-    functional = torch.nn.functional
+def linear(x, weights, name):
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def norm(x, weights, name):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def test_block_is_attention_and_linear_layers_after_norms_each_scaled():
     x = RANDOM.standard_normal((2, 12, 16)).astype(np.float32)
     block = uniperceiver.Block(num_heads=4)
-    variables, tensors = filled(block, x, (3, 4), False)
-    weights = {name: torch.tensor(value) for name, value in tensors.items()}
+    variables, weights = filled(block, x, (3, 4), False)
 
-    def linear(x, name):
-        return functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def norm(x, name):
-        return functional.layer_norm(x, (16,), weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    attention = torch.nn.MultiheadAttention(16, 4, batch_first=True)
-    projections = {
-        "in_proj_weight": weights["self_attn.in_proj.weight"],
-        "in_proj_bias": weights["self_attn.in_proj.bias"],
-        "out_proj.weight": weights["self_attn.out_proj.weight"],
-        "out_proj.bias": weights["self_attn.out_proj.bias"],
-    }
-    attention.load_state_dict(projections)
-    expected = torch.tensor(x)
-    normed = norm(expected, "norm1")
-    expected = expected + weights["gamma_1"] * attention(normed, normed, normed)[0]
-    hidden = functional.gelu(linear(norm(expected, "norm2"), "linear1"))
-    expected = expected + weights["gamma_2"] * linear(hidden, "linear2")
+    expected = x.astype(np.float64)
+    qkv = linear(norm(expected, weights, "norm1"), weights, "self_attn.in_proj")
+    query, key, value = np.moveaxis(qkv.reshape(2, 12, 3, 4, 4), 2, 0)
+    exponentials = np.exp(np.einsum("bngd,bmgd->bgnm", query, key) / 2)
+    shares = exponentials / exponentials.sum(-1, keepdims=True)
+    mixed = np.einsum("bgnm,bmgd->bngd", shares, value).reshape(2, 12, 16)
+    expected = expected + weights["gamma_1"] * linear(mixed, weights, "self_attn.out_proj")
+    hidden = linear(norm(expected, weights, "norm2"), weights, "linear1")
+    hidden = hidden * (1 + np.vectorize(math.erf)(hidden / np.sqrt(2))) / 2
+    expected = expected + weights["gamma_2"] * linear(hidden, weights, "linear2")
 
     output = block.apply(variables, x, (3, 4), False)
-    assert relative_error(output, expected.detach().numpy()) < 1e-5
+    assert relative_error(output, expected) < 1e-5
 
 
 def test_embedding_adds_resized_positions_and_the_first_frame_before_its_norm():
-    torch = pytest.importorskip("torch")
-    functional = torch.nn.functional
     images = RANDOM.standard_normal((2, 32, 96, 3)).astype(np.float32)
     embed = uniperceiver.VisualEmbed(embed_dim=8, grid=4)
-    variables, tensors = filled(embed, images)
-    weights = {name: torch.tensor(value) for name, value in tensors.items()}
+    variables, weights = filled(embed, images)
 
-    patches = functional.conv2d(
-        torch.tensor(np.moveaxis(images, -1, 1).copy()),
-        weights["patch_embed.proj.weight"],
-        weights["patch_embed.proj.bias"],
-        stride=16,
-    )
-    table = weights["patch_embed.spatial_pos_embed.weight"].T.reshape(1, 8, 4, 4)
-    spatial = functional.interpolate(table, (2, 6), mode="bicubic", align_corners=False)
-    frame = weights["patch_embed.temporal_pos_embed.weight"][0]
-    tokens = (patches + spatial).permute(0, 2, 3, 1) + frame
-    expected = functional.layer_norm(
-        tokens, (8,), weights["embeddings_norm.weight"], weights["embeddings_norm.bias"]
-    )
-    assert relative_error(embed.apply(variables, images), expected.numpy()) < 1e-5
+    patches = images.reshape(2, 2, 16, 6, 16, 3)
+    tokens = np.einsum("bhywxi,oiyx->bhwo", patches, weights["patch_embed.proj.weight"])
+    tokens += weights["patch_embed.proj.bias"]
+    table = weights["patch_embed.spatial_pos_embed.weight"].reshape(1, 4, 4, 8)
+    tokens += resize_bicubic(table.astype(np.float32), (2, 6))  # against recordings elsewhere
+    tokens += weights["patch_embed.temporal_pos_embed.weight"][0]
+    expected = norm(tokens, weights, "embeddings_norm")
+    assert relative_error(embed.apply(variables, images), expected) < 1e-5
 
 
 def test_fresh_blocks_pass_their_input_on():
