@@ -3,16 +3,14 @@
 import os
 import sys
 
+from processes import CONFIG, ROOT, STEPS, XLA_FLAGS
+
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAXSEG_TEST_PLATFORM", "cpu")
-# Most of a test's time is compilation, and most of that is LLVM's optimisation.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {XLA_FLAGS}"
 
 import jax
 import pytest
 from absl import flags
-from processes import CONFIG, ROOT, STEPS
 
 from jaxseg.data.synthetic import write_street_scenes
 
@@ -54,7 +52,7 @@ def command(scenes, config_file, tmp_path_factory):
         line = ["-m", "jaxseg.main", "--config", config_file, "--workdir", str(workdir), *overrides]
         environment = os.environ | {
             "JAXSEG_COMPILE_CACHE": str(cache),
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": XLA_FLAGS,
             "PYTHONUNBUFFERED": "1",
         }
         arguments = [sys.executable, *line, *arguments]

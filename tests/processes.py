@@ -3,6 +3,14 @@
 import pathlib
 import subprocess
 
+import jaxlib
+
+# Most of a test's time is compilation: the optimisation of LLVM, and how fusions are written, for
+# which jax 0.10 has a way that takes half the time.
+XLA_FLAGS = "--xla_backend_optimization_level=0"
+if jaxlib.__version__.startswith("0.10."):
+    XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
+
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 30
 CONFIG = """\

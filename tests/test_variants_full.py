@@ -10,7 +10,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from processes import ROOT, run
+from processes import ROOT, XLA_FLAGS, run
 
 from configs import ade20k, cityscapes, coco_stuff10k, coco_stuff164k, mapillary, pascal_context
 
@@ -95,7 +95,7 @@ def test_recipe_trains_and_evaluates(file, variant, datasets_root, tmp_path, tmp
     config = ["--config", f"configs/{file}.py:{variant}", "--workdir", str(tmp_path / "run")]
     environment = os.environ | {
         "JAXSEG_COMPILE_CACHE": str(tmp_path_factory.getbasetemp() / "compiled"),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": XLA_FLAGS,
     }
     line = [sys.executable, "-m", "jaxseg.main", *config, *overrides]
     call = {"args": line, "env": environment, "cwd": ROOT, "text": True}
