@@ -3,135 +3,39 @@
 The originals' loaders copy by name and skip in silence; what ends up in the model is the same here.
 """
 
-import functools
 import json
 import re
 
-import jax
 import ml_dtypes
 import numpy as np
-import published
 import pytest
-from ml_collections import ConfigDict
-from processes import ROOT
 from reference_files import REFERENCE, Recording, recordings
-from tiny import tiny_config
+from tiny_vits import (
+    ADDED,
+    BEIT,
+    BEIT_ADAPTER,
+    NO_ADAPTER,
+    NO_HEADS,
+    UNIPERCEIVER,
+    VIT,
+    beit,
+    config_of,
+    deit,
+    filled,
+    match,
+    pretrained_of,
+    segmentor_of,
+    shared_table,
+    wanted_by,
+)
 
 from configs import common, vit_adapter
-from converters import (
-    convert,
-    export_torch,
-    rules,
-    state_dict,
-    torch_file,
-    torch_writer,
-)
+from converters import convert, state_dict
 from converters.fill import fill
-from jaxseg import checkpoints, initial_weights, paths
 from jaxseg.errors import CheckpointError
-from jaxseg.models import segmentor
-from jaxseg.models.beit import relative_position_index
 
 MANIFESTS = sorted((REFERENCE / "vit_adapter" / "pretrained" / "manifests").glob("*.json"))
 TABLES = recordings("vit_adapter/pretrained")
-PUBLISHED = [path for path in published.MANIFESTS if "_beit_" in path.stem]
-
-NO_ADAPTER = "the adapter, which the pre-training did not have"
-NO_HEADS = {"there is no decode_head", "there is no auxiliary_head"}
-ADDED = re.compile(r"/backbone/(spm|interactions_\d|level_embed|up|norm[1-4])(/|$)")
-
-SIZE = {
-    "embed_dim": 12,
-    "depth": 4,
-    "num_heads": 3,
-    "interaction_indexes": ((0, 0), (1, 1), (2, 2), (3, 3)),
-    "deform_num_heads": 3,
-    "conv_inplane": 4,
-}
-VIT = {"kind": "vit_adapter", **SIZE, "pretrain_grid": 4}
-UNIPERCEIVER = {**VIT, "kind": "uniperceiver_adapter"}
-BEIT_ADAPTER = {"kind": "beit_adapter", **SIZE, "window": (8, 8)}
-BEIT = {
-    "kind": "beit",
-    "embed_dim": 12,
-    "depth": 4,
-    "num_heads": 3,
-    "out_indices": (0, 1, 2, 3),
-    "window": (8, 8),
-}
-
-
-def config_of(backbone, **changes):
-    config = tiny_config()
-    config.model.backbone = ConfigDict(backbone | changes)
-    return config
-
-
-@functools.cache
-def shapes_of(described):
-    """Shapes of the variables of a model, by path."""
-    return paths.shapes(segmentor.shapes(segmentor.build(json.loads(described))))
-
-
-def wanted_by(model):
-    return shapes_of(json.dumps(model, sort_keys=True))
-
-
-def match(tensors, config, **options):
-    names = {"source": "file.pth", "model": "tiny"}
-    return convert.match(tensors, wanted_by(config.model.to_dict()), **names, **options)
-
-
-def filled(shapes):
-    return {name: fill(name, shape) for name, shape in shapes.items()}
-
-
-def segmentor_of(backbone):
-    """The state dict of the original."""
-    wanted = wanted_by(config_of(backbone).model.to_dict())
-    return filled({rules.to_name(p): rules.channels_first_shape(s, p) for p, s in wanted.items()})
-
-
-def pretrained_of(backbone):
-    """A file of the backbone alone, as it was before the segmentor added its parts."""
-    tensors = {}
-    for name, tensor in segmentor_of(backbone).items():
-        path = rules.to_path(name, tensor.ndim)
-        if name.startswith("backbone.") and not ADDED.search(path) and "fpn" not in path:
-            tensors[name.removeprefix("backbone.")] = tensor
-    return tensors
-
-
-def deit():
-    """As DeiT and AugReg publish theirs: with a class token, a last norm and a classifier."""
-    rest = {"cls_token": (1, 1, 12), "norm.weight": (12,), "norm.bias": (12,)}
-    rest |= {"head.weight": (10, 12), "head.bias": (10,)}
-    tensors = {n: t for n, t in pretrained_of(VIT).items() if not n.endswith(("gamma1", "gamma2"))}
-    return tensors | filled(rest)
-
-
-def beit(side=6):
-    """As BEiT publishes its fine-tuned models, for a window of that many patches a side."""
-    rest = {"fc_norm.weight": (12,), "fc_norm.bias": (12,)}
-    rest |= {"head.weight": (10, 12), "head.bias": (10,)}
-    tensors = pretrained_of({**BEIT, "window": (side, side)})
-    indexes = {
-        name.replace("bias_table", "index"): np.zeros((1 + side**2,) * 2, np.int64)
-        for name in tensors
-        if name.endswith("bias_table")
-    }
-    return tensors | indexes | filled(rest)
-
-
-def shared_table(table):
-    """A BEiT that keeps one table for all blocks, and its mask token, as before fine-tuning."""
-    tensors = {n: t for n, t in beit().items() if "relative_position" not in n}
-    tensors = {n: t for n, t in tensors.items() if not n.startswith(("fc_norm", "head"))}
-    rest = {"mask_token": (1, 1, 12), "norm.weight": (12,), "norm.bias": (12,)}
-    rest |= {"lm_head.weight": (20, 12), "lm_head.bias": (20,)}
-    index = {"rel_pos_bias.relative_position_index": np.zeros((37, 37), np.int64)}
-    return tensors | filled(rest) | index | {"rel_pos_bias.relative_position_bias_table": table}
-
 
 # The published files, by names and shapes.
 
@@ -369,148 +273,3 @@ def test_unknown_tensors_are_refused_with_the_nearest_names():
 def test_file_of_the_other_family_is_refused(tensors, backbone):
     with pytest.raises(CheckpointError, match="in the file only"):
         match(tensors, config_of(backbone))
-
-
-# Real files, through the programs.
-
-CONFIG = """\
-import sys
-sys.path.insert(0, {tests!r})
-from test_pretrained import config_of
-def get_config(variant="tiny"):
-    return config_of({backbone!r})
-"""
-
-
-def converted(tensors, backbone, folder, *options):
-    """The directory of a run converted from a file with these tensors."""
-    (folder / "tiny.py").write_text(CONFIG.format(tests=str(ROOT / "tests"), backbone=backbone))
-    torch_writer.write(folder / "file.pth", tensors)
-    files = ["--checkpoint", str(folder / "file.pth"), "--config", str(folder / "tiny.py")]
-    convert.main([*files, "--output", str(folder / "run"), *options])
-    return folder / "run"
-
-
-def stored(run, config):
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = segmentor.shapes(segmentor.build(config.model))
-    abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
-    return paths.by_path(checkpoints.load_variables(checkpoints.find(run), abstract))
-
-
-def fresh(config):
-    """Variables over all devices that no file holds."""
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    wanted = wanted_by(config.model.to_dict())
-    leaves = {path: np.full(shape, 7, np.float32) for path, shape in wanted.items()}
-    return paths.nested(jax.device_put(leaves, everywhere))
-
-
-def check_given(variables, weights, dtype=np.float32):
-    for path, array in weights.arrays.items():
-        expected = array if path.startswith("batch_stats/") else array.astype(dtype)
-        np.testing.assert_array_equal(variables[path], expected.astype(np.float32), err_msg=path)
-
-
-def test_converted_vit_says_what_became_of_every_tensor(tmp_path, capsys):
-    config, tensors = config_of(VIT), deit()
-    run = converted(tensors, VIT, tmp_path)
-    printed = capsys.readouterr().out
-    counts = dict(re.findall(r"(\d+)  (.*)", printed)[::-1])
-    assert counts["8"] == "layer scale 1: the pre-training had none"
-    for why in ("class token, which the model does not have", NO_ADAPTER, *NO_HEADS):
-        assert why in printed
-    assert "to be trained before it is of use" in printed
-    report = json.loads((run / "conversion.json").read_text())
-    assert report["used"].keys() | report["ignored"].keys() == tensors.keys()
-
-    variables = stored(run, config)
-    check_given(variables, match(tensors, config))
-    np.testing.assert_array_equal(variables["params/backbone/blocks_3/gamma2"], 1)
-    np.testing.assert_array_equal(variables["params/backbone/interactions_0/injector/gamma"], 0)
-    np.testing.assert_array_equal(variables["params/backbone/norm3/scale"], 1)
-    assert variables["params/backbone/spm/stem_0/kernel"].std() > 0
-
-
-def test_converted_beit_has_resized_tables_and_halves_in_bfloat16(tmp_path, capsys):
-    config, tensors = config_of(BEIT), beit()
-    run = converted(tensors, BEIT, tmp_path, "--dtype", "bfloat16")
-    assert re.search(
-        r"derived +4  relative positions, resized from 6 x 6 to 8 x 8 patches",
-        capsys.readouterr().out,
-    )
-    report = json.loads((run / "conversion.json").read_text())
-    path = "params/backbone/blocks_1/attn/relative_position_bias_table"
-    assert report["tables"][path] == {
-        "source": "blocks.1.attn.relative_position_bias_table",
-        "shared": False,
-        "from_hw": [6, 6],
-        "hw": [8, 8],
-    }
-    check_given(stored(run, config), match(tensors, config), ml_dtypes.bfloat16)
-
-
-@pytest.mark.parametrize(
-    ("tensors", "backbone", "notes"),
-    [
-        (deit(), VIT, "8 tensors as initialised: layer scale 1: the pre-training had none"),
-        (beit(), BEIT_ADAPTER, "of these 4 relative positions, resized from 6 x 6 to 8 x 8"),
-        (beit(), BEIT, "as initialised: the feature pyramid, which the pre-training did not have"),
-    ],
-    ids=["vit", "beit_adapter", "beit"],
-)
-def test_training_starts_from_a_pretrained_file(tensors, backbone, notes, tmp_path):
-    config = config_of(backbone)
-    torch_writer.write(tmp_path / "file.pth", tensors)
-    before = fresh(config)
-    variables, origin = initial_weights.load(str(tmp_path / "file.pth"), before, "tiny")
-    assert notes in origin
-    weights = match(tensors, config)
-    before, after = paths.by_path(before), paths.by_path(variables)
-    check_given(after, weights)
-    assert {path for path, leaf in after.items() if (leaf == 7).all()} == set(weights.plan.initial)
-    assert all(after[path].sharding == before[path].sharding for path in after)
-
-
-@pytest.mark.parametrize("kind", ["file", "run"])
-def test_training_starts_from_a_segmentor_of_another_window(kind, tmp_path):
-    smaller, larger = {**BEIT, "window": (6, 6)}, {**BEIT, "window": (8, 12)}
-    tensors = segmentor_of(smaller)
-    run = converted(tensors, smaller, tmp_path)
-    source = tmp_path / "file.pth" if kind == "file" else run
-    config = config_of(larger)
-    variables, origin = initial_weights.load(str(source), fresh(config), "tiny", window=(8, 12))
-    assert "of these 4 relative positions, resized from 6 x 6 to 8 x 12 patches" in origin
-    assert "as initialised" not in origin
-    weights = match(tensors, config, transfer=True, window=(8, 12))
-    assert weights.arrays.keys() == paths.by_path(variables).keys()
-    check_given(paths.by_path(variables), weights)
-
-
-# And back.
-
-
-def test_exported_beit_has_the_rows_of_every_pair_of_tokens(tmp_path):
-    backbone = {**BEIT, "window": (4, 6)}
-    tensors = segmentor_of(backbone)
-    run = converted(tensors, backbone, tmp_path)
-    export_torch.main(["--checkpoint", str(run), "--output", str(tmp_path / "back.pth")])
-    back = torch_file.read(tmp_path / "back.pth")["state_dict"]
-    for name, tensor in tensors.items():
-        np.testing.assert_array_equal(back[name], tensor, err_msg=name)
-    index = back["backbone.blocks.3.attn.relative_position_index"]
-    np.testing.assert_array_equal(index, relative_position_index((4, 6)))
-    match(back, config_of(backbone))
-
-
-@pytest.mark.reference
-@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
-def test_exported_names_types_and_shapes_are_those_of_the_original(path):
-    recorded = json.loads(path.read_text())
-    config = published.config_of(path.stem)
-    variables = segmentor.shapes(segmentor.build(config.model))
-    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), variables)
-    tensors = export_torch.to_state_dict(zeros, config.model.backbone.window)
-    actual = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
-    assert actual == recorded["state_dict"]
