@@ -73,6 +73,18 @@ def datasets_root(scenes, tmp_path_factory):
     return root
 
 
+def train(config, settings, workdir, tmp_path_factory):
+    """What training with these settings prints."""
+    overrides = [f"--config.{key}={value}" for key, value in settings.items()]
+    environment = os.environ | {
+        "JAXSEG_COMPILE_CACHE": str(tmp_path_factory.getbasetemp() / "compiled"),
+        "XLA_FLAGS": XLA_FLAGS,
+    }
+    line = [sys.executable, "-m", "jaxseg.main", "--config", config, "--workdir", str(workdir)]
+    call = {"args": [*line, *overrides], "env": environment, "cwd": ROOT, "text": True}
+    return run(call, timeout_seconds=1200)
+
+
 def paint_ade20k(root):
     """Photographs of one colour per class in the layout of ADE20K: 8 to train on, 4 to evaluate."""
     colours = {1: (200, 40, 40), 2: (40, 200, 40), 3: (40, 40, 200), 5: (200, 200, 40)}
@@ -82,7 +94,8 @@ def paint_ade20k(root):
         images.mkdir(parents=True)
         annotations.mkdir(parents=True)
         for i in range(count):
-            label = np.kron(random.choice(list(colours), (3, 4)), np.ones((32, 32), np.uint8))
+            label = random.choice(np.array(list(colours), np.uint8), (3, 4))
+            label = np.kron(label, np.ones((32, 32), np.uint8))
             image = np.array([colours.get(k, (0, 0, 0)) for k in range(6)])[label]
             image = np.clip(image + random.normal(0, 20, image.shape), 0, 255).astype(np.uint8)
             cv2.imwrite(str(images / f"ADE_{split}_{i:08d}.jpg"), image)
@@ -91,7 +104,7 @@ def paint_ade20k(root):
 
 
 @pytest.mark.full
-def test_vit_adapter_learns_on_a_small_ade20k(tmp_path):
+def test_vit_adapter_learns_on_a_small_ade20k(tmp_path, tmp_path_factory):
     """The recipe at a crop of 64 pixels, with a rate for a hundred steps from scratch."""
     settings = {
         "init": "",
@@ -106,10 +119,7 @@ def test_vit_adapter_learns_on_a_small_ade20k(tmp_path):
         "eval.crop_hw": "(64, 64)",
         "eval.stride_hw": "(42, 42)",
     }
-    overrides = [f"--config.{key}={value}" for key, value in settings.items()]
-    config = ["--config", "configs/ade20k.py:upernet_deit_adapter_t"]
-    line = [sys.executable, "-m", "jaxseg.main", *config, "--workdir", str(tmp_path / "run")]
-    run({"args": [*line, *overrides], "cwd": ROOT, "text": True}, timeout_seconds=1200)
+    train("configs/ade20k.py:upernet_deit_adapter_t", settings, tmp_path / "run", tmp_path_factory)
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert scores["aAcc"] > 0.8  # one class everywhere: about a quarter
 
@@ -133,14 +143,6 @@ def test_recipe_trains_and_evaluates(file, variant, datasets_root, tmp_path, tmp
         settings["data.val_root"] = datasets_root / "cityscapes"
     if variant.endswith(("_h", "_g")):
         settings |= {f"model.backbone.{key}": value for key, value in SHORTER.items()}
-    overrides = [f"--config.{key}={value}" for key, value in settings.items()]
-    config = ["--config", f"configs/{file}.py:{variant}", "--workdir", str(tmp_path / "run")]
-    environment = os.environ | {
-        "JAXSEG_COMPILE_CACHE": str(tmp_path_factory.getbasetemp() / "compiled"),
-        "XLA_FLAGS": XLA_FLAGS,
-    }
-    line = [sys.executable, "-m", "jaxseg.main", *config, *overrides]
-    call = {"args": line, "env": environment, "cwd": ROOT, "text": True}
-    printed = run(call, timeout_seconds=1200)
+    printed = train(f"configs/{file}.py:{variant}", settings, tmp_path / "run", tmp_path_factory)
     assert "step 1/1" in printed
     assert "val mIoU" in printed
