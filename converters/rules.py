@@ -19,16 +19,17 @@ TO_PATH = (
     (r"\bdw_conv\.1\.1\b", "dw_norm"),
     (r"\b((?:res_post_)?norm\d?)\.[01]\b", r"\1"),
     (r"\b(post_norms\.\d+)\.0\b", r"\1"),
-    (r"\bcenter_feature_scale_proj_(weight|bias)\b", r"center_feature_scale_proj.\1"),
+    (r"\b(center_feature_scale_proj|attn\.in_proj)_(weight|bias)\b", r"\1.\2"),
+    (r"\b(query_embed|query_feat|level_embed|level_encoding)\.weight$", r"\1.embedding"),
     (r"\b(psp_modules\.\d+)\.1\b", r"\1"),
     (r"\b((?:spatial|temporal)_pos_embed)\.weight$", r"\1"),
     (r"\.(\d+)\b", r"_\1"),
 )
 TO_NAME = (
-    (r"_(\d+)(?=\.)", r".\1"),
+    (r"_(\d+)(?=[._])", r".\1"),
     (r"\b((?:spatial|temporal)_pos_embed)$", r"\1.weight"),
     (r"\b(psp_modules\.\d+)\b", r"\1.1"),
-    (r"\bcenter_feature_scale_proj\.(weight|bias)\b", r"center_feature_scale_proj_\1"),
+    (r"\b(center_feature_scale_proj|attn\.in_proj)\.(weight|bias)\b", r"\1_\2"),
     (r"\b(post_norms\.\d+)\b", r"\1.0"),
     (r"\b(patch_embed\.norm\d|downsample\.norm)\b", r"\1.1"),
     (r"\b(levels\.\d+(?:\.norm|\.blocks\.\d+\.(?:res_post_)?norm\d))\b", r"\1.0"),
@@ -80,7 +81,7 @@ def to_name(path: str) -> str:
     collection, *module, leaf = path.split("/")
     if collection == "batch_stats":
         leaf = f"running_{leaf}"
-    elif leaf in ("kernel", "scale"):
+    elif leaf in ("kernel", "scale", "embedding"):
         leaf = "weight"
     name = ".".join([*module, leaf])
     for pattern, replacement in TO_NAME:

@@ -7,18 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from recorded_modules import GRADIENTS, VALUES, check_module, first, last
 from recorded_vits import config_of
 from reference_files import REFERENCE, Recording, recordings, relative_error
 
 from converters import rules, verify
-from jaxseg import inference, paths, resize
+from jaxseg import inference, resize
 from jaxseg.models import beit, layers, segmentor, vit, vit_adapter
 from jaxseg.models.uper_head import FCNHead, UPerHead
 
 pytestmark = pytest.mark.reference
-
-# Float32 rounding of sums in another order; the originals differ as much from their own float64.
-VALUES, GRADIENTS = 1e-5, 1e-4
 
 OTHERS = (
     "Mask2Former",
@@ -31,14 +29,6 @@ FILES = [
     for path in recordings("vit_adapter/modules")
     if not path.stem.startswith((*OTHERS, "ms_deform_attn_core"))  # these have tests of their own
 ]
-
-
-def last(x):
-    return jnp.moveaxis(x, 1, -1)
-
-
-def first(x):
-    return jnp.moveaxis(x, -1, 1)
 
 
 def tokens(x):
@@ -159,45 +149,6 @@ CHECKS = {
     "UPerHead": functools.partial(head, UPerHead),
     "FCNHead": functools.partial(head, FCNHead),
 }
-
-
-def check_module(recording, compute):
-    meta = recording.json("meta")
-    variables = {"batch_stats": {}} | rules.to_variables(recording.params())
-    cotangents = recording.group("cotangents/")
-
-    def scalar(params, inputs):
-        statistics = {}
-
-        def run(module, *arguments):
-            output, updated = module.apply(
-                {"params": params, "batch_stats": variables["batch_stats"]},
-                *arguments,
-                mutable=["batch_stats"],
-            )
-            statistics.update(updated)
-            return output
-
-        outputs = compute(meta, run, inputs)
-        total = sum(jnp.sum(outputs[name] * value) for name, value in cotangents.items())
-        return total, (outputs, statistics)
-
-    gradient = jax.jit(jax.grad(scalar, argnums=(0, 1), has_aux=True))
-    inputs = recording.group("inputs/")
-    (of_params, of_inputs), (outputs, statistics) = gradient(variables["params"], inputs)
-    for name, expected in recording.group("outputs/").items():
-        assert relative_error(outputs[name], expected) < VALUES, name
-    for name, expected in recording.group("grads/inputs/").items():
-        assert relative_error(of_inputs[name], expected) < GRADIENTS, name
-    of_params = paths.by_path({"params": of_params})
-    for name, expected in recording.group("grads/params/").items():
-        path = rules.to_path(name, expected.ndim)
-        expected = rules.to_channels_last(expected, path)
-        assert relative_error(of_params[path], expected) < GRADIENTS, name
-    statistics = paths.by_path(statistics)
-    for name, expected in recording.group("updated/").items():
-        if not name.endswith(rules.COUNTER):
-            assert relative_error(statistics[rules.to_path(name, 1)], expected) < VALUES, name
 
 
 def check_adaptive_avg_pool(recording):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxseg.models.beit import BEiT, BEiTAdapter
 from jaxseg.models.intern_image import InternImage
+from jaxseg.models.mask2former_head import Mask2FormerHead
 from jaxseg.models.segformer_head import SegformerHead
 from jaxseg.models.uniperceiver import UniPerceiverAdapter
 from jaxseg.models.uper_head import FCNHead, UPerHead
@@ -23,7 +24,12 @@ BACKBONES = {
     "uniperceiver_adapter": UniPerceiverAdapter,
     "beit": BEiT,
 }
-HEADS = {"uper": UPerHead, "segformer": SegformerHead, "fcn": FCNHead}
+HEADS = {
+    "uper": UPerHead,
+    "segformer": SegformerHead,
+    "mask2former": Mask2FormerHead,
+    "fcn": FCNHead,
+}
 
 Variables = Mapping[str, Any]
 

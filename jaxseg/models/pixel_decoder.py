@@ -1,0 +1,187 @@
+"""Mask2Former's pixel decoder (arXiv:2112.01527): a deformable encoder over all but the finest map.
+
+The tokens of these maps lie one after the other, from coarse to fine; a `Pyramid` is their grids.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxseg.models.layers import Conv, DType, Linear, layer_norm, torch_uniform
+from jaxseg.models.sine_positions import sine_positions
+from jaxseg.models.vit_adapter import MSDeformAttn, Pyramid, reference_points, to_maps, to_tokens
+from jaxseg.resize import resize_bilinear
+
+EPSILON = 1e-5  # of all norms
+# How the reference draws the weights of transformers, and of convolutions.
+XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+LECUN_UNIFORM = nn.initializers.lecun_uniform()
+
+
+def table(rows: int, width: int, name: str) -> Float[Array, "n c"]:
+    """A learnt vector for each of a few things."""
+    return nn.Embed(rows, width, embedding_init=nn.initializers.normal(1.0), name=name).embedding
+
+
+class ConvGN(nn.Module):
+    """A convolution and group norm."""
+
+    features: int
+    kernel_size: int
+    groups: int
+    use_bias: bool = False
+    kernel_init: Callable = LECUN_UNIFORM
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        x = Conv(
+            self.features,
+            self.kernel_size,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
+            bias_init=nn.initializers.zeros,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        return nn.GroupNorm(
+            self.groups, epsilon=EPSILON, use_fast_variance=False, dtype=self.dtype, name="gn"
+        )(x)
+
+
+class FFN(nn.Module):
+    """Two linear layers with a ReLU between them."""
+
+    hidden_dim: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        def linear(x, features, name):
+            bias_init = torch_uniform(x.shape[-1])
+            return Linear(
+                features,
+                kernel_init=XAVIER_NORMAL,
+                bias_init=bias_init,
+                dtype=self.dtype,
+                name=name,
+            )(x)
+
+        return linear(nn.relu(linear(x, self.hidden_dim, "layers_0_0")), x.shape[-1], "layers_1")
+
+
+class EncoderLayer(nn.Module):
+    """Deformable attention and FFN, each followed by a norm of its sum with what went in.
+
+    Positions are added to the queries alone.
+    """
+
+    num_heads: int
+    num_points: int
+    ffn_dim: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "b s c"], positions: Float[Array, "1 s c"], pyramid: Pyramid
+    ) -> Float[Array, "b s c"]:
+        attention = MSDeformAttn(
+            self.num_heads, self.num_points, dtype=self.dtype, name="attentions_0"
+        )
+        tokens += attention(tokens + positions, reference_points(pyramid), tokens, pyramid)
+        tokens = layer_norm("norms_0", self.dtype, EPSILON)(tokens)
+        tokens += FFN(self.ffn_dim, dtype=self.dtype, name="ffns_0")(tokens)
+        return layer_norm("norms_1", self.dtype, EPSILON)(tokens)
+
+
+class Encoder(nn.Module):
+    """Layers one after the other; each token attends to points in all grids."""
+
+    num_layers: int
+    num_heads: int
+    num_points: int
+    ffn_dim: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "b s c"], positions: Float[Array, "1 s c"], pyramid: Pyramid
+    ) -> Float[Array, "b s c"]:
+        for i in range(self.num_layers):
+            layer = EncoderLayer(
+                self.num_heads,
+                self.num_points,
+                self.ffn_dim,
+                dtype=self.dtype,
+                name=f"layers_{i}",
+            )
+            tokens = layer(tokens, positions, pyramid)
+        return tokens
+
+
+class MSDeformAttnPixelDecoder(nn.Module):
+    """Features of a backbone, from fine to coarse, to what queries are compared with and attend to.
+
+    Returns a map for masks at the finest size, and the encoder's maps from coarse to fine, all of
+    `channels`. As in the reference only the finest map is left out of the encoder, and it joins the
+    next finer one at the end.
+    """
+
+    channels: int = 256
+    num_layers: int = 6
+    num_heads: int = 8
+    num_points: int = 4
+    ffn_dim: int = 1024
+    norm_groups: int = 32
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Sequence[Float[Array, "b h w c"]]
+    ) -> tuple[Float[Array, "b p q d"], list[Float[Array, "b h w d"]]]:
+        def conv_gn(name, kernel_size, **options):
+            return ConvGN(
+                self.channels,
+                kernel_size,
+                self.norm_groups,
+                dtype=self.dtype,
+                name=name,
+                **options,
+            )
+
+        finest, *coarser = features
+        with_bias = {"use_bias": True, "kernel_init": nn.initializers.xavier_uniform()}
+        maps = [conv_gn(f"input_convs_{i}", 1, **with_bias)(x) for i, x in enumerate(coarser[::-1])]
+        pyramid = tuple(x.shape[1:3] for x in maps)
+        levels = table(len(maps), self.channels, "level_encoding")
+        positions = to_tokens(
+            [
+                sine_positions(hw, self.channels).astype(levels.dtype)[None] + level
+                for hw, level in zip(pyramid, levels, strict=True)
+            ]
+        )
+        encoder = Encoder(
+            self.num_layers,
+            self.num_heads,
+            self.num_points,
+            self.ffn_dim,
+            dtype=self.dtype,
+            name="encoder",
+        )
+        tokens = encoder(to_tokens(maps), positions.astype(self.dtype), pyramid)
+        memories = to_maps(tokens, pyramid)
+
+        x = conv_gn("lateral_convs_0", 1)(finest)
+        x += resize_bilinear(memories[-1], x.shape[1:3])
+        x = nn.relu(conv_gn("output_convs_0", 3)(x))
+        mask_features = Conv(
+            self.channels,
+            1,
+            kernel_init=LECUN_UNIFORM,
+            bias_init=nn.initializers.zeros,
+            dtype=self.dtype,
+            name="mask_feature",
+        )(x)
+        return mask_features, memories
