@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxseg.losses import IGNORE
+from jaxseg.parallel import over_batch
 
 CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 2.0, 5.0, 5.0
 # Stands for a cost that is not a number. The assignment has to end even then: it is the loss that
@@ -24,8 +25,14 @@ def targets_of(
 ) -> tuple[Int[Array, "b t"], Bool[Array, "b t"], Int[Array, ""]]:
     """The classes present in each image, ascending; which of them are no padding; and how many
     classes of the batch did not fit. The pixels of 255 are of no class."""
-    classes = jnp.arange(num_classes, dtype=labels.dtype)
-    present = jnp.any(labels[..., None] == classes, axis=(1, 2)) & (classes != IGNORE)
+
+    # Not `labels == class`, which would be as many whole masks before they are summed up.
+    @over_batch
+    @jax.vmap
+    def present_in(label):
+        return jnp.zeros(num_classes, bool).at[label.reshape(-1)].set(True, mode="drop")
+
+    present = present_in(labels) & (jnp.arange(num_classes) != IGNORE)
     targets = jnp.argsort(~present, axis=1, stable=True)[:, :max_targets].astype(labels.dtype)
     valid = jnp.take_along_axis(present, targets, axis=1)
     return targets, valid, jnp.sum(present) - jnp.sum(valid)
