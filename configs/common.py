@@ -37,7 +37,15 @@ BASE = {
         "prefetch": 2,  # batches each of them holds ready
         "skip_corrupt": False,  # True: replace unreadable samples by the next one, and count them
     },
-    "loss": {"auxiliary_weight": 0.4},
+    "loss": {
+        "auxiliary_weight": 0.4,
+        "mask2former": {
+            "num_points": 12544,  # where masks are compared
+            "oversample_ratio": 3.0,  # candidates for the uncertain points, per point
+            "importance_ratio": 0.75,  # share of the uncertain points
+            "max_targets": 64,  # classes of an image; the log counts those that do not fit
+        },
+    },
     "optim": {
         "lr": 6e-5,
         "layer_decay": 1.0,
@@ -103,6 +111,28 @@ def segformer(backbone: dict[str, Any], num_classes: int) -> dict[str, Any]:
             "num_classes": num_classes,
             "channels": 256,
             "dropout": 0.1,
+        },
+        "auxiliary_head": None,
+    }
+
+
+def mask2former(
+    backbone: dict[str, Any], num_classes: int, num_queries: int = 100, wide: bool = True
+) -> dict[str, Any]:
+    """Mask2Former on a backbone: 1024 channels in the wide form, or 256."""
+    size = (
+        {"channels": 1024, "num_heads": 32, "encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096}
+        if wide
+        else {"channels": 256, "num_heads": 8, "encoder_ffn_dim": 1024, "decoder_ffn_dim": 2048}
+    )
+    return {
+        "dtype": "auto",
+        "backbone": backbone,
+        "decode_head": {
+            "kind": "mask2former",
+            "num_classes": num_classes,
+            "num_queries": num_queries,
+            **size,
         },
         "auxiliary_head": None,
     }

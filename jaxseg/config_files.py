@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import pathlib
+import re
 from collections.abc import Sequence
 
 import ml_collections
@@ -43,7 +44,21 @@ def readable_errors():
         hint = str(error).replace("\\n", ". ").replace("\\'", "'").strip("\"'")
         raise ConfigError(f"--config.KEY=VALUE: no such key: '{hint}") from error
     except flags.Error as error:  # the last line is what the config file raised
-        raise ConfigError(str(error).strip().splitlines()[-1].strip()) from error
+        message = str(error).strip().splitlines()[-1].strip()
+        raise ConfigError(re.sub(r"^\w+Error: ", "", message)) from error
+
+
+def last_of_each(arguments: Sequence[str]) -> list[str]:
+    """The arguments without every `--config.KEY=VALUE` that a later one of that key replaces.
+
+    absl joins the values of a tuple that is given twice.
+    """
+    given = {argument.partition("=")[0]: i for i, argument in enumerate(arguments)}
+    return [
+        argument
+        for i, argument in enumerate(arguments)
+        if not argument.startswith("--config.") or given[argument.partition("=")[0]] == i
+    ]
 
 
 def load(argument: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
@@ -52,7 +67,7 @@ def load(argument: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigD
     Raises:
       ConfigError: for a file, variant or key that does not exist, or a value of the wrong type.
     """
-    arguments = ["", f"--config={locate(argument)}", *overrides]
+    arguments = ["", f"--config={locate(argument)}", *last_of_each(overrides)]
     values = flags.FlagValues()
     with readable_errors():
         config_flags.DEFINE_config_file(
@@ -68,7 +83,7 @@ def override(config: ml_collections.ConfigDict, overrides: Sequence[str]):
     Raises:
       ConfigError: for a key that does not exist, or a value of the wrong type.
     """
-    arguments = ["", *overrides]
+    arguments = ["", *last_of_each(overrides)]
     values = flags.FlagValues()
     with readable_errors():
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)

@@ -12,7 +12,16 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoints, config_files, inference, metrics, parallel, report, visualize
+from jaxseg import (
+    checkpoints,
+    config_files,
+    image_sizes,
+    inference,
+    metrics,
+    parallel,
+    report,
+    visualize,
+)
 from jaxseg.data import datasets
 from jaxseg.data.evaluation import evaluation_batches
 from jaxseg.models import segmentor
@@ -125,11 +134,13 @@ def evaluate_checkpoint(
 
     Raises:
       CheckpointError: where there is no checkpoint, or where it is of another model.
+      ConfigError: for sizes that the model cannot take.
     """
     checkpoint = checkpoints.find(path)
     if config is None:
         config = ConfigDict(checkpoints.load_config(checkpoint))
         config_files.override(config, overrides)
+    image_sizes.check(config)
     mesh = parallel.make_mesh(config.mesh)
     model = segmentor.build(config.model)
     variables = checkpoints.load_variables(checkpoint, abstract_variables(model, config, mesh))

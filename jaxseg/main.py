@@ -47,7 +47,7 @@ def parse(arguments: list[str]) -> list[str]:
         OVERRIDES.extend(a for a in arguments if a.startswith("--config."))
         arguments = [a for a in arguments if a not in OVERRIDES]
     with config_files.readable_errors():
-        return FLAGS(locate_in(arguments))
+        return FLAGS(locate_in(config_files.last_of_each(arguments)))
 
 
 def main(_):

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoints, inference, visualize
+from jaxseg import checkpoints, image_sizes, inference, visualize
 from jaxseg.data import datasets, transforms
 from jaxseg.errors import DataError, JaxsegError
 from jaxseg.models import segmentor
@@ -43,7 +43,7 @@ class Segmenter:
 
         Raises:
           CheckpointError: where there is none.
-          ConfigError: where its config describes windows that cannot be.
+          ConfigError: where its config describes sizes that the model cannot take.
         """
         checkpoint = checkpoints.find(path)
         config = ConfigDict(checkpoints.load_config(checkpoint))
@@ -55,6 +55,7 @@ class Segmenter:
 
         predict = jax.jit(inference.predict, static_argnums=(0, 3, 4, 5))
         protocol = inference.protocol_of(config.eval)
+        image_sizes.check(config)
         # Some published heads have outputs beyond the dataset's classes; here they mean nothing.
         classes = len(dataset.classes)
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import paths, visualize, zoo
+from jaxseg import image_sizes, paths, visualize, zoo
 from jaxseg.data import datasets
 from jaxseg.data.pipeline import training_batches
 from jaxseg.models import flops, segmentor
@@ -21,8 +21,10 @@ def show(config: ConfigDict, workdir: pathlib.Path):
     """Prints the resolved config, the parameters and the dataset; writes `samples.png`.
 
     Raises:
+      ConfigError: for sizes that the model cannot take.
       DataError: where the dataset is missing or incomplete, after the rest was printed.
     """
+    image_sizes.check(config)
     print(config)
     print(model_table(config))
     for source in (datasets.trained_on(config.data), datasets.evaluated_on(config.data)):

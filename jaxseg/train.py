@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import inference, initial_weights, optim, parallel
+from jaxseg import image_sizes, initial_weights, optim, parallel
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.data import datasets
 from jaxseg.data.pipeline import training_batches
@@ -22,8 +22,6 @@ from jaxseg.evaluate import Stopped, evaluate
 from jaxseg.models import segmentor
 from jaxseg.report import Report, manifest, versions, write_evaluation
 from jaxseg.train_step import TrainState, init_state, make_train_step
-
-STRIDE = 32  # of the coarsest features, in pixels
 
 
 class NonFiniteError(JaxsegError):
@@ -148,13 +146,7 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
             "batch norm needs two images or more at a time:"
             f" config.batch_size={batch} / config.optim.accumulation is below that"
         )
-    crop = config.data.crop_hw
-    if len(crop) != 2 or any(not isinstance(side, int) or side < STRIDE for side in crop):
-        raise ConfigError(
-            f"config.data.crop_hw={tuple(crop)}: two whole numbers of at least {STRIDE} pixels, the"
-            " stride of the coarsest features"
-        )
-    inference.protocol_of(config.eval)
+    image_sizes.check(config)
     trained = datasets.trained_on(config.data).dataset
     evaluated = datasets.evaluated_on(config.data).dataset
     if trained.classes != evaluated.classes:

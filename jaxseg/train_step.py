@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from jaxseg import losses, optim
+from jaxseg.mask_losses import mask2former_loss
 from jaxseg.models import segmentor
 
 
@@ -64,7 +66,6 @@ def make_train_step(
     the squared norm of every gradient tensor, from which the culprit is named.
     """
     accumulation, ema_decay = config.optim.accumulation, config.optim.ema_decay
-    auxiliary_weight = config.loss.auxiliary_weight
     seed = config.seed
 
     def loss_of(params, batch_stats, batch, rng):
@@ -72,12 +73,8 @@ def make_train_step(
         output, batch_stats = segmentor.apply(
             model, variables, batch["image"], train=True, dropout_rng=rng
         )
-        loss = losses.cross_entropy(output.logits, batch["label"])
-        logs = {"decode_loss": loss}
-        if output.aux_logits is not None:
-            auxiliary = auxiliary_weight * losses.cross_entropy(output.aux_logits, batch["label"])
-            logs["auxiliary_loss"] = auxiliary
-            loss += auxiliary
+        points_rng = jax.random.fold_in(rng, 1)
+        loss, logs = total_loss(output, batch["label"], points_rng, config.loss)
         return loss, (batch_stats, {"loss": loss, **logs})
 
     gradient_of = jax.grad(loss_of, has_aux=True)
@@ -119,3 +116,19 @@ def make_train_step(
         return state, logs
 
     return train_step
+
+
+def total_loss(
+    output: segmentor.Output, labels: Int[Array, "b H W"], rng: jax.Array, settings: ConfigDict
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The loss of a model's output by `config.loss`, and its parts to be logged."""
+    if output.masks is not None:
+        classes, masks = output.masks.class_logits, output.masks.mask_logits
+        return mask2former_loss(classes, masks, labels, rng, **settings.mask2former)
+    loss = losses.cross_entropy(output.logits, labels)
+    logs = {"decode_loss": loss}
+    if output.aux_logits is not None:
+        auxiliary = losses.cross_entropy(output.aux_logits, labels)
+        logs["auxiliary_loss"] = settings.auxiliary_weight * auxiliary
+        loss += logs["auxiliary_loss"]
+    return loss, logs

@@ -36,6 +36,7 @@ ALLOWED = {
     "jaxseg/matching.py": {"jaxseg.losses", "jaxseg.parallel"},
     "jaxseg/mask_losses.py": {"jaxseg.matching", "jaxseg.parallel", "jaxseg.points"},
     "jaxseg/parallel.py": {"jaxseg.errors", "jaxseg.paths"},
+    "jaxseg/image_sizes.py": {"jaxseg.errors", "jaxseg.inference", "jaxseg.models"},
     "jaxseg/inference.py": {"jaxseg.errors", "jaxseg.models", "jaxseg.resize"},
     "jaxseg/models": MODELS,
     "jaxseg/data": {"jaxseg.data", "jaxseg.errors"},

@@ -144,6 +144,8 @@ class BEiT(Trunk, nn.Module):
     remat: bool = False
     dtype: DType = jnp.float32
 
+    side_multiple = vit.STRIDE  # of images
+
     @nn.compact
     def __call__(
         self, images: Float[Array, "b H W 3"], train: bool = False

@@ -193,6 +193,8 @@ class InternImage(nn.Module):
     remat: bool = False
     dtype: DType = jnp.float32
 
+    side_multiple = 1  # sides of images may be any number of pixels
+
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], train: bool = False

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxseg.models.beit import BEiT, BEiTAdapter
 from jaxseg.models.intern_image import InternImage
-from jaxseg.models.mask2former_head import Mask2FormerHead
+from jaxseg.models.mask2former_head import Mask2FormerHead, MaskPredictions
 from jaxseg.models.segformer_head import SegformerHead
 from jaxseg.models.uniperceiver import UniPerceiverAdapter
 from jaxseg.models.uper_head import FCNHead, UPerHead
@@ -43,10 +43,12 @@ class Output:
     Attributes:
       logits: semantic scores at the head's stride.
       aux_logits: scores of the auxiliary head; None outside training or without such a head.
+      masks: what a Mask2FormerHead predicts, of which `logits` are made; None for other heads.
     """
 
     logits: Float[Array, "b h w k"]
     aux_logits: Float[Array, "b p q k"] | None = None
+    masks: MaskPredictions | None = None
 
 
 class Segmentor(nn.Module):
@@ -58,10 +60,12 @@ class Segmentor(nn.Module):
 
     def __call__(self, images: Float[Array, "b h w 3"], train: bool) -> Output:
         features = self.backbone(images, train)
-        logits = self.decode_head(features, train)
+        predicted = self.decode_head(features, train)
+        if isinstance(predicted, MaskPredictions):
+            return Output(predicted.semantic(), masks=predicted)
         if not train or self.auxiliary_head is None:
-            return Output(logits)
-        return Output(logits, self.auxiliary_head(features, train))
+            return Output(predicted)
+        return Output(predicted, self.auxiliary_head(features, train))
 
 
 def build(config: Mapping[str, Any]) -> Segmentor:
@@ -101,7 +105,8 @@ def shapes(model: Segmentor) -> Variables:
 def init(model: Segmentor, rng: jax.Array, image_hw: Sequence[int]) -> Variables:
     """Fresh variables {"params", "batch_stats"}, initialised as the reference does."""
     images = jnp.zeros((1, *image_hw, 3))
-    return flax.core.unfreeze(model.init({"params": rng, "dropout": rng}, images, train=True))
+    variables = model.init({"params": rng, "dropout": rng}, images, train=True)
+    return {"batch_stats": {}} | flax.core.unfreeze(variables)
 
 
 def apply(

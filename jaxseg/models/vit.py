@@ -144,7 +144,6 @@ def patch_grid(images: Float[Array, "b H W 3"], model: str) -> tuple[int, int]:
     if height % STRIDE or width % STRIDE:
         raise ValueError(
             f"{model}: an image of {height} x {width}; both sides have to be multiples of {STRIDE}"
-            f" (config.data.test_multiple={STRIDE} resizes to such)"
         )
     return height // PATCH, width // PATCH
 

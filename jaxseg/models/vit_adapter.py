@@ -333,6 +333,7 @@ class ViTAdapter(nn.Module):
 
     block_kind, block_name = vit.Block, "blocks_{}"  # of the transformer
     epsilon = 1e-6  # of the companion's layer norms
+    side_multiple = vit.STRIDE  # of images
 
     @nn.compact
     def __call__(

@@ -1,0 +1,34 @@
+"""The sizes of images that `config` asks a model to take, checked before anything is computed."""
+
+from ml_collections import ConfigDict
+
+from jaxseg import inference
+from jaxseg.errors import ConfigError
+from jaxseg.models import segmentor
+
+SMALLEST = 32  # pixels: the stride of the coarsest features
+
+
+def check(config: ConfigDict):
+    """Refuses crops, windows and resized images that the backbone cannot take.
+
+    Raises:
+      ConfigError: naming the setting and what it may be.
+    """
+    multiple = segmentor.BACKBONES[config.model.backbone.kind].side_multiple
+    crop = config.data.crop_hw
+    if len(crop) != 2 or any(not isinstance(side, int) or side < SMALLEST for side in crop):
+        raise ConfigError(
+            f"config.data.crop_hw={tuple(crop)}: two whole numbers of at least {SMALLEST} pixels,"
+            " the stride of the coarsest features"
+        )
+    sides = {"config.data.crop_hw": crop, "config.data.test_multiple": [config.data.test_multiple]}
+    protocol = inference.protocol_of(config.eval)
+    if protocol is not None:
+        sides["config.eval.crop_hw"] = protocol.crop_hw
+    for name, numbers in sides.items():
+        if any(number % multiple for number in numbers):
+            raise ConfigError(
+                f"{name}={', '.join(map(str, numbers))}: multiples of {multiple} are needed, for"
+                f" {config.model.backbone.kind} takes images with such sides only"
+            )

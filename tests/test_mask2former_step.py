@@ -1,0 +1,83 @@
+"""One step of Mask2Former: finite, the same on any mesh, and whole on the device."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from configs import common
+from jaxseg import optim, parallel, train_step
+from jaxseg.models import segmentor
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+HEAD = {
+    "channels": 16,
+    "num_heads": 2,
+    "num_queries": 8,
+    "encoder_layers": 1,
+    "encoder_ffn_dim": 24,
+    "decoder_layers": 3,
+    "decoder_ffn_dim": 24,
+    "norm_groups": 4,
+}
+
+
+@functools.cache
+def config():
+    config = tiny_config(**{"loss.mask2former.num_points": 48, "loss.mask2former.max_targets": 6})
+    config.model = common.mask2former(config.model.backbone.to_dict(), num_classes=19)
+    config.model.dtype = "float32"
+    config.model.decode_head.update(HEAD)
+    return config
+
+
+@functools.cache
+def model_and_optimizer():
+    model = segmentor.build(config().model)
+    return model, optim.make(config().optim, config().model.backbone, config().steps)
+
+
+@functools.cache
+def initial_state():
+    return jax.jit(lambda: train_step.init_state(config(), *model_and_optimizer()))()
+
+
+def batch():
+    """Eight images with up to four classes each; nothing is labelled in the last one."""
+    random = np.random.default_rng(0)
+    label = random.integers(0, 19, (8, 2, 2)).repeat(32, axis=1).repeat(32, axis=2)
+    label[7] = 255
+    image = random.standard_normal((8, 64, 64, 3)) + label[..., None] / 10
+    return {"image": image.astype(np.float32), "label": label.astype(np.int32)}
+
+
+def run(mesh_config, devices):
+    mesh = parallel.make_mesh(mesh_config, jax.devices()[:devices])
+    shardings = parallel.infer(initial_state(), config().sharding, mesh)
+    state = jax.device_put(jax.tree.map(np.asarray, initial_state()), shardings)
+    step = jax.jit(
+        train_step.make_train_step(config(), *model_and_optimizer()),
+        out_shardings=(shardings, None),
+    )
+    with jax.set_mesh(mesh):
+        return step(state, parallel.put_batch(batch(), mesh))
+
+
+def test_loss_is_the_same_on_one_device_and_on_eight():
+    _, alone = run({"data": 1, "fsdp": 1}, 1)
+    state, shared = run({"data": 4, "fsdp": 2}, 8)
+    assert int(state.step) == 1  # which a step that is not finite does not count
+    for name in ("loss", "loss_cls", "loss_mask", "loss_dice", "gradient_norm"):
+        np.testing.assert_allclose(shared[name], alone[name], rtol=1e-5, err_msg=name)
+    assert alone["targets_dropped"] == 0
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_step_lowers_for_accelerators_without_a_callback_to_the_host(platform):
+    step = jax.jit(train_step.make_train_step(config(), *model_and_optimizer()))
+    lowered = step.trace(initial_state(), batch()).lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.dot_general" in lowered
+    assert "callback" not in lowered
