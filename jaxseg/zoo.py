@@ -275,7 +275,7 @@ def _find(name, rows):
     if name not in by_name:
         raise ConfigError(
             f"no published weights {name!r}; the nearest are {_nearest(name, by_name)}"
-            " (python -m jaxseg.zoo lists the models)"
+            " (python -m jaxseg.zoo lists them)"
         )
     return by_name[name]
 
@@ -310,8 +310,8 @@ def table(models: Sequence[Model], width: int) -> str:
     return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 
-def facts(model: Model) -> str:
-    """All that is known of one model, a line each."""
+def facts(model: Weights) -> str:
+    """All that is known of one model or backbone, a line each."""
     known = {name: fact for name, fact in vars(model).items() if fact is not None}
     return "\n".join(f"{name:15}  {fact}" for name, fact in known.items())
 
@@ -332,14 +332,20 @@ def main(arguments: Sequence[str] | None = None):
     parser.add_argument("pattern", nargs="?", default="*", help="such as '*internimage*cityscapes'")
     pattern = parser.parse_args(arguments).pattern
     models = [get(name) for name in list_models(pattern)]
-    if not models:
+    backbones = [row for row in BACKBONES if fnmatch.fnmatchcase(row.name, pattern)]
+    if not models and not backbones:
         sys.exit(f"jaxseg: no published model matches {pattern!r}; {_hint(pattern)}")
-    if models[0].name == pattern:
-        print(facts(models[0]))
-    else:
+    named = [row for row in (*models, *backbones) if row.name == pattern]
+    if named:
+        print(facts(named[0]))
+        return
+    if models:
         # A file or a filter gets all columns.
         terminal = sys.stdout.isatty()
         print(table(models, shutil.get_terminal_size().columns if terminal else sys.maxsize))
+    if backbones:
+        print("\npre-trained backbones, to start from (--config.init=zoo:NAME):")
+        print("\n".join(row.name for row in backbones))
 
 
 if __name__ == "__main__":

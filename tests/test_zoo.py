@@ -185,10 +185,19 @@ def test_command_prints_all_columns_of_what_matches(capsys):
     assert facts["train_time"] == "2d (2n)"
 
 
+def test_command_knows_what_training_starts_from(capsys):
+    zoo.main(["deit_tiny_patch16_224"])
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert facts["url"] == f"{zoo.DEIT}/deit_tiny_patch16_224-a1311bcf.pth"
+
+
 def test_command_as_a_process():
     listed = command("-m", "jaxseg.zoo", "*_t_*")
     assert (listed.returncode, listed.stderr) == (0, "")
-    assert len(listed.stdout.splitlines()) == 3
+    _, *models, _, title, backbone = listed.stdout.splitlines()
+    assert len(models) == 2
+    assert "config.init=zoo:NAME" in title
+    assert backbone == "internimage_t_1k_224"
     nothing = command("-m", "jaxseg.zoo", "cityscapes")
     assert (nothing.returncode, nothing.stdout) == (1, "")
     message = "jaxseg: no published model matches 'cityscapes'; try '*cityscapes*'\n"
