@@ -14,8 +14,17 @@ from absl import flags
 
 from jaxseg.data.synthetic import write_street_scenes
 
+# Begun first, so that no worker is left alone with them at the end.
+SLOWEST = ["test_train", "test_parallel", "test_reference_vit_trajectory", "test_convert"]
+SLOWEST += ["test_predict", "test_evaluate", "test_train_step", "test_mask2former_step"]
+SLOWEST += ["test_reference_mask2former", "test_initialisation", "test_reference_trajectory"]
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in SLOWEST)
 
 
 @pytest.fixture
