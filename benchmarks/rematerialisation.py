@@ -12,6 +12,7 @@ moments, images), and what it needs besides while the step runs. Takes half an h
 
 import argparse
 import datetime
+import importlib.metadata
 import json
 import os
 import sys
@@ -44,6 +45,7 @@ def main():
     result = {
         "config": options.config,
         "dtype": "bfloat16",
+        "libtpu": importlib.metadata.version("libtpu"),
         "topology": f"{options.topology}, {devices[0].device_kind}",
         **figures,
         "date": datetime.date.today().isoformat(),

@@ -13,7 +13,7 @@ MANIFESTS = sorted(
     path
     for family in ("internimage", "vit_adapter")
     for path in (REFERENCE / family / "manifests").glob("*.json")
-    # Mask2Former is not built yet, evaluation at several scales neither.
+    # There are no recipes of Mask2Former yet, nor evaluation at several scales.
     if not path.stem.startswith("mask2former") and not path.stem.endswith("_ms")
 )
 FILES = {"cocostuff10k": "coco_stuff10k", "cocostuff164k": "coco_stuff164k"}

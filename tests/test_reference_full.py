@@ -15,7 +15,7 @@ RECORDINGS = [
     path
     for folder in ("internimage/full", "vit_adapter/full")
     for path in recordings(folder)
-    if not path.stem.startswith("mask2former")  # not built yet
+    if not path.stem.startswith("mask2former")  # no recipes yet
 ]
 
 

@@ -21,7 +21,7 @@ from trajectories import assert_final
 FILES = [
     pytest.param(path, id=path.stem, marks=() if path.stem.endswith("_96") else pytest.mark.full)
     for path in recordings("vit_adapter/trajectory")
-    if not path.stem.startswith("mask2former")  # not built yet
+    if not path.stem.startswith("mask2former")  # not compared yet
 ]
 
 # Measured: 3e-13, 1e-10 and 1e-13 on upernet_tiny, and hundreds of times less on the others.
