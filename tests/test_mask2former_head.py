@@ -7,9 +7,9 @@ import numpy as np
 from jaxseg.models.mask2former_head import (
     Mask2FormerHead,
     MaskPredictions,
-    MultiheadAttention,
     blocked_by,
 )
+from jaxseg.models.transformer import MultiheadAttention
 
 
 def test_a_query_looks_within_its_mask_and_everywhere_if_that_is_empty():

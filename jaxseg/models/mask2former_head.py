@@ -8,16 +8,10 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxseg.models.attention import attend
-from jaxseg.models.layers import DType, Linear, layer_norm, matmul, torch_uniform
-from jaxseg.models.pixel_decoder import (
-    EPSILON,
-    FFN,
-    XAVIER_NORMAL,
-    MSDeformAttnPixelDecoder,
-    table,
-)
+from jaxseg.models.layers import DType, Linear, layer_norm, torch_uniform
+from jaxseg.models.pixel_decoder import MSDeformAttnPixelDecoder
 from jaxseg.models.sine_positions import sine_positions
+from jaxseg.models.transformer import EPSILON, FFN, PositionedAttention, table
 from jaxseg.resize import resize_bilinear
 
 
@@ -56,71 +50,6 @@ def blocked_by(mask_logits: Float[Array, "b q h w"], hw: Sequence[int]) -> Bool[
     masks = lax.stop_gradient(mask_logits).reshape(b * queries, *mask_hw, 1)
     outside = resize_bilinear(masks, hw).reshape(b, queries, -1) < 0
     return outside & ~jnp.all(outside, axis=-1, keepdims=True)
-
-
-class PackedLinear(nn.Module):
-    """The linear layers of queries, keys and values, side by side in one matrix."""
-
-    dtype: DType = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        query: Float[Array, "b n c"],
-        key: Float[Array, "b m c"],
-        value: Float[Array, "b m c"],
-    ) -> list[Float[Array, "b _ c"]]:
-        channels = query.shape[-1]
-        kernel = self.param("kernel", XAVIER_NORMAL, (channels, 3 * channels))
-        bias = self.param("bias", nn.initializers.zeros, (3 * channels,))
-        kernels, biases = (jnp.split(x.astype(self.dtype), 3, axis=-1) for x in (kernel, bias))
-        return [
-            matmul(x.astype(self.dtype), kernel) + bias
-            for x, kernel, bias in zip((query, key, value), kernels, biases, strict=True)
-        ]
-
-
-class MultiheadAttention(nn.Module):
-    """Attention between linear layers; nobody looks where `blocked` is true."""
-
-    num_heads: int
-    dtype: DType = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        query: Float[Array, "b n c"],
-        key: Float[Array, "b m c"],
-        value: Float[Array, "b m c"],
-        blocked: Bool[Array, "b n m"] | None,
-    ) -> Float[Array, "b n c"]:
-        parts = PackedLinear(dtype=self.dtype, name="in_proj")(query, key, value)
-        by_heads = [x.reshape(*x.shape[:2], self.num_heads, -1) for x in parts]
-        bias = None if blocked is None else jnp.where(blocked[:, None], -jnp.inf, 0.0)
-        mixed = attend(*by_heads, bias).reshape(query.shape)
-        return Linear(
-            query.shape[-1], kernel_init=XAVIER_NORMAL, dtype=self.dtype, name="out_proj"
-        )(mixed)
-
-
-class PositionedAttention(nn.Module):
-    """Attention in a residual branch; positions are added to queries and keys, not to values."""
-
-    num_heads: int
-    dtype: DType = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        query: Float[Array, "b n c"],
-        query_positions: Float[Array, "n c"],
-        memory: Float[Array, "b m c"],
-        memory_positions: Float[Array, "m c"],
-        blocked: Bool[Array, "b n m"] | None = None,
-    ) -> Float[Array, "b n c"]:
-        attention = MultiheadAttention(self.num_heads, dtype=self.dtype, name="attn")
-        key = memory + memory_positions
-        return query + attention(query + query_positions, key, memory, blocked)
 
 
 class DecoderLayer(nn.Module):

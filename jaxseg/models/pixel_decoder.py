@@ -9,20 +9,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxseg.models.layers import Conv, DType, Linear, layer_norm, torch_uniform
+from jaxseg.models.layers import Conv, DType, layer_norm
 from jaxseg.models.sine_positions import sine_positions
+from jaxseg.models.transformer import EPSILON, FFN, table
 from jaxseg.models.vit_adapter import MSDeformAttn, Pyramid, reference_points, to_maps, to_tokens
 from jaxseg.resize import resize_bilinear
 
-EPSILON = 1e-5  # of all norms
-# How the reference draws the weights of transformers, and of convolutions.
-XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
-LECUN_UNIFORM = nn.initializers.lecun_uniform()
-
-
-def table(rows: int, width: int, name: str) -> Float[Array, "n c"]:
-    """A learnt vector for each of a few things."""
-    return nn.Embed(rows, width, embedding_init=nn.initializers.normal(1.0), name=name).embedding
+LECUN_UNIFORM = nn.initializers.lecun_uniform()  # how the reference draws convolutions
 
 
 class ConvGN(nn.Module):
@@ -49,27 +42,6 @@ class ConvGN(nn.Module):
         return nn.GroupNorm(
             self.groups, epsilon=EPSILON, use_fast_variance=False, dtype=self.dtype, name="gn"
         )(x)
-
-
-class FFN(nn.Module):
-    """Two linear layers with a ReLU between them."""
-
-    hidden_dim: int
-    dtype: DType = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        def linear(x, features, name):
-            bias_init = torch_uniform(x.shape[-1])
-            return Linear(
-                features,
-                kernel_init=XAVIER_NORMAL,
-                bias_init=bias_init,
-                dtype=self.dtype,
-                name=name,
-            )(x)
-
-        return linear(nn.relu(linear(x, self.hidden_dim, "layers_0_0")), x.shape[-1], "layers_1")
 
 
 class EncoderLayer(nn.Module):
