@@ -1,25 +1,32 @@
 """InternImage and ViT-Adapter on ADE20K (20210 training images, 2000 for validation, 150 classes).
 
-Published (InternImage-H on 16 A100 GPUs, the others on 8):
+Published (InternImage-H and the Mask2Former ones at 896 on 16 GPUs, the others on 8):
 
-    variant                         mIoU ss / ms     crop   parameters   training
-    upernet_internimage_t           47.9 / 48.1      512      59 M       10.5 h
-    upernet_internimage_s           50.1 / 50.9      512      80 M       11.5 h
-    upernet_internimage_b           50.8 / 51.3      512     128 M       12 h
-    upernet_internimage_l           53.9 / 54.1      640     256 M       19 h
-    upernet_internimage_xl          55.0 / 55.3      640     368 M       22 h
-    upernet_internimage_h           59.9 / 60.3      896    1120 M       48 h
-    upernet_internimage_g           not published    896    3113 M
-    upernet_deit_adapter_t          42.6 / 43.6      512      36 M
-    upernet_deit_adapter_s          46.2 / 47.1      512      58 M
-    upernet_deit_adapter_b          48.8 / 49.7      512     134 M
-    upernet_deit_adapter_light_b    not published    512     126 M
-    upernet_augreg_adapter_t        43.9 / 44.8      512      36 M
-    upernet_augreg_adapter_b        51.9 / 52.5      512     134 M
-    upernet_augreg_adapter_l        53.4 / 54.4      512     364 M
-    upernet_uniperceiver_adapter_l  55.0 / 55.4      512     364 M
-    upernet_beit_adapter_l          58.0 / 58.4      640     451 M
-    upernet_beit_l                  not published    512     440 M
+    variant                                  mIoU ss / ms     crop   parameters   training
+    upernet_internimage_t                    47.9 / 48.1      512      59 M       10.5 h
+    upernet_internimage_s                    50.1 / 50.9      512      80 M       11.5 h
+    upernet_internimage_b                    50.8 / 51.3      512     128 M       12 h
+    upernet_internimage_l                    53.9 / 54.1      640     256 M       19 h
+    upernet_internimage_xl                   55.0 / 55.3      640     368 M       22 h
+    upernet_internimage_h                    59.9 / 60.3      896    1120 M       48 h
+    upernet_internimage_g                    not published    896    3113 M
+    upernet_deit_adapter_t                   42.6 / 43.6      512      36 M
+    upernet_deit_adapter_s                   46.2 / 47.1      512      58 M
+    upernet_deit_adapter_b                   48.8 / 49.7      512     134 M
+    upernet_deit_adapter_light_b             not published    512     126 M
+    upernet_augreg_adapter_t                 43.9 / 44.8      512      36 M
+    upernet_augreg_adapter_b                 51.9 / 52.5      512     134 M
+    upernet_augreg_adapter_l                 53.4 / 54.4      512     364 M
+    upernet_uniperceiver_adapter_l           55.0 / 55.4      512     364 M
+    upernet_beit_adapter_l                   58.0 / 58.4      640     451 M
+    upernet_beit_l                           not published    512     440 M
+    mask2former_beit_adapter_l               58.3 / 59.0      640     568 M
+    mask2former_beit_adapter_l_cocostuff     59.4 / 60.5      896     571 M
+    mask2former_beitv2_adapter_l             not published    896     571 M
+    mask2former_beitv2_adapter_l_cocostuff   61.2 / 61.5      896     571 M
+    mask2former_internimage_h_cocostuff      62.6 / 62.9      896    1310 M       36 h
+
+The `_cocostuff` ones start from COCO-Stuff 164k (configs/coco_stuff164k.py).
 
     python -m jaxseg.main --config configs/ade20k.py:upernet_internimage_t \\
         --config.data.root=ADEChallengeData2016 --workdir RUN
@@ -27,7 +34,20 @@ Published (InternImage-H on 16 A100 GPUs, the others on 8):
 
 from configs import common, internimage, vit_adapter
 
+CLASSES = 150
 INTERNIMAGE_CROPS = {"t": 512, "s": 512, "b": 512, "l": 640, "xl": 640, "h": 896, "g": 896}
+WITH_UPERNET = (
+    "deit_adapter_t",
+    "deit_adapter_s",
+    "deit_adapter_b",
+    "deit_adapter_light_b",
+    "augreg_adapter_t",
+    "augreg_adapter_b",
+    "augreg_adapter_l",
+    "uniperceiver_adapter_l",
+    "beit_adapter_l",
+    "beit_l",
+)
 
 
 def data(crop, longest):
@@ -44,6 +64,11 @@ def data(crop, longest):
     }
 
 
+def mask2former_896(backbone, steps):
+    recipe = vit_adapter.mask2former(backbone, CLASSES, data(896, 3584), steps, num_queries=200)
+    return {**recipe, "eval": {**recipe["eval"], "every_steps": 8_000}}
+
+
 VARIANTS = {
     **{
         f"upernet_internimage_{size}": {**internimage.upernet(size), "data": data(crop, 4 * crop)}
@@ -51,9 +76,28 @@ VARIANTS = {
     },
     **{
         f"upernet_{name}": vit_adapter.upernet(
-            name, num_classes=150, data=data(640 if name == "beit_adapter_l" else 512, 2048)
+            name, CLASSES, data(640 if name == "beit_adapter_l" else 512, 2048)
         )
-        for name in vit_adapter.BACKBONES
+        for name in WITH_UPERNET
+    },
+    "mask2former_beit_adapter_l": vit_adapter.mask2former(
+        "beit_adapter_l", CLASSES, data(640, 2048), steps=160_000
+    ),
+    "mask2former_beit_adapter_l_cocostuff": {
+        **mask2former_896("beit_adapter_l", steps=80_000),
+        "init": "zoo:mask2former_beit_adapter_large_896_80k_cocostuff164k_ss",
+    },
+    "mask2former_beitv2_adapter_l": mask2former_896("beitv2_adapter_l", steps=160_000),
+    "mask2former_beitv2_adapter_l_cocostuff": {
+        **mask2former_896("beitv2_adapter_l", steps=80_000),
+        "init": "zoo:mask2former_beitv2_adapter_large_896_80k_cocostuff164k_ss",
+    },
+    "mask2former_internimage_h_cocostuff": {
+        **internimage.mask2former(CLASSES, num_queries=200, size=common.WIDE, lr=1e-5),
+        "steps": 80_000,
+        "data": data(896, 3584),
+        "eval": {"every_steps": 2_000},
+        "init": "zoo:mask2former_internimage_h_896_80k_cocostuff164k",
     },
 }
 

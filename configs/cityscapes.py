@@ -1,36 +1,44 @@
-"""InternImage on Cityscapes (2975 finely labelled training images, 500 for validation).
+"""InternImage and ViT-Adapter on Cityscapes (2975 finely labelled training images,
+500 for validation).
 
-Published, on 8 A100 GPUs:
+Published (ViT-Adapter on 16 GPUs, the others on 8):
 
-    variant                         mIoU ss / ms     parameters   training
-    upernet_internimage_t           82.58 / 83.40     59 M        14.5 h
-    upernet_internimage_s           82.74 / 83.45     80 M        16.5 h
-    upernet_internimage_b           83.18 / 83.97    128 M        17 h
-    upernet_internimage_l           83.68 / 84.41    256 M        23 h
-    upernet_internimage_xl          83.62 / 84.28    368 M        26 h
-    upernet_internimage_l_mapillary     85.94 / 86.22    256 M    23 h
-    upernet_internimage_xl_mapillary    86.20 / 86.42    368 M    26 h
-    segformer_internimage_l_mapillary   85.16 / 85.67    220 M    17 h
-    segformer_internimage_xl_mapillary  85.41 / 85.93    330 M    19.5 h
+    variant                              mIoU ss / ms     parameters   training
+    upernet_internimage_t                82.58 / 83.40      59 M       14.5 h
+    upernet_internimage_s                82.74 / 83.45      80 M       16.5 h
+    upernet_internimage_b                83.18 / 83.97     128 M       17 h
+    upernet_internimage_l                83.68 / 84.41     256 M       23 h
+    upernet_internimage_xl               83.62 / 84.28     368 M       26 h
+    upernet_internimage_l_mapillary      85.94 / 86.22     256 M       23 h
+    upernet_internimage_xl_mapillary     86.20 / 86.42     368 M       26 h
+    segformer_internimage_l_mapillary    85.16 / 85.67     220 M       17 h
+    segformer_internimage_xl_mapillary   85.41 / 85.93     330 M       19.5 h
+    mask2former_beit_adapter_l_mapillary 84.9  / 85.8      571 M
+    mask2former_internimage_h_mapillary  86.37 / 86.96    1094 M
 
     python -m jaxseg.main --config configs/cityscapes.py:upernet_internimage_t \\
         --config.data.root=DIR --workdir RUN
 
-The `_mapillary` ones start from Mapillary (configs/mapillary.py) and train on the finely and the
-coarsely labelled images together (`train+train_extra`, labels in refinement_final/). The original
-UperNet ones name the SegFormer checkpoint as their start, which would leave the head at random;
-here they start from the UperNet one, which was presumably meant.
+The `_mapillary` ones start from Mapillary (configs/mapillary.py), and those of InternImage train on
+the finely and the coarsely labelled images together (`train+train_extra`, labels in
+refinement_final/). The original UperNet ones name the SegFormer checkpoint as their start, which
+would leave the head at random; here they start from the UperNet one, which was presumably meant.
 
-The heads have 150 outputs although Cityscapes has 19 classes; predictions of the other 131 count as
-errors, and so they do here (--config.eval.mask_absent_classes=True leaves them out).
+But for Mask2Former the heads have 150 outputs although Cityscapes has 19 classes; predictions of
+the other 131 count as errors, and so they do here (--config.eval.mask_absent_classes=True leaves
+them out).
 """
 
-from configs import common, internimage
+from configs import common, internimage, vit_adapter
 
+CLASSES = 19
 MAPILLARY = {
     "data": {"train_split": "train+train_extra"},
     "eval": {"every_steps": 4_000},
 }
+BEIT_ADAPTER = vit_adapter.mask2former(
+    "beit_adapter_l", CLASSES, {"crop_hw": (896, 896)}, steps=80_000
+)
 
 VARIANTS = {
     **{
@@ -52,6 +60,23 @@ VARIANTS = {
             "init": f"zoo:segformer_internimage_{size}_512x1024_80k_mapillary",
         }
         for size in ("l", "xl")
+    },
+    "mask2former_beit_adapter_l_mapillary": {
+        **BEIT_ADAPTER,
+        "eval": {**BEIT_ADAPTER["eval"], "every_steps": 1_000},
+        "init": "zoo:mask2former_beit_adapter_large_896_80k_mapillary_ss",
+    },
+    "mask2former_internimage_h_mapillary": {
+        **internimage.mask2former(CLASSES, lr=1e-5),
+        "steps": 80_000,
+        "data": {**MAPILLARY["data"], "crop_hw": (1024, 1024), "test_multiple": 32},
+        "eval": {
+            "every_steps": 2_000,
+            "mode": "slide",
+            "crop_hw": (1024, 1024),
+            "stride_hw": (512, 512),
+        },
+        "init": "zoo:mask2former_internimage_h_896x896_80k_mapillary",
     },
 }
 

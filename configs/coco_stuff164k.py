@@ -1,31 +1,53 @@
-"""ViT-Adapter on COCO-Stuff 164k (118287 training images, 5000 for validation, 171 classes).
+"""ViT-Adapter and InternImage on COCO-Stuff 164k (118287 training images, 5000 for validation, 171
+classes).
 
-Published, on 8 GPUs:
+Published (UperNet on 8 GPUs, Mask2Former on 16):
 
-    variant                 mIoU ss / ms     crop   parameters
-    upernet_beit_adapter_l  50.5 / 50.7      640     451 M
+    variant                        mIoU ss / ms     crop   parameters   training
+    upernet_beit_adapter_l         50.5 / 50.7      640     451 M
+    mask2former_beit_adapter_l     51.7 / 52.0      896     571 M
+    mask2former_beitv2_adapter_l   52.3 / -         896     571 M
+    mask2former_internimage_h      52.6 / 52.8      896    1310 M       36 h
 
     python -m jaxseg.main --config configs/coco_stuff164k.py:upernet_beit_adapter_l \\
         --config.data.root=coco_stuff164k --workdir RUN
 """
 
-from configs import common, vit_adapter
+from configs import common, internimage, vit_adapter
 
-DATA = {
-    "dataset": "coco_stuff164k",
-    "root": "data/coco_stuff164k",
-    "train_split": "train2017",
-    "val_split": "val2017",
-    "scale_wh": (2560, 640),
-    "crop_hw": (640, 640),
-    "test_scale_wh": (2560, 640),
-    "test_multiple": 32,
-}
+CLASSES = 171
+
+
+def data(crop):
+    """Square crops of images within `crop` × `4 · crop` pixels, either way round."""
+    return {
+        "dataset": "coco_stuff164k",
+        "root": "data/coco_stuff164k",
+        "train_split": "train2017",
+        "val_split": "val2017",
+        "scale_wh": (4 * crop, crop),
+        "crop_hw": (crop, crop),
+        "test_scale_wh": (4 * crop, crop),
+        "test_multiple": 32,
+    }
+
 
 VARIANTS = {
     "upernet_beit_adapter_l": vit_adapter.upernet(
-        "beit_adapter_l", num_classes=171, data=DATA, steps=80_000
-    )
+        "beit_adapter_l", CLASSES, data(640), steps=80_000
+    ),
+    **{
+        f"mask2former_{name}": vit_adapter.mask2former(
+            name, CLASSES, data(896), steps=80_000, num_queries=200
+        )
+        for name in ("beit_adapter_l", "beitv2_adapter_l")
+    },
+    "mask2former_internimage_h": {
+        **internimage.mask2former(CLASSES, num_queries=200, size=common.WIDE, clip_norm=0.0),
+        "steps": 80_000,
+        "data": data(896),
+        "eval": {"every_steps": 8_000},
+    },
 }
 
 

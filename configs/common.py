@@ -78,6 +78,22 @@ BASE = {
     "log_steps": 50,
 }
 
+# The two sizes in which Mask2Former was published here, by its channels.
+NARROW = {
+    "channels": 256,
+    "num_heads": 8,
+    "encoder_ffn_dim": 1024,
+    "decoder_ffn_dim": 2048,
+    "remat": False,
+}
+WIDE = {
+    "channels": 1024,
+    "num_heads": 32,
+    "encoder_ffn_dim": 4096,
+    "decoder_ffn_dim": 4096,
+    "remat": True,
+}
+
 
 def upernet(backbone: dict[str, Any], num_classes: int, channels: int = 512) -> dict[str, Any]:
     """UperNet on a backbone, with the auxiliary FCN head on its third stage."""
@@ -117,14 +133,9 @@ def segformer(backbone: dict[str, Any], num_classes: int) -> dict[str, Any]:
 
 
 def mask2former(
-    backbone: dict[str, Any], num_classes: int, num_queries: int = 100, wide: bool = True
+    backbone: dict[str, Any], num_classes: int, num_queries: int, size: dict[str, int]
 ) -> dict[str, Any]:
-    """Mask2Former on a backbone: 1024 channels in the wide form, or 256."""
-    size = (
-        {"channels": 1024, "num_heads": 32, "encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096}
-        if wide
-        else {"channels": 256, "num_heads": 8, "encoder_ffn_dim": 1024, "decoder_ffn_dim": 2048}
-    )
+    """Mask2Former on a backbone; `size` is `NARROW` or `WIDE`."""
     return {
         "dtype": "auto",
         "backbone": backbone,

@@ -110,5 +110,16 @@ def segformer(size: str) -> dict[str, Any]:
     return _published(common.segformer(backbone(size), num_classes=150), size)
 
 
+def mask2former(
+    num_classes: int,
+    num_queries: int = 100,
+    size: dict[str, int] = common.NARROW,
+    **optim: float,
+) -> dict[str, Any]:
+    """Mask2Former on InternImage-H with what its published runs share, but for some of `optim`."""
+    recipe = _published(common.mask2former(backbone("h"), num_classes, num_queries, size), "h")
+    return {**recipe, "optim": recipe["optim"] | optim}
+
+
 def _published(model, size):
     return {"model": model, "optim": OPTIM[size], "init": INIT[size]}

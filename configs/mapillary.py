@@ -1,36 +1,52 @@
-"""InternImage on Mapillary Vistas v1.2, its labels mapped to the 19 classes of Cityscapes.
+"""InternImage and ViT-Adapter on Mapillary Vistas v1.2, its labels mapped to the 19 classes of
+Cityscapes.
 
 The step before the `_mapillary` variants of configs/cityscapes.py: trained on the training and the
 validation images, evaluated on Cityscapes. No score of it is published. Variants:
 upernet_internimage_l (11.5 h on 8 A100 GPUs), upernet_internimage_xl (13 h),
-segformer_internimage_l (9 h), segformer_internimage_xl (10 h).
+segformer_internimage_l (9 h), segformer_internimage_xl (10 h), mask2former_internimage_h,
+mask2former_beit_adapter_l.
 
     python -m jaxseg.main --config configs/mapillary.py:upernet_internimage_l \\
         --config.data.root=MAPILLARY --config.data.val_root=CITYSCAPES --workdir RUN
 """
 
-from configs import common, internimage
+from configs import common, internimage, vit_adapter
 
-MAPILLARY = {
+CLASSES = 19
+DATA = {
+    "dataset": "mapillary_to_cityscapes",
+    "root": "data/Mapillary",
+    "train_split": "training+validation",
+    "val_dataset": "cityscapes",
+    "val_root": "data/cityscapes",
+}
+RECTANGLES = {
     "steps": 80_000,
-    "data": {
-        "dataset": "mapillary_to_cityscapes",
-        "root": "data/Mapillary",
-        "train_split": "training+validation",
-        "ratio_range": (0.5, 1.0),
-        "val_dataset": "cityscapes",
-        "val_root": "data/cityscapes",
-    },
+    "data": {**DATA, "ratio_range": (0.5, 1.0)},
     "eval": {"every_steps": 8_000},
 }
+SQUARES = {**DATA, "crop_hw": (896, 896), "test_multiple": 32}
+BEIT_ADAPTER = vit_adapter.mask2former("beit_adapter_l", CLASSES, SQUARES, steps=80_000)
 
 VARIANTS = {
     **{
-        f"upernet_internimage_{size}": internimage.upernet(size) | MAPILLARY for size in ("l", "xl")
+        f"upernet_internimage_{size}": internimage.upernet(size) | RECTANGLES
+        for size in ("l", "xl")
     },
     **{
-        f"segformer_internimage_{size}": internimage.segformer(size) | MAPILLARY
+        f"segformer_internimage_{size}": internimage.segformer(size) | RECTANGLES
         for size in ("l", "xl")
+    },
+    "mask2former_internimage_h": {
+        **internimage.mask2former(CLASSES),
+        "steps": 80_000,
+        "data": SQUARES,
+        "eval": {**BEIT_ADAPTER["eval"], "every_steps": 2_000},
+    },
+    "mask2former_beit_adapter_l": {
+        **BEIT_ADAPTER,
+        "eval": {**BEIT_ADAPTER["eval"], "every_steps": 1_000},
     },
 }
 

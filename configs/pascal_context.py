@@ -1,16 +1,21 @@
-"""ViT-Adapter on Pascal Context (4996 training images, 5104 for validation).
+"""ViT-Adapter and InternImage on Pascal Context (4996 training images, 5104 for validation).
 
-59 classes; what belongs to none of them is ignored. Published, on 8 GPUs:
+59 classes; what belongs to none of them is ignored. Published, on 8 GPUs (InternImage does not
+say):
 
-    variant                 mIoU ss / ms     crop   parameters
-    upernet_beit_adapter_l  67.0 / 67.5      480     451 M
+    variant                      mIoU ss / ms     crop   parameters
+    upernet_beit_adapter_l       67.0 / 67.5      480     451 M
+    mask2former_beit_adapter_b   64.0 / 64.4      480     120 M
+    mask2former_beit_adapter_l   67.8 / 68.2      480     568 M
+    mask2former_internimage_h    69.7 / 70.3      480    1094 M
 
     python -m jaxseg.main --config configs/pascal_context.py:upernet_beit_adapter_l \\
         --config.data.root=VOCdevkit/VOC2010 --workdir RUN
 """
 
-from configs import common, vit_adapter
+from configs import common, internimage, vit_adapter
 
+CLASSES = 59
 DATA = {
     "dataset": "pascal_context59",
     "root": "data/VOCdevkit/VOC2010",
@@ -23,9 +28,19 @@ DATA = {
 }
 
 VARIANTS = {
-    "upernet_beit_adapter_l": vit_adapter.upernet(
-        "beit_adapter_l", num_classes=59, data=DATA, steps=80_000
-    )
+    "upernet_beit_adapter_l": vit_adapter.upernet("beit_adapter_l", CLASSES, DATA, steps=80_000),
+    "mask2former_beit_adapter_b": vit_adapter.mask2former(
+        "beit_adapter_b", CLASSES, DATA, steps=40_000, size=common.NARROW
+    ),
+    "mask2former_beit_adapter_l": vit_adapter.mask2former(
+        "beit_adapter_l", CLASSES, DATA, steps=40_000
+    ),
+    "mask2former_internimage_h": {
+        **internimage.mask2former(CLASSES, clip_norm=0.0),
+        "steps": 40_000,
+        "data": DATA,
+        "eval": {"every_steps": 2_000},
+    },
 }
 
 

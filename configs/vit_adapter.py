@@ -1,7 +1,7 @@
 """ViT-Adapter on its plain transformers, BEiT without one, and what the published runs share.
 
-A transformer goes by what it was pre-trained as: DeiT (ImageNet), AugReg and BEiT (ImageNet-22k),
-Uni-Perceiver (images and text).
+A transformer goes by what it was pre-trained as: DeiT (ImageNet), AugReg, BEiT and BEiTv2
+(ImageNet-22k), Uni-Perceiver (images and text).
 """
 
 from typing import Any
@@ -72,7 +72,9 @@ BACKBONES = {
     "augreg_adapter_b": {**VIT, **SIZES["b"], "pretrain_grid": 24, "drop_path": 0.3},
     "augreg_adapter_l": {**VIT, **SIZES["l"], "pretrain_grid": 24, "drop_path": 0.4},
     "uniperceiver_adapter_l": {**UNIPERCEIVER, **SIZES["l"], "drop_path": 0.4},
+    "beit_adapter_b": {**BEIT, **SIZES["b"], "drop_path": 0.2},
     "beit_adapter_l": {**BEIT, **SIZES["l"], "drop_path": 0.3},
+    "beitv2_adapter_l": {**BEIT, **SIZES["l"], "drop_path": 0.3},
     "beit_l": {
         "kind": "beit",
         "embed_dim": 1024,
@@ -105,7 +107,9 @@ OPTIM = {
     },
     "augreg_adapter_l": {"lr": 2e-5, "layer_decay": 0.95, "weight_decay": 0.05},
     "uniperceiver_adapter_l": {"lr": 6e-5, "layer_decay": 0.8, "weight_decay": 0.05},
+    "beit_adapter_b": {"lr": 3e-5, "layer_decay": 0.95, "weight_decay": 0.05},
     "beit_adapter_l": {"lr": 2e-5, "layer_decay": 0.9, "weight_decay": 0.05},
+    "beitv2_adapter_l": {"lr": 2e-5, "layer_decay": 0.9, "weight_decay": 0.05},
     "beit_l": {"lr": 2e-5, "layer_decay": 0.9, "weight_decay": 0.05},
 }
 INIT = {
@@ -117,7 +121,9 @@ INIT = {
     "augreg_adapter_b": "zoo:augreg_base_patch16_384",
     "augreg_adapter_l": "zoo:augreg_large_patch16_384",
     "uniperceiver_adapter_l": "zoo:uniperceiver_large_patch16_224",
+    "beit_adapter_b": "zoo:beit_base_patch16_224_pt22k_ft22k",
     "beit_adapter_l": "zoo:beit_large_patch16_224_pt22k_ft22k",
+    "beitv2_adapter_l": "zoo:beitv2_large_patch16_224_pt1k_ft21k",
     "beit_l": "zoo:beit_large_patch16_224_pt22k_ft22k",
 }
 # Images from -1 to 1 for these, as in their pre-training; AugReg-T has the others' mean and std.
@@ -128,19 +134,40 @@ NORMALISATION = {"augreg_adapter_b": TO_ONE, "augreg_adapter_l": TO_ONE}
 def upernet(
     name: str, num_classes: int, data: dict[str, Any], steps: int = 160_000
 ) -> dict[str, Any]:
-    """UperNet on one of `BACKBONES` as its published runs have it, ten times evaluated.
+    """UperNet on one of `BACKBONES` as its published runs have it; `data` has square crops."""
+    channels = 1024 if name.startswith("beit") else 512
+    model = common.upernet(_backbone(name, data), num_classes, channels)
+    return _published(name, model, data, steps)
 
-    `data` has square crops; images are predicted in windows of this size, and the tables of
-    relative positions of BEiT are made for it.
-    """
+
+def mask2former(
+    name: str,
+    num_classes: int,
+    data: dict[str, Any],
+    steps: int,
+    num_queries: int = 100,
+    size: dict[str, int] = common.WIDE,
+) -> dict[str, Any]:
+    """Mask2Former on one of `BACKBONES` as its published runs have it; `data` has square crops."""
+    model = common.mask2former(_backbone(name, data), num_classes, num_queries, size)
+    return _published(name, model, data, steps)
+
+
+def _backbone(name, data):
+    """The tables of relative positions of BEiT are made for the size of the crops."""
+    backbone = BACKBONES[name]
+    if not backbone["kind"].startswith("beit"):
+        return backbone
+    return {**backbone, "window": tuple(side // 16 for side in data["crop_hw"])}
+
+
+def _published(name, model, data, steps):
+    """Ten times evaluated, in windows of the size of the crops."""
     crop = data["crop_hw"][0]
-    backbone, channels = BACKBONES[name], 512
-    if backbone["kind"].startswith("beit"):
-        backbone, channels = {**backbone, "window": (crop // 16, crop // 16)}, 1024
-    stride = 2 * crop // 3
+    stride = 512 if crop == 896 else 2 * crop // 3
     return {
         "steps": steps,
-        "model": common.upernet(backbone, num_classes, channels),
+        "model": model,
         "data": data | NORMALISATION.get(name, {}),
         "optim": OPTIM[name],
         "eval": {

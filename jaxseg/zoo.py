@@ -45,7 +45,7 @@ class Model(Weights):
     """A published segmentation model; its name is that of its original config file, without .py.
 
     Attributes:
-      dataset: the folder of the original config.
+      dataset: as the config files here are named.
       config: what to give to --config for the same model here.
       original_config: path of the config file in the original repository.
       params_m: parameters in millions, those of the auxiliary head included.
@@ -70,22 +70,30 @@ class Model(Weights):
     train_time: str | None
 
 
-def _model(name: str, url: str, config: str, *facts) -> Model:
+def _model(name: str, url: str, config: str, folder: str | None, *facts) -> Model:
+    """`folder` of the original config, where it is not named like the dataset."""
     dataset = pathlib.PurePosixPath(config.partition(":")[0]).stem
-    original_config = f"segmentation/configs/{dataset}/{name}.py"
+    original_config = f"segmentation/configs/{folder or dataset}/{name}.py"
     return Model(name, url, dataset, config, original_config, *facts)
 
 
 def _internimage(name: str, config: str, *facts) -> Model:
-    return _model(name, f"{INTERNIMAGE}/{name}.pth", config, *facts)
+    file = name.removesuffix("_ss")  # evaluated at a single scale; training is the same
+    return _model(name, f"{INTERNIMAGE}/{file}.pth", config, None, *facts)
 
 
 def _vit_adapter(
-    name: str, file: str, config: str, params_m: float, miou_ss: float, miou_ms: float
+    name: str,
+    file: str,
+    config: str,
+    params_m: float,
+    miou_ss: float | None,
+    miou_ms: float | None,
+    folder: str | None = None,
 ) -> Model:
     """`file`: the release, and the file's name in it, which is not always that of the config."""
-    costs = (params_m, None, None)
-    return _model(name, f"{VIT_ADAPTER}/{file}", config, *costs, miou_ss, miou_ms, None, None)
+    facts = (params_m, None, None, miou_ss, miou_ms, None, None)
+    return _model(name, f"{VIT_ADAPTER}/{file}", config, folder, *facts)
 
 
 # Parameters (M), FLOPs (G) at (height, width), mIoU single and multi-scale, s/step, training; of
@@ -182,6 +190,60 @@ MODELS: tuple[Model, ...] = (
     _vit_adapter("upernet_beit_adapter_large_480_80k_pascal_context_59_ss",
         "v0.2.7/upernet_beit_adapter_large_480_80k_pascal_context_59.pth.tar",
         "configs/pascal_context.py:upernet_beit_adapter_l", 451, 67.0, 67.5),
+    _internimage("mask2former_internimage_h_1024x1024_80k_mapillary2cityscapes",
+        "configs/cityscapes.py:mask2former_internimage_h_mapillary",
+        1094, 7878, (1024, 2048), 86.37, 86.96, None, None),
+    _internimage("mask2former_internimage_h_896x896_80k_mapillary",
+        "configs/mapillary.py:mask2former_internimage_h",
+        1094, 7878, (1024, 2048), None, None, None, None),
+    _internimage("mask2former_internimage_h_896_80k_cocostuff2ade20k_ss",
+        "configs/ade20k.py:mask2former_internimage_h_cocostuff",
+        1310, 4635, (896, 896), 62.6, 62.9, 1.21, "1.5d (2n)"),
+    _internimage("mask2former_internimage_h_896_80k_cocostuff164k",
+        "configs/coco_stuff164k.py:mask2former_internimage_h",
+        1310, 4635, (896, 896), 52.6, 52.8, 1.6, "1.5d (2n)"),
+    _internimage("mask2former_internimage_h_512_40k_cocostuff164k_to_10k",
+        "configs/coco_stuff10k.py:mask2former_internimage_h_cocostuff",
+        1280, 1528, (512, 512), 59.2, 59.6, None, None),
+    _internimage("mask2former_internimage_h_480_40k_pascal_context_59",
+        "configs/pascal_context.py:mask2former_internimage_h",
+        1070, 867, (480, 480), 69.7, 70.3, None, None),
+    _internimage("mask2former_internimage_h_480_40k_nyu",
+        "configs/nyu_depth_v2.py:mask2former_internimage_h",
+        1070, 867, (480, 480), 67.1, 68.1, None, None),
+    _vit_adapter("mask2former_beit_adapter_large_640_160k_ade20k_ss",
+        "v0.2.2/mask2former_beit_adapter_large_640_160k_ade20k.zip",
+        "configs/ade20k.py:mask2former_beit_adapter_l", 568, 58.3, 59.0),
+    _vit_adapter("mask2former_beit_adapter_large_896_80k_ade20k_ss",
+        "v0.2.0/mask2former_beit_adapter_large_896_80k_ade20k.zip",
+        "configs/ade20k.py:mask2former_beit_adapter_l_cocostuff", 571, 59.4, 60.5),
+    _vit_adapter("mask2former_beitv2_adapter_large_896_80k_ade20k_ss",
+        "v0.3.1/mask2former_beitv2_adapter_large_896_80k_ade20k.zip",
+        "configs/ade20k.py:mask2former_beitv2_adapter_l_cocostuff", 571, 61.2, 61.5),
+    _vit_adapter("mask2former_beit_adapter_large_896_80k_cityscapes_ss",
+        "v0.2.3/mask2former_beit_adapter_large_896_80k_cityscapes.zip",
+        "configs/cityscapes.py:mask2former_beit_adapter_l_mapillary", 571, 84.9, 85.8),
+    _vit_adapter("mask2former_beit_adapter_large_896_80k_mapillary_ss",
+        "v0.2.3/mask2former_beit_adapter_large_896_80k_mapillary.zip",
+        "configs/mapillary.py:mask2former_beit_adapter_l", 571, None, None, folder="cityscapes"),
+    _vit_adapter("mask2former_beit_adapter_large_896_80k_cocostuff164k_ss",
+        "v0.2.6/mask2former_beit_adapter_large_896_80k_cocostuff164k.zip",
+        "configs/coco_stuff164k.py:mask2former_beit_adapter_l", 571, 51.7, 52.0),
+    _vit_adapter("mask2former_beitv2_adapter_large_896_80k_cocostuff164k_ss",
+        "v0.3.1/mask2former_beitv2_adapter_large_896_80k_cocostuff164k.zip",
+        "configs/coco_stuff164k.py:mask2former_beitv2_adapter_l", 571, 52.3, None),
+    _vit_adapter("mask2former_beit_adapter_base_512_40k_cocostuff10k_ss",
+        "v0.2.9/mask2former_beit_adapter_base_512_40k_cocostuff10k.pth.tar",
+        "configs/coco_stuff10k.py:mask2former_beit_adapter_b", 120, 50.0, 50.5),
+    _vit_adapter("mask2former_beit_adapter_large_512_40k_cocostuff10k_ss",
+        "v0.2.5/mask2former_beit_adapter_large_512_40k_cocostuff10k.zip",
+        "configs/coco_stuff10k.py:mask2former_beit_adapter_l", 568, 53.2, 54.2),
+    _vit_adapter("mask2former_beit_adapter_base_480_40k_pascal_context_59_ss",
+        "v0.2.8/mask2former_beit_adapter_base_480_40k_pascal_context_59.pth.tar",
+        "configs/pascal_context.py:mask2former_beit_adapter_b", 120, 64.0, 64.4),
+    _vit_adapter("mask2former_beit_adapter_large_480_40k_pascal_context_59_ss",
+        "v0.2.7/mask2former_beit_adapter_large_480_40k_pascal_context_59.zip",
+        "configs/pascal_context.py:mask2former_beit_adapter_l", 568, 67.8, 68.2),
 )
 # fmt: on
 
@@ -285,14 +347,16 @@ def _nearest(name, names):
 
 
 def _miou(model):
-    return "-" if model.miou_ss is None else f"{model.miou_ss:.2f}/{model.miou_ms:.2f}"
+    if model.miou_ss is None:
+        return "-"
+    return f"{model.miou_ss:.2f}/" + ("-" if model.miou_ms is None else f"{model.miou_ms:.2f}")
 
 
 # What the table shows: heading, alignment, cell; the last ones only where there is room for them.
 COLUMNS = (
     ("model", str.ljust, lambda model: model.name),
-    ("params", str.rjust, lambda model: f"{model.params_m}M"),
     ("mIoU ss/ms", str.rjust, _miou),
+    ("params", str.rjust, lambda model: f"{model.params_m}M"),
     ("FLOPs", str.rjust, lambda model: f"{model.flops_g}G" if model.flops_g else "-"),
     ("training", str.rjust, lambda model: model.train_time or "-"),
     ("config", str.ljust, lambda model: model.config),

@@ -13,10 +13,21 @@ MANIFESTS = sorted(
     path
     for family in ("internimage", "vit_adapter")
     for path in (REFERENCE / family / "manifests").glob("*.json")
-    # There are no recipes of Mask2Former yet, nor evaluation at several scales.
-    if not path.stem.startswith("mask2former") and not path.stem.endswith("_ms")
+    if not path.stem.endswith("_ms")  # no evaluation at several scales yet
 )
-FILES = {"cocostuff10k": "coco_stuff10k", "cocostuff164k": "coco_stuff164k"}
+# The end of an original's name, which is its dataset, and the config file here.
+FILES = {
+    "ade20k": "ade20k",
+    "cityscapes": "cityscapes",
+    "mapillary": "mapillary",
+    "to_10k": "coco_stuff10k",
+    "cocostuff10k": "coco_stuff10k",
+    "cocostuff164k": "coco_stuff164k",
+    "pascal_context_59": "pascal_context",
+    "potsdam": "potsdam",
+    "chase_db1": "chase_db1",
+    "nyu": "nyu_depth_v2",
+}
 
 
 def family_of(name: str) -> str:
@@ -32,22 +43,43 @@ def manifest_of(name: str) -> dict:
 def recipe_of(name: str) -> str:
     """FILE:VARIANT of the recipe here of an original config.
 
-    The original's name is HEAD_internimage_SIZE_…_DATASET, where `mapillary2X` is X started from
-    there, or HEAD_BACKBONE_SIZE_CROP_STEPS_DATASET, with _ss for evaluation at a single scale.
+    The original's name is HEAD_BACKBONE_SIZE_CROP_STEPS_DATASET, with _ss for evaluation at a
+    single scale; a variant's is HEAD_BACKBONE_SIZE and the dataset of the segmentor it starts from.
     """
-    if family_of(name) == "internimage":
-        head, family, size, *_, dataset = name.split("_")
-        source, dataset = re.fullmatch(r"(?:(mapillary)2)?(\w+)", dataset).groups()
-        variant = f"{head}_{family}_{size}" + (f"_{source}" if source else "")
-    else:
-        pattern = r"(\w+_[tsbl])[a-z]+_\d+_\d+k_(\w+?)(?:_59)?(?:_ss)?"
-        variant, dataset = re.fullmatch(pattern, name).groups()
-    return f"configs/{FILES.get(dataset, dataset)}.py:{variant}"
+    backbone = re.match(r"[a-z0-9]+_(internimage_[a-z]+|[a-z0-9_]+_[tsbl](?=[a-z]+_\d))", name)
+    dataset = next(end for end in FILES if name.removesuffix("_ss").endswith(end))
+    start = re.search(r"mapillary|cocostuff", manifest_of(name)["resolved"]["load_from"] or "")
+    return f"configs/{FILES[dataset]}.py:{backbone.group()}" + (
+        f"_{start.group()}" if start else ""
+    )
 
 
 def config_of(name: str, *overrides: str) -> ConfigDict:
     """The config here of an original one, in float32."""
     return config_files.load(recipe_of(name), ["--config.model.dtype=float32", *overrides])
+
+
+def mask2former_of(original: dict) -> dict:
+    """The options here of an original Mask2FormerHead."""
+    pixels, queries = original["pixel_decoder"], original["transformer_decoder"]
+    encoder, decoder = pixels["encoder"]["transformerlayers"], queries["transformerlayers"]
+    attention = encoder["attn_cfgs"]
+    assert original["out_channels"] == original["feat_channels"]
+    assert decoder["attn_cfgs"]["num_heads"] == attention["num_heads"]
+    both = original["num_things_classes"] + original["num_stuff_classes"]
+    return {
+        # InternImage's say it; what they inherit as things and stuff is of no account.
+        "num_classes": original.get("num_classes", both),
+        "channels": original["feat_channels"],
+        "num_queries": original["num_queries"],
+        "num_heads": attention["num_heads"],
+        "num_points": attention["num_points"],
+        "encoder_layers": pixels["encoder"]["num_layers"],
+        "encoder_ffn_dim": encoder["ffn_cfgs"]["feedforward_channels"],
+        "decoder_layers": queries["num_layers"],
+        "decoder_ffn_dim": decoder["feedforward_channels"],
+        "norm_groups": pixels["norm_cfg"]["num_groups"],
+    }
 
 
 def name_of(path: pathlib.Path) -> str:

@@ -145,6 +145,37 @@ def test_message_says_where_the_labels_of_coco_stuff_10k_come_from(tmp_path):
     assert "nothing has to be converted" not in str(error.value)
 
 
+def test_potsdam_is_read_as_tiles(tmp_path):
+    tile = "2_10_0_0_512_512.png"
+    write_photograph(tmp_path, f"img_dir/train/{tile}", f"ann_dir/train/{tile}", pixels=range(8))
+    (sample,) = datasets.find_samples("potsdam", tmp_path, "train")
+    with pytest.raises(DataError, match="the label values 7, "):
+        datasets.read_sample(sample)
+    write_photograph(tmp_path, f"img_dir/train/{tile}", f"ann_dir/train/{tile}", pixels=6)
+    assert (datasets.read_sample(sample)[1] == 5).all()
+
+
+def test_chase_db1_is_read_as_converted(tmp_path):
+    for kind in ("1stHO", "2ndHO"):  # both observers lie there; the first one counts
+        label = f"annotations/training/Image_01L_{kind}.png"
+        write_photograph(tmp_path, "images/training/Image_01L.png", label, pixels=[0, 1] * 4)
+    (sample,) = datasets.find_samples("chase_db1", tmp_path, "training")
+    assert sample.label.name == "Image_01L_1stHO.png"
+    assert datasets.read_sample(sample)[1][0].tolist() == [0, 1] * 4
+
+
+def test_nyu_depth_v2_is_read_by_its_lists(tmp_path):
+    for name in ("00001", "00003", "00002"):
+        write_photograph(tmp_path, f"image/{name}.png", f"label40/{name}.png", pixels=[0, 40] * 4)
+    (tmp_path / "train.txt").write_text("00003\n00001\n")
+    (tmp_path / "test.txt").write_text("00002\n")
+    samples = datasets.find_samples("nyu_depth_v2", tmp_path, "train")
+    assert [sample.name for sample in samples] == ["00003", "00001"]
+    assert datasets.read_sample(samples[0])[1][0].tolist() == [255, 39] * 4
+    (sample,) = datasets.find_samples("nyu_depth_v2", tmp_path, "test")
+    assert sample.name == "00002"
+
+
 PASCAL_CONTEXT = ("pascal_context59", "pascal_context60")
 
 
@@ -240,6 +271,13 @@ def test_listed_image_without_label_is_named(tmp_path):
             ("JPEGImages/*.jpg", "SegmentationClassContext/*.png")
             + (f"{PASCAL_LISTS}/train.txt", f"{PASCAL_LISTS}/val.txt"),
         ),
+        ("potsdam", "val", ("img_dir/val/*.png", "ann_dir/val/*.png")),
+        (
+            "chase_db1",
+            "training",
+            ("images/training/*.png", "annotations/training/*_1stHO.png"),
+        ),
+        ("nyu_depth_v2", "test", ("image/*.png", "label40/*.png", "test.txt")),
     ],
 )
 def test_the_tree_of_every_dataset_and_split_is_shown(tmp_path, dataset, split, expected):

@@ -93,6 +93,24 @@ def test_pascal_context_60_is_59_and_the_background():
     np.testing.assert_array_equal(without.palette, with_background.palette[1:], strict=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "raw"),
+    [
+        ("potsdam", {0: "impervious_surface", 4: "car", 5: "clutter"}, [255, 0, 1, 2, 3, 4, 5]),
+        ("chase_db1", {0: "background", 1: "vessel"}, [0, 1]),
+        ("nyu_depth_v2", {0: "wall", 19: "floor mat", 39: "otherprop"}, [255, *range(40)]),
+    ],
+)
+def test_classes_and_raw_values(name, classes, raw):
+    dataset = datasets.get(name)
+    assert {index: dataset.classes[index] for index in classes} == classes
+    assert len(set(dataset.classes)) == max(classes) + 1
+    assert dataset.palette.shape == (len(dataset.classes), 3)
+    table = dataset.label_formats[0].train_ids
+    assert table[: len(raw)].tolist() == raw
+    assert (table[len(raw) : 255] == datasets.UNKNOWN).all()
+
+
 def test_another_dataset_may_be_evaluated_on_than_trained_on():
     data = types.SimpleNamespace(
         dataset="mapillary_to_cityscapes",

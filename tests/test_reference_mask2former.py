@@ -1,16 +1,12 @@
-"""Every recorded module of Mask2Former; its attention masks; its names."""
+"""Every recorded module of Mask2Former; its attention masks."""
 
-import json
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from published import mask2former_of
 from recorded_modules import VALUES, check_module, first, last
-from reference_files import REFERENCE, Recording, recordings, relative_error
+from reference_files import Recording, recordings, relative_error
 
-from converters import rules
-from jaxseg import paths
 from jaxseg.models.mask2former_head import Mask2FormerHead, MaskPredictions, blocked_by
 from jaxseg.models.pixel_decoder import MSDeformAttnPixelDecoder
 from jaxseg.models.sine_positions import sine_positions
@@ -19,40 +15,6 @@ pytestmark = pytest.mark.reference
 
 KINDS = ("Mask2Former", "MSDeformAttnPixelDecoder", "SinePositional")
 FILES = [path for path in recordings("vit_adapter/modules") if path.stem.startswith(KINDS)]
-MANIFESTS = sorted((REFERENCE / "vit_adapter" / "manifests").glob("mask2former_*.json"))
-
-
-def pixel_decoder_of(original):
-    """The pixel decoder here of an original head."""
-    decoder = original["pixel_decoder"]
-    layer = decoder["encoder"]["transformerlayers"]
-    return {
-        "num_layers": decoder["encoder"]["num_layers"],
-        "num_heads": layer["attn_cfgs"]["num_heads"],
-        "num_points": layer["attn_cfgs"]["num_points"],
-        "ffn_dim": layer["ffn_cfgs"]["feedforward_channels"],
-        "norm_groups": decoder["norm_cfg"]["num_groups"],
-    }
-
-
-def head_of(original):
-    """The head here with the settings of an original one."""
-    encoder, decoder = pixel_decoder_of(original), original["transformer_decoder"]
-    layer = decoder["transformerlayers"]
-    assert original["out_channels"] == original["feat_channels"]
-    assert layer["attn_cfgs"]["num_heads"] == encoder["num_heads"]
-    return Mask2FormerHead(
-        num_classes=original["num_things_classes"] + original["num_stuff_classes"],
-        channels=original["feat_channels"],
-        num_queries=original["num_queries"],
-        num_heads=encoder["num_heads"],
-        num_points=encoder["num_points"],
-        encoder_layers=encoder["num_layers"],
-        encoder_ffn_dim=encoder["ffn_dim"],
-        decoder_layers=decoder["num_layers"],
-        decoder_ffn_dim=layer["feedforward_channels"],
-        norm_groups=encoder["norm_groups"],
-    )
 
 
 def check_sine_positions(recording):
@@ -66,8 +28,15 @@ def check_sine_positions(recording):
 
 def check_pixel_decoder(recording):
     def compute(meta, run, inputs):
-        original = meta["head"]
-        module = MSDeformAttnPixelDecoder(original["feat_channels"], **pixel_decoder_of(original))
+        options = mask2former_of(meta["head"])
+        module = MSDeformAttnPixelDecoder(
+            options["channels"],
+            options["encoder_layers"],
+            options["num_heads"],
+            options["num_points"],
+            options["encoder_ffn_dim"],
+            options["norm_groups"],
+        )
         mask_features, maps = run(module, [last(x) for x in inputs.values()])
         outputs = {f"memory{i}": first(x) for i, x in enumerate(maps)}
         return {"mask_feature": first(mask_features)} | outputs
@@ -79,7 +48,7 @@ def check_head(recording):
     """Also the masks between its layers, and the semantic map."""
 
     def compute(meta, run, inputs):
-        head = head_of(meta["head"])
+        head = Mask2FormerHead(**mask2former_of(meta["head"]))
         predictions = run(head, [last(x) for x in inputs.values()], meta["train"])
         outputs = {f"cls{i}": x for i, x in enumerate(predictions.class_logits)}
         return outputs | {f"mask{i}": x for i, x in enumerate(predictions.mask_logits)}
@@ -118,25 +87,3 @@ def test_module_equals_the_reference(path):
     leading = max((n for n in CHECKS if path.stem.startswith(n)), key=len, default=None)
     assert leading, f"{path.name}: nothing here knows how to check it"
     CHECKS[leading](Recording(path))
-
-
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_every_tensor_of_the_original_head_has_its_place(path):
-    manifest = json.loads(path.read_text())
-    original = manifest["resolved"]["model"]["decode_head"]
-    recorded = {
-        name.removeprefix("decode_head."): tuple(shape)
-        for name, (_, *shape) in manifest["state_dict"].items()
-        if name.startswith("decode_head.")
-    }
-    maps = [
-        jnp.zeros((1, 16 // stride, 16 // stride, channels))
-        for stride, channels in zip((1, 2, 4, 8), original["in_channels"], strict=True)
-    ]
-    head = head_of(original)
-    shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), maps, train=False))
-    variables = paths.shapes(shapes)
-    assert {rules.to_name(p): rules.channels_first_shape(s, p) for p, s in variables.items()} == (
-        recorded
-    )
-    assert {rules.to_path(name, len(shape)) for name, shape in recorded.items()} == set(variables)

@@ -13,31 +13,53 @@ import numpy as np
 import pytest
 from processes import ROOT, XLA_FLAGS, run
 
-from configs import ade20k, cityscapes, coco_stuff10k, coco_stuff164k, mapillary, pascal_context
+from configs import (
+    ade20k,
+    chase_db1,
+    cityscapes,
+    coco_stuff10k,
+    coco_stuff164k,
+    mapillary,
+    nyu_depth_v2,
+    pascal_context,
+    potsdam,
+)
 
 MODULES = {
+    "chase_db1": chase_db1,
     "cityscapes": cityscapes,
     "mapillary": mapillary,
     "ade20k": ade20k,
     "coco_stuff10k": coco_stuff10k,
     "coco_stuff164k": coco_stuff164k,
     "pascal_context": pascal_context,
+    "nyu_depth_v2": nyu_depth_v2,
+    "potsdam": potsdam,
 }
-# The weights, moments and gradients of H are 18 GB, those of G 50: they have fewer blocks here.
-SHORTER = {"depths": "(1, 1, 6, 1)", "level2_post_norm_after": "(5,)"}
+# Backbones with fewer blocks than they have: the weights, moments and gradients of InternImage-H
+# alone are 18 GB, those of G 50, those of BEiT-L with the wide head 9.
+SHORT_INTERNIMAGE = {"depths": "(1, 1, 6, 1)", "level2_post_norm_after": "(5,)"}
+SHORT_BEIT = {"depth": 4, "interaction_indexes": "((0, 0), (1, 1), (2, 2), (3, 3))"}
+SHORTER = {
+    "upernet_internimage_h": SHORT_INTERNIMAGE,
+    "upernet_internimage_g": SHORT_INTERNIMAGE,
+    "mask2former_internimage_h": SHORT_INTERNIMAGE,
+    "mask2former_beit_adapter_l": SHORT_BEIT,
+    "mask2former_beitv2_adapter_l": SHORT_BEIT,
+}
 KINDS, SPLITS = ("leftImg8bit", "gtFine"), ("train", "val")
 VARIANTS = [(file, variant) for file, module in MODULES.items() for variant in module.VARIANTS]
 
 
-def write_photographs(images, labels, largest, suffix=".png"):
-    """Two JPEG images and PNG labels of 64 × 128 pixels: blocks of the values up to `largest`."""
+def write_photographs(images, labels, largest, suffix=".png", image_suffix=".jpg"):
+    """Two images and PNG labels of 64 × 128 pixels: blocks of the values up to `largest`."""
     random = np.random.default_rng(0)
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
     for name in ("a", "b"):
         noise = random.integers(0, 256, (64, 128, 3)).astype(np.uint8)
         blocks = random.integers(0, largest + 1, (4, 8)).astype(np.uint8)
-        cv2.imwrite(str(images / f"{name}.jpg"), noise)
+        cv2.imwrite(str(images / f"{name}{image_suffix}"), noise)
         label = np.kron(blocks, np.ones((16, 16), np.uint8))
         cv2.imwrite(str(labels / f"{name}{suffix}"), label)
 
@@ -64,6 +86,16 @@ def datasets_root(scenes, tmp_path_factory):
     lists.mkdir(parents=True)
     for split in SPLITS:
         (lists / f"{split}.txt").write_text("a\nb\n")
+        folder = root / "potsdam"
+        write_photographs(folder / "img_dir" / split, folder / "ann_dir" / split, 6, ".png", ".png")
+    for split in ("training", "validation"):
+        folder = root / "chase_db1"
+        places = folder / "images" / split, folder / "annotations" / split
+        write_photographs(*places, 1, "_1stHO.png", ".png")
+    folder = root / "nyu_depth_v2"
+    write_photographs(folder / "image", folder / "label40", 40, ".png", ".png")
+    for split in ("train", "test"):
+        (folder / f"{split}.txt").write_text("a\nb\n")
     links = {f"{kind}/{split}": scenes / kind / split for kind in KINDS for split in SPLITS}
     links["leftImg8bit/train_extra"] = scenes / "leftImg8bit" / "train"
     links["refinement_final/train_extra"] = scenes / "gtFine" / "train"
@@ -141,8 +173,8 @@ def test_recipe_trains_and_evaluates(file, variant, datasets_root, tmp_path, tmp
     }
     if file == "mapillary":
         settings["data.val_root"] = datasets_root / "cityscapes"
-    if variant.endswith(("_h", "_g")):
-        settings |= {f"model.backbone.{key}": value for key, value in SHORTER.items()}
+    shorter = next((SHORTER[name] for name in SHORTER if variant.startswith(name)), {})
+    settings |= {f"model.backbone.{key}": value for key, value in shorter.items()}
     printed = train(f"configs/{file}.py:{variant}", settings, tmp_path / "run", tmp_path_factory)
     assert "step 1/1" in printed
     assert "val mIoU" in printed

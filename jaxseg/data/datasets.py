@@ -18,23 +18,29 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from jaxseg.data.ade20k import ADE20K
+from jaxseg.data.chase_db1 import CHASE_DB1
 from jaxseg.data.cityscapes import CITYSCAPES
 from jaxseg.data.coco_stuff import COCO_STUFF_10K, COCO_STUFF_164K
 from jaxseg.data.description import UNKNOWN, Dataset, LabelFormat
 from jaxseg.data.mapillary import MAPILLARY_TO_CITYSCAPES
+from jaxseg.data.nyu_depth_v2 import NYU_DEPTH_V2
 from jaxseg.data.pascal_context import PASCAL_CONTEXT_59, PASCAL_CONTEXT_60
+from jaxseg.data.potsdam import POTSDAM
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
 
 DATASETS = {
     dataset.name: dataset
     for dataset in (
         ADE20K,
+        CHASE_DB1,
         CITYSCAPES,
         COCO_STUFF_10K,
         COCO_STUFF_164K,
         MAPILLARY_TO_CITYSCAPES,
+        NYU_DEPTH_V2,
         PASCAL_CONTEXT_59,
         PASCAL_CONTEXT_60,
+        POTSDAM,
     )
 }
 

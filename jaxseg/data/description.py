@@ -1,7 +1,7 @@
 """What a dataset is: its classes and colours, its label values, and the folders it lies in.
 
-Plain description, one file per family of datasets: `ade20k`, `cityscapes`, `coco_stuff`,
-`mapillary`, `pascal_context`. `datasets` finds and reads what is described.
+Plain description, one file per family of datasets, from `ade20k` to `potsdam`. `datasets` finds and
+reads what is described.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,11 @@
 """FLOPs as the published tables count them, so that the published figures appear.
 
 That is, multiply-accumulates of convolutions and linear layers, 1 per output for the bias of a
-convolution (none for that of a linear layer), 2 per element of layer norm, 1 of ReLU, 1 per input
-of a pooling in a head, and 5·K·H·W·C for the sampling of K points by DCNv3. Not counted: batch
-norm, GELU, softmax, resizing, residuals, layer scale, and the projection of InternImage-H's centre
-feature scale. After mmcv's counter and the InternImage repository's own term for DCNv3.
+convolution (none for that of a linear layer), 2 per element of layer and group norm, 1 of ReLU,
+1 per input of a pooling in a head, and 5·K·H·W·C for the sampling of K points by DCNv3. Not
+counted: batch norm, GELU, softmax, resizing, residuals, layer scale, the projection of
+InternImage-H's centre feature scale; and of Mask2Former the sampling in the pixel decoder, and
+attention but for its FFN. After mmcv's counter and the InternImage repository's own term for DCNv3.
 
 For ViT-Adapter no figures are published. Beside the above, its attention counts 2·N²·C for N tokens
 (queries with keys, weights with values), its deformable attention 5 for every sampled value.
@@ -18,17 +19,23 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseg.models import beit, layers, segmentor, vit, vit_adapter
+from jaxseg.models import beit, layers, pixel_decoder, segmentor, transformer, vit, vit_adapter
 from jaxseg.models.intern_image import DCNv3
+from jaxseg.models.mask2former_head import Mask2FormerHead
 from jaxseg.models.uper_head import UPerHead
 
 
 def of_module(module: nn.Module, inputs: tuple, output) -> int:
     """What a module costs itself, without the modules in it."""
     match module:
+        case layers.Linear(parent=transformer.MultiheadAttention()):
+            return 0
+        case layers.Linear(name="center_feature_scale_proj"):
+            return 0
+        case vit_adapter.MSDeformAttn(parent=pixel_decoder.EncoderLayer()):
+            return 0
         case layers.Linear():
-            counted = module.name != "center_feature_scale_proj"
-            return counted * output.size * inputs[0].shape[-1]
+            return output.size * inputs[0].shape[-1]
         case layers.Conv():
             taps = module.kernel_size**2 * inputs[0].shape[-1]
             return output.size * (taps + module.use_bias)
@@ -38,7 +45,7 @@ def of_module(module: nn.Module, inputs: tuple, output) -> int:
             return output.size * module.kernel_size**2 * sum(x.shape[-1] for x in inputs[0])
         case layers.Classifier():
             return output.size * (inputs[0].shape[-1] + 1)
-        case nn.LayerNorm():
+        case nn.LayerNorm() | nn.GroupNorm():
             return 2 * output.size
         case layers.ConvBNReLU():
             return output.size
@@ -59,6 +66,12 @@ def of_module(module: nn.Module, inputs: tuple, output) -> int:
             return 5 * values * math.prod(query.shape[:2])
         case vit_adapter.Upsample():
             return output.size * (inputs[0].shape[-1] + 1)
+        case transformer.FFN():
+            return module.hidden_dim * math.prod(output.shape[:-1])
+        case pixel_decoder.MSDeformAttnPixelDecoder():
+            return output[0].size
+        case Mask2FormerHead():
+            return 2 * module.channels * math.prod(output.class_logits.shape[:-1])
         case UPerHead():
             return len(module.pool_scales) * math.prod(inputs[0][-1].shape)
     return 0

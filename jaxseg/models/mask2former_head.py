@@ -87,12 +87,13 @@ class TransformerDecoder(nn.Module):
     num_layers: int
     num_heads: int
     ffn_dim: int
+    remat: bool
     dtype: DType = jnp.float32
 
     def setup(self):
+        kind = nn.remat(DecoderLayer) if self.remat else DecoderLayer
         self.layers = [
-            DecoderLayer(self.num_heads, self.ffn_dim, dtype=self.dtype)
-            for _ in range(self.num_layers)
+            kind(self.num_heads, self.ffn_dim, dtype=self.dtype) for _ in range(self.num_layers)
         ]
         self.post_norm = layer_norm(dtype=self.dtype, epsilon=EPSILON)
 
@@ -103,6 +104,8 @@ class Mask2FormerHead(nn.Module):
     Layer after layer attends to one of the maps, from coarse to fine and again from coarse, each
     query within the mask that it predicted before the layer. The options are those of the narrow
     heads of the reference; the wide ones have 1024 channels, 32 heads and FFNs of 4096.
+
+    remat: less memory in training, since what lies within the layers is computed twice.
     """
 
     num_classes: int
@@ -115,6 +118,7 @@ class Mask2FormerHead(nn.Module):
     decoder_layers: int = 9
     decoder_ffn_dim: int = 2048
     norm_groups: int = 32
+    remat: bool = False
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -126,6 +130,7 @@ class Mask2FormerHead(nn.Module):
             self.num_points,
             self.encoder_ffn_dim,
             self.norm_groups,
+            self.remat,
             dtype=self.dtype,
             name="pixel_decoder",
         )
@@ -133,6 +138,7 @@ class Mask2FormerHead(nn.Module):
             self.decoder_layers,
             self.num_heads,
             self.decoder_ffn_dim,
+            self.remat,
             dtype=self.dtype,
             name="transformer_decoder",
         )

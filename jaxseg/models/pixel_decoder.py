@@ -75,14 +75,16 @@ class Encoder(nn.Module):
     num_heads: int
     num_points: int
     ffn_dim: int
+    remat: bool
     dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(
         self, tokens: Float[Array, "b s c"], positions: Float[Array, "1 s c"], pyramid: Pyramid
     ) -> Float[Array, "b s c"]:
+        kind = nn.remat(EncoderLayer, static_argnums=3) if self.remat else EncoderLayer
         for i in range(self.num_layers):
-            layer = EncoderLayer(
+            layer = kind(
                 self.num_heads,
                 self.num_points,
                 self.ffn_dim,
@@ -107,6 +109,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
     num_points: int = 4
     ffn_dim: int = 1024
     norm_groups: int = 32
+    remat: bool = False
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -139,6 +142,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             self.num_heads,
             self.num_points,
             self.ffn_dim,
+            self.remat,
             dtype=self.dtype,
             name="encoder",
         )

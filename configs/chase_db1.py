@@ -1,0 +1,32 @@
+"""ViT-Adapter on CHASE_DB1 (28 photographs of retinas, 960 × 999 pixels: background and vessels).
+
+Published, on 4 GPUs with four images each: mask2former_beit_adapter_l with a mean Dice of 89.4 at a
+single scale, 350 M parameters; its weights are not.
+
+    python -m jaxseg.main --config configs/chase_db1.py:mask2former_beit_adapter_l \\
+        --config.data.root=CHASE_DB1 --workdir RUN
+"""
+
+from configs import common, vit_adapter
+
+DATA = {
+    "dataset": "chase_db1",
+    "root": "data/CHASE_DB1",
+    "train_split": "training",
+    "val_split": "validation",
+    "scale_wh": (960, 999),
+    "crop_hw": (128, 128),
+    "test_scale_wh": (960, 999),
+    "test_multiple": 32,
+}
+SIZE = {**common.NARROW, "encoder_ffn_dim": 2048}
+
+VARIANTS = {
+    "mask2former_beit_adapter_l": vit_adapter.mask2former(
+        "beit_adapter_l", 2, DATA, steps=40_000, size=SIZE
+    )
+}
+
+
+def get_config(variant="mask2former_beit_adapter_l"):
+    return common.recipe(variant, VARIANTS)

@@ -1,0 +1,33 @@
+"""ViT-Adapter on ISPRS Potsdam (aerial images in tiles of 512 pixels, 6 classes).
+
+Published, on 8 GPUs with one image each: mask2former_beit_adapter_l with mIoU 80.0 at a single
+scale, 352 M parameters; its weights are not.
+
+    python -m jaxseg.main --config configs/potsdam.py:mask2former_beit_adapter_l \\
+        --config.data.root=potsdam --workdir RUN
+"""
+
+from configs import common, vit_adapter
+
+DATA = {
+    "dataset": "potsdam",
+    "root": "data/potsdam",
+    "train_split": "train",
+    "val_split": "val",
+    "scale_wh": (2048, 512),
+    "crop_hw": (512, 512),
+    "test_scale_wh": (2048, 512),
+    "test_multiple": 32,
+}
+SIZE = {**common.NARROW, "encoder_ffn_dim": 2048}
+
+VARIANTS = {
+    "mask2former_beit_adapter_l": {
+        **vit_adapter.mask2former("beit_adapter_l", 6, DATA, steps=80_000, size=SIZE),
+        "batch_size": 8,
+    }
+}
+
+
+def get_config(variant="mask2former_beit_adapter_l"):
+    return common.recipe(variant, VARIANTS)
