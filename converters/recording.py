@@ -16,8 +16,13 @@ NAMES = {
     "backbone/3": "f4",
     "logits": "head_out",
     "output": "encode_decode",
-    "auxiliary": "aux_out",  # not recorded of every model
+    # Not recorded of every model: the auxiliary head, and what the queries of Mask2Former say
+    # before the first layer of the decoder and after each.
+    "auxiliary": "aux_out",
+    **{f"class_logits/{i}": f"cls_logits/{i}" for i in range(10)},
+    **{f"mask_logits/{i}": f"mask_logits/{i}" for i in range(10)},
 }
+OPTIONAL = ("auxiliary", "class_logits", "mask_logits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Recording:
     Attributes:
       images: [n, h, w, 3], standard normal.
       tensors: by name: features `backbone/0` to `backbone/3`, `logits`, `output` (logits at the
-        size of the input), and `auxiliary` (logits of the auxiliary head) where recorded.
+        size of the input); where recorded `auxiliary` (logits of the auxiliary head), and
+        `class_logits/I`, `mask_logits/I` (prediction I of Mask2Former).
       pixels, classes, margins: class of some pixels of the flattened class maps, and by how much
         its logit exceeds the second best.
     """
@@ -77,8 +83,11 @@ def _recording(arrays):
     of_vit_adapter = "f1/shape" in arrays
     index = "idx" if of_vit_adapter else "index"
     names = {name: other if of_vit_adapter else name for name, other in NAMES.items()}
-    if f"{names['auxiliary']}/shape" not in arrays:
-        del names["auxiliary"]
+    names = {
+        name: other
+        for name, other in names.items()
+        if not name.startswith(OPTIONAL) or f"{other}/shape" in arrays
+    }
     shape = tuple(arrays["input_shape"].tolist())
     generator = np.random.default_rng(int(arrays["input_seed"]))
     images = generator.standard_normal(shape).astype(np.float32)

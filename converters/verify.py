@@ -8,9 +8,10 @@ status 1 beyond the tolerance. Without --checkpoint the weights are made from th
 for the recordings that come with jaxseg (tests/reference). A recording of one's own weights is an
 .npz with `input_shape` [n, 3, h, w] and `input_seed` of the standard normal input, and for
 `backbone/0` to `backbone/3`, `logits` and `output` (logits at input size) their `shape`, `absmax`,
-and `values` (or sharper, `values_f64`) at `index` of the flattened NCHW array, as well as for
-`auxiliary` (logits of the auxiliary head), which may be left out; for `argmax` the class `values`
-and the `margin` over the second best at `index` of the pixels.
+and `values` (or sharper, `values_f64`) at `index` of the flattened NCHW array; for `argmax` the
+class `values` and the `margin` over the second best at `index` of the pixels. Where they are
+recorded the same goes for `auxiliary` (logits of the auxiliary head), and for `class_logits/I`
+[n, queries, classes + 1] and `mask_logits/I` [n, queries, h, w] (prediction I of Mask2Former).
 """
 
 import argparse
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
@@ -31,6 +33,7 @@ from converters.recording import Recording
 from jaxseg import checkpoints, config_files, inference, paths
 from jaxseg.errors import CheckpointError, JaxsegError
 from jaxseg.models import segmentor
+from jaxseg.models.mask2former_head import MaskPredictions
 
 # Of the largest value of each tensor. The original's own float32 differs from its float64 by 3e-5
 # (features) and 1.5e-5 (logits) absolute, which is a tenth of this.
@@ -59,12 +62,12 @@ class Comparison:
         return worst <= tolerance and self.clear_agreement == 1  # not for NaN
 
     def table(self) -> str:
-        lines = [f"{'':<12}{'absolute':>12}{'relative':>12}"]
-        lines += [f"{n:<12}{a:>12.1e}{r:>12.1e}" for n, (a, r) in self.errors.items()]
+        lines = [f"{'':<16}{'absolute':>12}{'relative':>12}"]
+        lines += [f"{n:<16}{a:>12.1e}{r:>12.1e}" for n, (a, r) in self.errors.items()]
         return "\n".join(
             [
                 *lines,
-                f"class maps  {self.agreement:.2%} of the pixels agree;"
+                f"class maps      {self.agreement:.2%} of the pixels agree;"
                 f" {self.clear_agreement:.2%} of the {self.clear:.2%} that are clear",
             ]
         )
@@ -93,13 +96,13 @@ def compare(
     for name, samples in recorded.tensors.items():
         if name not in outputs:
             raise CheckpointError(f"{name} was recorded, but {config.variant} has no such output")
-        value = np.moveaxis(np.asarray(outputs[name]), -1, 1)
+        value = np.asarray(outputs[name])
         if value.shape != samples.shape:
             raise CheckpointError(f"{name}: {samples.shape} was recorded, {value.shape} is here")
         error = float(np.max(np.abs(value.ravel()[samples.index] - samples.values)))
         errors[name] = error, error / samples.largest
 
-    classes = np.argmax(np.asarray(outputs["output"]), axis=-1).ravel()
+    classes = np.argmax(np.asarray(outputs["output"]), axis=1).ravel()
     same = classes[recorded.pixels] == recorded.classes
     clear = recorded.margins > tolerance * recorded.tensors["output"].largest
     return Comparison(errors, same.mean(), clear.mean(), same[clear].mean())
@@ -108,18 +111,24 @@ def compare(
 def run(
     model: segmentor.Segmentor, variables: segmentor.Variables, images: Float[Array, "b h w 3"]
 ) -> dict[str, jax.Array]:
-    """Features and logits by the names of a `Recording`."""
+    """Features and logits by the names of a `Recording`, channels first as there."""
 
     @jax.jit
     def run(variables, images):
-        features, logits, auxiliary = model.apply(variables, images, method=_parts)
-        output = inference.whole_scores(lambda _: logits, images, images.shape[1:3])
-        return features, logits, auxiliary, output
+        features, predicted, auxiliary = model.apply(variables, images, method=_parts)
+        queries = {}
+        if isinstance(predicted, MaskPredictions):
+            queries |= {f"class_logits/{i}": x for i, x in enumerate(predicted.class_logits)}
+            queries |= {f"mask_logits/{i}": x for i, x in enumerate(predicted.mask_logits)}
+            predicted = predicted.semantic()
+        maps = {f"backbone/{i}": feature for i, feature in enumerate(features)}
+        output = inference.whole_scores(lambda _: predicted, images, images.shape[1:3])
+        maps |= {"logits": predicted, "output": output}
+        if auxiliary is not None:
+            maps["auxiliary"] = auxiliary
+        return queries | {name: jnp.moveaxis(x, -1, 1) for name, x in maps.items()}
 
-    features, logits, auxiliary, output = run(variables, images)
-    outputs = {f"backbone/{i}": feature for i, feature in enumerate(features)}
-    outputs |= {"logits": logits, "output": output}
-    return outputs | ({} if auxiliary is None else {"auxiliary": auxiliary})
+    return run(variables, images)
 
 
 def _parts(model, images):

@@ -59,7 +59,6 @@ def mask2former_loss(
         raise ValueError(f"mask2former_loss: {max_targets} targets for {queries} queries")
     targets, valid, dropped = targets_of(labels, classes - 1, max_targets)
     matching_keys, comparison_keys = jax.random.split(rng, (2, predictions, b))
-    uncertain = int(importance_ratio * num_points)
 
     @over_batch
     @jax.vmap
@@ -70,12 +69,8 @@ def mask2former_loss(
     @over_batch
     @jax.vmap
     def losses(class_logits, mask_logits, labels, targets, valid, assigned, key):
-        candidates_key, fresh_key = jax.random.split(key)
-        points = comparison_points(
-            mask_logits[assigned],
-            random_points(candidates_key, len(targets), int(oversample_ratio * num_points)),
-            random_points(fresh_key, len(targets), num_points - uncertain),
-            uncertain,
+        points = draw_comparison_points(
+            key, mask_logits, assigned, num_points, oversample_ratio, importance_ratio
         )
         # What the gradient needs is computed again: it is many times the points.
         return jax.checkpoint(image_losses)(
@@ -110,6 +105,25 @@ def image_cost(
     """The costs of assignment, with all masks compared at the same points."""
     target_masks = jax.vmap(sample_class, in_axes=(None, 0, None))(labels, targets, points)
     return matching_cost(class_logits, sample(mask_logits, points), targets, target_masks)
+
+
+def draw_comparison_points(
+    rng: jax.Array,
+    mask_logits: Float[Array, "q h w"],
+    assigned: Int[Array, "t"],
+    num_points: int,
+    oversample_ratio: float,
+    importance_ratio: float,
+) -> Float[Array, "t n 2"]:
+    """`comparison_points` of the queries assigned to an image's targets, at random for each."""
+    uncertain = int(importance_ratio * num_points)
+    candidates_key, fresh_key = jax.random.split(rng)
+    return comparison_points(
+        mask_logits[assigned],
+        random_points(candidates_key, len(assigned), int(oversample_ratio * num_points)),
+        random_points(fresh_key, len(assigned), num_points - uncertain),
+        uncertain,
+    )
 
 
 def comparison_points(

@@ -25,8 +25,8 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """`by_path` undone."""
-    tree: dict[str, Any] = {}
+    """`by_path` undone. A model without batch norm has no paths to its `batch_stats`, {}."""
+    tree: dict[str, Any] = {"batch_stats": {}}
     for path, leaf in leaves.items():
         *parents, last = path.split("/")
         node = tree

@@ -5,9 +5,10 @@ python -m jaxseg.predict --checkpoint RUN --out DIR IMAGE|FOLDER ...
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import jax
@@ -18,13 +19,15 @@ from ml_collections import ConfigDict
 
 from jaxseg import checkpoints, image_sizes, inference, visualize
 from jaxseg.data import datasets, transforms
-from jaxseg.errors import DataError, JaxsegError
+from jaxseg.errors import ConfigError, DataError, JaxsegError
 from jaxseg.models import segmentor
+from jaxseg.models.mask2former_head import Mask2FormerHead
+from jaxseg.segments import Segments, instance_segments, panoptic_segments
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Segmenter:
     """A trained model with everything that belongs to it; needs no dataset and no config file.
 
@@ -35,7 +38,8 @@ class Segmenter:
 
     config: ConfigDict
     dataset: datasets.Dataset
-    _probabilities: Callable
+    _model: segmentor.Segmentor
+    _variables: segmentor.Variables = dataclasses.field(repr=False)
 
     @classmethod
     def from_checkpoint(cls, path: str | pathlib.Path) -> "Segmenter":
@@ -52,17 +56,8 @@ class Segmenter:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), segmentor.shapes(model))
         variables = checkpoints.load_variables(checkpoint, abstract)
-
-        predict = jax.jit(inference.predict, static_argnums=(0, 3, 4, 5))
-        protocol = inference.protocol_of(config.eval)
         image_sizes.check(config)
-        # Some published heads have outputs beyond the dataset's classes; here they mean nothing.
-        classes = len(dataset.classes)
-
-        def probabilities(image, hw):
-            return predict(model, variables, image, hw, protocol, classes)
-
-        return cls(config, dataset, probabilities)
+        return cls(config, dataset, model, variables)
 
     def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[jax.Array, "h w k"]:
         """Class probabilities of an RGB image, at its own size.
@@ -72,19 +67,59 @@ class Segmenter:
         Raises:
           ValueError: for anything but an RGB uint8 array.
         """
+        protocol = inference.protocol_of(self.config.eval)
+        prepared, hw, classes = self._prepared(image), image.shape[:2], self._num_classes
+        return _predict(self._model, self._variables, prepared, hw, protocol, classes)
+
+    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
+        """The class of every pixel of an RGB image; names are in `dataset.classes`."""
+        return np.asarray(jnp.argmax(self.probabilities(image), axis=-1).astype(jnp.uint8))
+
+    def segments(self, image: UInt8[np.ndarray, "h w 3"], *, overlapping: bool = False) -> Segments:
+        """Masks, classes and scores of the segments of an RGB image, by the queries of Mask2Former.
+
+        Sure segments that do not overlap (`segments.panoptic_segments`), or what every query says
+        by itself (`segments.instance_segments`). The image goes through the network in one piece,
+        whatever `config.eval.mode` says: each window would have queries of its own.
+
+        Raises:
+          ConfigError: for a model with another head.
+          ValueError: for anything but an RGB uint8 array.
+        """
+        if not isinstance(self._model.decode_head, Mask2FormerHead):
+            raise ConfigError(
+                "segments come from the queries of a mask2former head, and this model's is"
+                f" config.model.decode_head.kind={self.config.model.decode_head.kind}"
+            )
+        prepared = self._prepared(image)
+        predicted = _last_prediction(self._model, self._variables, prepared)
+        read = instance_segments if overlapping else panoptic_segments
+        return read(*predicted, prepared.shape[:2], image.shape[:2], self._num_classes)
+
+    @property
+    def _num_classes(self):
+        # Some published heads have outputs beyond the dataset's classes; here they mean nothing.
+        return len(self.dataset.classes)
+
+    def _prepared(self, image):
+        """An image as the network takes it."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
                 f"an RGB uint8 image [h, w, 3] is needed, not {image.dtype} {image.shape}"
             )
         # The transforms take what OpenCV reads, BGR.
-        prepared = transforms.test_transform(
-            np.ascontiguousarray(image[..., ::-1]), self.config.data
-        )
-        return self._probabilities(jnp.asarray(prepared), image.shape[:2])
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        return jnp.asarray(transforms.test_transform(bgr, self.config.data))
 
-    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-        """The class of every pixel of an RGB image; names are in `dataset.classes`."""
-        return np.asarray(jnp.argmax(self.probabilities(image), axis=-1).astype(jnp.uint8))
+
+_predict = jax.jit(inference.predict, static_argnums=(0, 3, 4, 5))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _last_prediction(model, variables, image):
+    """Class logits [q, k + 1] and mask logits [q, h, w] of one image, by a Mask2Former."""
+    masks = segmentor.apply(model, variables, image[None])[0].masks
+    return masks.class_logits[-1, 0], masks.mask_logits[-1, 0]
 
 
 def find_images(inputs: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:

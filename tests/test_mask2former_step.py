@@ -16,7 +16,6 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 HEAD = {
     "channels": 16,
     "num_heads": 2,
-    "num_queries": 8,
     "encoder_layers": 1,
     "encoder_ffn_dim": 24,
     "decoder_layers": 3,
@@ -28,9 +27,10 @@ HEAD = {
 @functools.cache
 def config():
     config = tiny_config(**{"loss.mask2former.num_points": 48, "loss.mask2former.max_targets": 6})
-    config.model = common.mask2former(config.model.backbone.to_dict(), num_classes=19)
+    config.model = common.mask2former(
+        config.model.backbone.to_dict(), num_classes=19, num_queries=8, size=HEAD
+    )
     config.model.dtype = "float32"
-    config.model.decode_head.update(HEAD)
     return config
 
 

@@ -12,10 +12,7 @@ from jaxseg.models import segmentor
 from jaxseg.position_tables import resize_relative
 
 RECORDINGS = [
-    path
-    for folder in ("internimage/full", "vit_adapter/full")
-    for path in recordings(folder)
-    if not path.stem.startswith("mask2former")  # no recipes yet
+    path for folder in ("internimage/full", "vit_adapter/full") for path in recordings(folder)
 ]
 
 
@@ -27,7 +24,8 @@ def test_full_size_model_equals_the_reference(path):
     variables = convert.from_state_dict(verify.filled_state_dict(config), config)
     comparison = verify.compare(config, variables, recording.read(path))
     assert comparison.within(verify.TOLERANCE), comparison.table()
-    assert comparison.clear > 0.9
+    # These weights give Mask2Former's queries much the same classes, so that many pixels are close.
+    assert comparison.clear > (0.5 if path.stem.startswith("mask2former") else 0.9)
 
 
 @pytest.mark.full
@@ -47,6 +45,6 @@ def test_full_size_beit_on_an_oblong_image_is_the_beit_with_resized_tables():
     config.model.backbone.window = (32, 48)
     variables = paths.nested(paths.by_path(variables) | tables)
     expected = jax.device_get(verify.run(segmentor.build(config.model), variables, images))
-    assert outputs["output"].shape == (1, 512, 768, 150)
+    assert outputs["output"].shape == (1, 150, 512, 768)
     for name, value in outputs.items():
         assert relative_error(value, expected[name]) < verify.TOLERANCE, name

@@ -2,7 +2,7 @@
 
 Where jaxseg wants precision, it says float32. So this program gives that name to float64 before
 anything of jaxseg is imported, which takes a process of its own. OUTPUT is an .npz file with the
-fields of a `Trajectory`.
+fields of a `Trajectory`, and of Mask2Former all losses as parts/NAME, [steps, predictions].
 """
 
 import pathlib
@@ -10,7 +10,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
-from recorded_vits import config_of
+from recorded_vits import config_of, is_mask2former
 from reference_files import Recording
 
 
@@ -18,17 +18,23 @@ def main(file, output):
     jax.config.update("jax_enable_x64", True)
     jnp.float32 = jnp.float64
     import numpy as np
+    from recorded_points import replay
     from trajectories import train
 
     recording = Recording(pathlib.Path(file))
+    config = config_of(recording, "float64")
+    reports = replay(recording, config) if is_mask2former(recording) else []
     images, labels = recording["inputs/images"], recording["inputs/labels"]
     steps = range(recording.json("meta")["steps"])
     batches = ((images[k % len(images)], labels[k % len(labels)]) for k in steps)
-    result = train(config_of(recording, "float64"), recording["final/names"].tolist(), batches)
+    result = train(config, recording["final/names"].tolist(), batches)
+    jax.effects_barrier()
+    parts = {name: [losses[name] for losses in reports] for name in (reports[0] if reports else ())}
     np.savez(
         output,
         losses=result.losses,
         gradient_norms=result.gradient_norms,
+        **{f"parts/{name}": values for name, values in parts.items()},
         **{f"first_norms/{name}": norm for name, norm in result.first_norms.items()},
         **{f"final/{name}": value for name, value in result.final.items()},
     )

@@ -17,13 +17,15 @@ def sine_positions(hw: Sequence[int], width: int) -> Float[Array, "h w c"]:
     """
     half = width // 2
     index = np.arange(half)
-    wavelengths = np.float32(TEMPERATURE) ** (2 * (index // 2) / half).astype(np.float32)
+    exponents = (2 * (index // 2) / half).astype(np.float32)
+    wavelengths = (TEMPERATURE ** exponents.astype(np.float64)).astype(np.float32)
 
     def along(size):
         places = np.arange(1, size + 1, dtype=np.float32)
         angles = places / (places[-1] + np.float32(1e-6)) * np.float32(2 * np.pi)
-        angles = angles[:, None] / wavelengths
-        return np.where(index % 2, np.cos(angles), np.sin(angles))
+        # The angles are rounded as in the reference; their sines are the same on every machine.
+        angles = (angles[:, None] / wavelengths).astype(np.float64)
+        return np.where(index % 2, np.cos(angles), np.sin(angles)).astype(np.float32)
 
     # Both sides are small; the map of them would be a large constant in the program.
     rows, columns = along(hw[0])[:, None], along(hw[1])[None]

@@ -1,0 +1,41 @@
+"""A Mask2Former small enough to learn street scenes in minutes on two CPU cores; for --config."""
+
+from configs import common, internimage
+
+BACKBONE = {
+    **internimage.backbone("t"),
+    "channels": 32,
+    "depths": (1, 1, 2, 1),
+    "groups": (2, 4, 8, 16),
+    "drop_path": 0.0,
+}
+HEAD = {
+    "channels": 64,
+    "num_heads": 4,
+    "encoder_layers": 1,
+    "encoder_ffn_dim": 128,
+    "decoder_layers": 3,
+    "decoder_ffn_dim": 128,
+    "norm_groups": 8,
+}
+SETTINGS = {
+    "steps": 200,
+    "batch_size": 12,
+    "model": common.mask2former(BACKBONE, num_classes=19, num_queries=20, size=HEAD),
+    "data": {
+        "scale_wh": (256, 128),
+        "ratio_range": (0.9, 1.2),
+        "crop_hw": (128, 256),
+        "test_scale_wh": (256, 128),
+        "workers": 1,
+    },
+    "loss": {"mask2former": {"num_points": 1024, "max_targets": 19}},
+    "optim": {"lr": 2e-3, "warmup_steps": 20, "clip_norm": 0.01},
+    "checkpoint": {"every_steps": 200},
+    "eval": {"every_steps": 200},
+    "log_steps": 20,
+}
+
+
+def get_config(variant="tiny"):
+    return common.recipe(variant, {"tiny": SETTINGS})
