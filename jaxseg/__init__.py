@@ -1,4 +1,12 @@
-"""Semantic segmentation in JAX: InternImage with UperNet and SegFormer heads."""
+"""Semantic segmentation in JAX: InternImage and ViT-Adapter with UperNet and Mask2Former."""
+
+import os
+
+# XLA:CPU begins whatever it can, and so it has the position biases of all layers of BEiT at once: a
+# prediction of BEiT-L at 896 × 896 took 17 GB of memory, and takes 1 in sequence. Read when jax
+# starts its devices; a flag of the user's own comes later and wins.
+IN_SEQUENCE = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+os.environ["XLA_FLAGS"] = f"{IN_SEQUENCE} {os.environ.get('XLA_FLAGS', '')}"
 
 
 def list_models(pattern: str = "*") -> list[str]:

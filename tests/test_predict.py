@@ -100,3 +100,17 @@ def test_missing_checkpoint_is_named(tmp_path):
 def test_help_of_the_command_line():
     call = [sys.executable, "-m", "jaxseg.predict", "--help"]
     assert "IMAGE|FOLDER" in subprocess.run(call, cwd=ROOT, capture_output=True, text=True).stdout
+
+
+def test_the_biases_of_many_layers_are_not_held_at_once():
+    """Each is a large array made of a small one; one of eight is there at a time."""
+    index = np.random.default_rng(0).integers(0, 100, (512, 512))
+
+    def layers(tables, x):
+        for table in tables:
+            x = x @ table[index]
+        return x
+
+    tables, x = np.ones((8, 100), np.float32), np.ones((1, 512), np.float32)
+    memory = jax.jit(layers).lower(tables, x).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2 * index.size * 4
