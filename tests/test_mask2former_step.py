@@ -1,10 +1,15 @@
 """One step of Mask2Former: finite, the same on any mesh, and whole on the device."""
 
 import functools
+import json
+import os
+import sys
 
 import jax
 import numpy as np
 import pytest
+from processes import ROOT
+from processes import run as run_process
 from tiny import tiny_config
 
 from configs import common
@@ -81,3 +86,22 @@ def test_step_lowers_for_accelerators_without_a_callback_to_the_host(platform):
     lowered = step.trace(initial_state(), batch()).lower(lowering_platforms=(platform,)).as_text()
     assert "stablehlo.dot_general" in lowered
     assert "callback" not in lowered
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_step_of_the_published_size_lowers_for_sixteen_devices(platform):
+    """Every device has an image, and a share of weights and moments; nothing asks the host."""
+    program = ROOT / "tests" / "lower_full_size.py"
+    recipe = "configs/coco_stuff164k.py:mask2former_beit_adapter_l"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    arguments = [sys.executable, program, recipe, platform]
+    printed = run_process({"args": arguments, "env": environment, "cwd": ROOT, "text": True})
+    report = json.loads(printed.splitlines()[-1])
+    assert report["batch"] == [16, 896, 896]
+    assert report["parameters"] > 570e6
+    assert report["parameters_per_device"] < report["parameters"] / 13  # tables are repeated
+    assert report["partitions"]
+    assert not report["callback"]
+    # No tables of all pairs of tokens or points are written into the program.
+    assert report["characters"] < 50e6

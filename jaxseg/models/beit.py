@@ -36,6 +36,30 @@ def relative_position_index(hw: Sequence[int]) -> np.ndarray:
     return index
 
 
+def bias_of_pairs(table: Float[Array, "rows g"], hw: Sequence[int]) -> Float[Array, "g n n"]:
+    """The table's value for every pair of tokens, as `relative_position_index` tells.
+
+    By slices: of the displacements turned round, those from one row (column) of patches to all are
+    the ones that follow each other from some place on. A lookup would need the index of every pair
+    in the program, and its gradient would add up the pairs one by one.
+    """
+    (height, width), heads = hw, table.shape[1]
+    to_patch, from_patch, of_token = table[-OF_CLASS_TOKEN:]
+    pairs = table[:-OF_CLASS_TOKEN].T.reshape(heads, 2 * height - 1, 2 * width - 1)[:, ::-1, ::-1]
+    pairs = [pairs[:, :, width - 1 - x : 2 * width - 1 - x] for x in range(width)]
+    pairs = jnp.stack(pairs, axis=1)
+    pairs = [pairs[:, :, height - 1 - y : 2 * height - 1 - y] for y in range(height)]
+    n = height * width
+    pairs = jnp.stack(pairs, axis=1).reshape(heads, n, n)
+
+    def repeated(values, *shape):
+        return jnp.broadcast_to(values[:, None, None], (heads, *shape))
+
+    of_class = jnp.concatenate([repeated(of_token, 1, 1), repeated(to_patch, 1, n)], axis=2)
+    of_patches = jnp.concatenate([repeated(from_patch, n, 1), pairs], axis=2)
+    return jnp.concatenate([of_class, of_patches], axis=1)
+
+
 def resize_relative_positions(
     table: Float[Array, "rows g"], window: Sequence[int], hw: Sequence[int]
 ) -> Float[Array, "out_rows g"]:
@@ -78,7 +102,7 @@ class Attention(nn.Module):
         table = self.param("relative_position_bias_table", nn.initializers.zeros, shape)
         if tuple(hw) != tuple(self.window):
             table = resize_relative_positions(table, self.window, hw)
-        return table[relative_position_index(hw)].transpose(2, 0, 1)[None].astype(self.dtype)
+        return bias_of_pairs(table, hw)[None].astype(self.dtype)
 
 
 class Block(vit.Block):
