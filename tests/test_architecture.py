@@ -35,6 +35,7 @@ ALLOWED = {
     "jaxseg/points.py": set(),
     "jaxseg/matching.py": {"jaxseg.losses", "jaxseg.parallel"},
     "jaxseg/mask_losses.py": {"jaxseg.matching", "jaxseg.parallel", "jaxseg.points"},
+    "jaxseg/segments.py": {"jaxseg.resize"},
     "jaxseg/parallel.py": {"jaxseg.errors", "jaxseg.paths"},
     "jaxseg/image_sizes.py": {"jaxseg.errors", "jaxseg.inference", "jaxseg.models"},
     "jaxseg/inference.py": {"jaxseg.errors", "jaxseg.models", "jaxseg.resize"},
