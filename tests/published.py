@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 
+import pytest
 from ml_collections import ConfigDict
 from reference_files import REFERENCE
 
@@ -52,6 +53,17 @@ def recipe_of(name: str) -> str:
     return f"configs/{FILES[dataset]}.py:{backbone.group()}" + (
         f"_{start.group()}" if start else ""
     )
+
+
+def one_of_a_kind(names: list[str]) -> list:
+    """Test parameters: of the originals with the same head and backbone all but one are `full`."""
+    kinds, parameters = set(), []
+    for name in names:
+        variant = recipe_of(name).partition(":")[2]
+        kind = re.sub("_(mapillary|cocostuff)$", "", variant)
+        parameters.append(pytest.param(name, marks=[pytest.mark.full] * (kind in kinds)))
+        kinds.add(kind)
+    return parameters
 
 
 def config_of(name: str, *overrides: str) -> ConfigDict:
