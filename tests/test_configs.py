@@ -29,7 +29,7 @@ from configs import (
     potsdam,
 )
 from converters import rules
-from jaxseg import config_files, paths, zoo
+from jaxseg import config_files, image_sizes, paths, zoo
 from jaxseg.data import datasets
 from jaxseg.models import flops, segmentor
 from jaxseg.models.mask2former_head import Mask2FormerHead
@@ -316,4 +316,6 @@ def test_every_variant_has_an_original():
     ]
     assert sorted(recipes) == sorted(map(recipe_of, NAMES))
     for recipe in recipes:
-        assert config_files.load(recipe).variant == recipe.partition(":")[2]
+        config = config_files.load(recipe)
+        assert config.variant == recipe.partition(":")[2]
+        image_sizes.check(config)
