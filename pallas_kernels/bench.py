@@ -1,0 +1,190 @@
+"""How long the operators take: every implementation at the sizes of the published models.
+
+python -m pallas_kernels.bench [--shapes PATTERN] [--implementation NAME] [--batch 2]
+    [--dtype bfloat16] [--json FILE]
+
+A time is the median of repeated calls, all implementations of a size in turn. Beside it stands the
+share of the device's bandwidth, as measured by copying an array, that the least possible traffic
+would take in this time: inputs read once, outputs written once. 100 % cannot be beaten.
+"""
+
+import argparse
+import datetime
+import fnmatch
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import pallas_kernels
+from pallas_kernels import shapes
+
+COPIED_BYTES = 1 << 28
+REPEATS = 10
+
+
+def dcnv3_case(call: shapes.DCNv3, batch: int, dtype) -> tuple[Callable, list[jax.Array]]:
+    """(implementation -> operator, its arguments): offsets as a trained model has them, about 1."""
+    random = np.random.default_rng(0)
+    hw, points = (batch, call.height, call.width), 9 * call.groups
+    value = random.standard_normal((*hw, call.groups * call.group_channels), np.float32)
+    offset = random.standard_normal((*hw, 2 * points), np.float32)
+    mask = random.random((*hw, points), np.float32) / 9
+
+    def operator(implementation):
+        return lambda value, offset, mask: pallas_kernels.dcnv3(
+            value,
+            offset,
+            mask,
+            kernel_size=3,
+            stride=1,
+            padding=1,
+            dilation=1,
+            groups=call.groups,
+            offset_scale=1.0,
+            implementation=implementation,
+        )
+
+    return operator, [jnp.asarray(value, dtype), jnp.asarray(offset), jnp.asarray(mask)]
+
+
+def ms_deform_attn_case(
+    call: shapes.MSDeformAttn, batch: int, dtype
+) -> tuple[Callable, list[jax.Array]]:
+    """As `dcnv3_case`; each query looks within a few pixels of its own place."""
+    random = np.random.default_rng(0)
+    pixels = sum(height * width for height, width in call.levels)
+    value = random.standard_normal((batch, pixels, call.heads, call.head_channels), np.float32)
+    shape = (batch, call.queries, call.heads, len(call.levels), call.points)
+    places = np.linspace(0, 1, call.queries, dtype=np.float32)  # row by row
+    side = call.queries**0.5
+    place = np.stack([places * side % 1, places], axis=-1)[None, :, None, None, None]
+    sizes = np.array([(width, height) for height, width in call.levels], np.float32)
+    locations = place + 2 * random.standard_normal((*shape, 2), np.float32) / sizes[:, None]
+    weights = random.random(shape, np.float32) / (len(call.levels) * call.points)
+
+    def operator(implementation):
+        return lambda value, locations, weights: pallas_kernels.ms_deform_attn(
+            value, call.levels, locations, weights, implementation=implementation
+        )
+
+    return operator, [jnp.asarray(value, dtype), jnp.asarray(locations), jnp.asarray(weights)]
+
+
+CASES = {shapes.DCNv3: dcnv3_case, shapes.MSDeformAttn: ms_deform_attn_case}
+
+
+def directions(operator: Callable, arguments: Sequence[jax.Array]) -> dict[str, tuple]:
+    """By direction: the compiled function, its arguments, and the least bytes it has to move."""
+    forward = jax.jit(operator)
+    output = forward(*arguments)
+
+    def backward(cotangent, *arguments):
+        return jax.vjp(operator, *arguments)[1](cotangent)
+
+    read = sum(x.nbytes for x in arguments)
+    return {
+        "forward": (forward, arguments, read + output.nbytes),
+        # What the forward pass leaves is not counted on: the gradient reads its inputs again.
+        "backward": (jax.jit(backward), [output, *arguments], 2 * read + output.nbytes),
+    }
+
+
+def seconds(functions: dict[str, tuple[Callable, Sequence[jax.Array]]]) -> dict[str, float]:
+    """The median time of each, called in turn."""
+    times = {name: [] for name in functions}
+    for repeat in range(REPEATS + 1):
+        for name, (function, arguments) in functions.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            if repeat:  # the first call compiles
+                times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def copy_bandwidth() -> float:
+    """Bytes per second of reading an array and writing another."""
+    array = jnp.zeros(COPIED_BYTES // 4, jnp.float32)
+    copy = {"copy": (jax.jit(lambda x: x + 1), [array])}
+    return 2 * array.nbytes / seconds(copy)["copy"]
+
+
+def measure(
+    call: shapes.DCNv3 | shapes.MSDeformAttn,
+    implementations: Sequence[str],
+    batch: int,
+    dtype: Any,
+    bandwidth: float,
+) -> list[dict[str, Any]]:
+    """A row for every implementation that takes this call, and direction."""
+    operator, arguments = CASES[type(call)](call, batch, dtype)
+    rows, found, least = [], {"forward": {}, "backward": {}}, {}
+    for name in implementations:
+        try:
+            for direction, (function, given, moved) in directions(
+                operator(name), arguments
+            ).items():
+                found[direction][name] = function, given
+                least[direction] = moved
+        except ValueError as error:  # this implementation does not take it, and says why
+            rows.append({"implementation": name, "refused": str(error)})
+    for direction, functions in found.items():
+        for name, taken in seconds(functions).items():
+            rows.append(
+                {
+                    "implementation": name,
+                    "direction": direction,
+                    "milliseconds": round(1e3 * taken, 3),
+                    "least_megabytes": round(least[direction] / 1e6, 1),
+                    "of_bandwidth": round(least[direction] / taken / bandwidth, 3),
+                }
+            )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None):
+    parser = argparse.ArgumentParser(
+        prog="python -m pallas_kernels.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--shapes", default="intern_image_t 512x1024 *", metavar="PATTERN")
+    parser.add_argument("--implementation", action="append", help="default: all for this platform")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--json", metavar="FILE", help="write the table there, too")
+    options = parser.parse_args(arguments)
+    calls = [row for row in shapes.every_call() if fnmatch.fnmatchcase(row[0], options.shapes)]
+    if not calls:
+        names = "\n".join(name for name, _ in shapes.every_call())
+        sys.exit(f"bench: no shape matches {options.shapes!r}; there are\n{names}")
+    implementations = options.implementation or pallas_kernels.for_platform(jax.default_backend())
+    device, bandwidth = jax.devices()[0], copy_bandwidth()
+    print(f"{device.device_kind}, copying {bandwidth / 1e9:.0f} GB/s, batch {options.batch}")
+    table = []
+    for name, call in calls:
+        for row in measure(call, implementations, options.batch, options.dtype, bandwidth):
+            table.append({"shape": name, **row})
+            print("  ".join(str(cell) for cell in table[-1].values()), flush=True)
+    if options.json:
+        result = {
+            "device": device.device_kind,
+            "copy_gigabytes_per_second": round(bandwidth / 1e9, 1),
+            "batch": options.batch,
+            "dtype": options.dtype,
+            "rows": table,
+            "date": datetime.date.today().isoformat(),
+            "jax": jax.__version__,
+        }
+        with open(options.json, "w") as file:
+            file.write(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

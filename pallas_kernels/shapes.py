@@ -1,0 +1,102 @@
+"""The sizes at which the published models call the operators: for benchmarks and compile tests.
+
+Every deformable call follows from a model and the size of its input. `INPUTS` has the crops that
+the published recipes train with, and the largest input of their evaluation: the window, or the
+whole image at the test scale.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+HW = tuple[int, int]
+
+
+class DCNv3(NamedTuple):
+    """A DCNv3 call, 3 × 3 points and stride 1, for one image."""
+
+    height: int
+    width: int
+    groups: int
+    group_channels: int
+
+
+class MSDeformAttn(NamedTuple):
+    """A call of multi-scale deformable attention for one image."""
+
+    queries: int
+    levels: tuple[HW, ...]
+    heads: int
+    head_channels: int
+    points: int = 4
+
+
+# InternImage by size: groups of the first stage (twice as many in each that follows), and channels
+# of a group.
+INTERN_IMAGE = {
+    "t": (4, 16),
+    "s": (5, 16),
+    "b": (7, 16),
+    "l": (10, 16),
+    "xl": (12, 16),
+    "h": (10, 32),
+    "g": (16, 32),
+}
+# ViT-Adapter by size: heads and channels of a head.
+VIT_ADAPTER = {"t": (6, 32), "s": (6, 64), "b": (12, 32), "l": (16, 32)}
+# Mask2Former's pixel decoder by its channels: the same.
+PIXEL_DECODER = {256: (8, 32), 1024: (32, 32)}
+
+CITYSCAPES, ADE20K = ((512, 1024), (1024, 2048)), ((512, 512), (512, 2048))
+ADE20K_LARGE = ((640, 640), (640, 2560))
+INPUTS: dict[str, tuple[HW, ...]] = {
+    "intern_image_t": CITYSCAPES + ADE20K,
+    "intern_image_s": CITYSCAPES + ADE20K,
+    "intern_image_b": CITYSCAPES + ADE20K,
+    "intern_image_l": CITYSCAPES + ADE20K_LARGE,
+    "intern_image_xl": CITYSCAPES + ADE20K_LARGE,
+    "intern_image_h": ((480, 480), (512, 512), (896, 896), (1024, 1024), (512, 2048), (896, 3584)),
+    "intern_image_g": ((896, 896), (896, 3584)),
+    "vit_adapter_t": ((512, 512),),
+    "vit_adapter_s": ((512, 512),),
+    "vit_adapter_b": ((480, 480), (512, 512)),
+    "vit_adapter_l": ((128, 128), (480, 480), (512, 512), (640, 640), (896, 896)),
+    "pixel_decoder_256": ((128, 128), (480, 480), (512, 512), (896, 896), (1024, 1024)),
+    "pixel_decoder_1024": ((480, 480), (512, 512), (640, 640), (896, 896), (512, 2048))
+    + ((896, 3584),),
+}
+
+
+def calls(model: str, hw: HW) -> dict[str, DCNv3 | MSDeformAttn]:
+    """The different calls of one of `INPUTS` for an input of this size, by name."""
+    family, _, size = model.rpartition("_")
+    if family == "intern_image":
+        groups, channels = INTERN_IMAGE[size]
+        return {
+            f"stage {i}": DCNv3(*at_stride(hw, 4 * 2**i), groups * 2**i, channels)
+            for i in range(4)
+        }
+    fine, middle, coarse = (at_stride(hw, stride) for stride in (8, 16, 32))
+    tokens = sum(height * width for height, width in (fine, middle, coarse))
+    if family == "pixel_decoder":
+        return {"encoder": MSDeformAttn(tokens, (coarse, middle, fine), *PIXEL_DECODER[int(size)])}
+    heads = VIT_ADAPTER[size]
+    return {
+        "injector": MSDeformAttn(middle[0] * middle[1], (fine, middle, coarse), *heads),
+        "extractor": MSDeformAttn(tokens, (middle,), *heads),
+    }
+
+
+def at_stride(hw: HW, stride: int) -> HW:
+    height, width = hw
+    return height // stride, width // stride
+
+
+def every_call() -> Iterator[tuple[str, DCNv3 | MSDeformAttn]]:
+    """All calls of all models at all sizes, each once, with a name that says where it is from."""
+    seen = set()
+    for model, sizes in INPUTS.items():
+        for hw in sizes:
+            for name, call in calls(model, hw).items():
+                if call not in seen:
+                    seen.add(call)
+                    yield f"{model} {hw[0]}x{hw[1]} {name}", call
