@@ -76,35 +76,36 @@ def _hat(u):
     return jnp.maximum(0.0, 1.0 - jnp.abs(u))
 
 
-def _span(values):
+def _span(lowest, highest):
     """The first and the last whole number next to any of the values."""
-    first, last = jnp.floor(jnp.min(values)), jnp.floor(jnp.max(values)) + 1
+    first, last = jnp.floor(jnp.min(lowest)), jnp.floor(jnp.max(highest)) + 1
     return first.astype(jnp.int32), last.astype(jnp.int32)
 
 
 def _for_each_dx(x_ref, width, body):
-    """Calls body(dx, inside) for the dx of this row; `inside` are lanes where column + dx exists."""
-    first, last = _span(x_ref[...])
+    """Calls body(dx, target) for every dx of this row; `target` is dx in the lanes whose column has
+    a neighbour dx away, and far from every point in the others."""
+    first, last = _span(x_ref[...], x_ref[...])
     column = lax.rem(lax.broadcasted_iota(jnp.int32, x_ref.shape[1:], 1), width)
 
     def step(dx, _):
-        body(dx, (column + dx >= 0) & (column + dx < width))
+        inside = (column + dx >= 0) & (column + dx < width)
+        body(dx, jnp.where(inside, dx.astype(jnp.float32), NOWHERE))
         return _
 
     lax.fori_loop(jnp.maximum(first, 1 - width), jnp.minimum(last, width - 1) + 1, step, 0)
 
 
-def _weigh_columns(dx, inside, x_ref, y_ref, mask_ref, column_ref):
-    """Fills column_ref with mask_k · hat(x_k − dx); the rows dy that points near dx sample."""
-    lowest = jnp.full(x_ref.shape[1:], NOWHERE, jnp.float32)
+def _weigh_columns(target, x_ref, y_ref, mask_ref, column_ref):
+    """Fills column_ref with mask_k · hat(x_k − dx); the rows that points near dx sample."""
+    lowest = jnp.full(target.shape, NOWHERE, jnp.float32)
     highest = -lowest
     for k in range(POINTS):
-        distance = x_ref[k] - dx.astype(jnp.float32)
-        near = inside & (distance >= -1) & (distance < 1)
-        column_ref[k] = jnp.where(near, _hat(distance) * mask_ref[k], 0.0)
-        lowest = jnp.where(near, jnp.minimum(lowest, y_ref[k]), lowest)
-        highest = jnp.where(near, jnp.maximum(highest, y_ref[k]), highest)
-    return jnp.floor(jnp.min(lowest)), jnp.floor(jnp.max(highest)) + 1
+        distance = jnp.abs(x_ref[k] - target)
+        column_ref[k] = jnp.maximum(0.0, 1.0 - distance) * mask_ref[k]
+        lowest = jnp.where(distance <= 1, jnp.minimum(lowest, y_ref[k]), lowest)
+        highest = jnp.where(distance <= 1, jnp.maximum(highest, y_ref[k]), highest)
+    return _span(lowest, highest)
 
 
 def _weight(dy, y_ref, column_ref):
@@ -120,10 +121,10 @@ def _forward_kernel(x_ref, y_ref, mask_ref, value_ref, output_ref, column_ref, t
     channels, _, lanes = output_ref.shape
     total_ref[...] = jnp.zeros_like(total_ref)
 
-    def add_dx(dx, inside):
-        top, bottom = _weigh_columns(dx, inside, x_ref, y_ref, mask_ref, column_ref)
-        first = jnp.maximum(row + top.astype(jnp.int32), 0)
-        last = jnp.minimum(row + bottom.astype(jnp.int32), value_ref.shape[0] - 2)
+    def add_dx(dx, target):
+        top, bottom = _weigh_columns(target, x_ref, y_ref, mask_ref, column_ref)
+        first = jnp.maximum(row + top, 0)
+        last = jnp.minimum(row + bottom, value_ref.shape[0] - 2)
         shift = lax.rem(dx + lanes, lanes)
 
         def add_two_rows(pair, sums):
@@ -167,25 +168,31 @@ def _backward_kernel(
     for ref in (x_gradient_ref, y_gradient_ref, mask_gradient_ref):
         ref[...] = jnp.zeros_like(ref)
 
-    def add_dx(dx, inside):
-        top, bottom = _weigh_columns(dx, inside, x_ref, y_ref, mask_ref, column_ref)
-        first = jnp.maximum(row + top.astype(jnp.int32), 0)
-        last = jnp.minimum(row + bottom.astype(jnp.int32), value_ref.shape[0] - 2)
+    def add_dx(dx, target):
+        top, bottom = _weigh_columns(target, x_ref, y_ref, mask_ref, column_ref)
+        first = jnp.maximum(row + top, 0)
+        last = jnp.minimum(row + bottom, value_ref.shape[0] - 2)
         shift = lax.rem(dx + lanes, lanes)
 
-        def add_row(y, _):
+        def add_two_rows(pair, _):
+            y = first + 2 * pair
             dy = (y - row).astype(jnp.float32)
-            weight = pltpu.roll(_weight(dy, y_ref, column_ref), shift, 1)
-            product = jnp.zeros(weight.shape, jnp.float32)
-            for c in range(channels):
-                cotangent = shifted_ref[c]
-                product += cotangent * value_ref[y, c].astype(jnp.float32)
-                value_gradient_ref[y, c] += weight * cotangent
-            product = pltpu.roll(product, lanes - shift, 1)
+            products = []
+            for i in range(2):
+                weight = pltpu.roll(_weight(dy + i, y_ref, column_ref), shift, 1)
+                product = jnp.zeros(weight.shape, jnp.float32)
+                for c in range(channels):
+                    cotangent = shifted_ref[c]
+                    product += cotangent * value_ref[y + i, c].astype(jnp.float32)
+                    value_gradient_ref[y + i, c] += weight * cotangent
+                products.append(pltpu.roll(product, lanes - shift, 1))
             for k in range(POINTS):
                 whole = jnp.floor(y_ref[k])
-                upper_ref[k] = jnp.where(whole == dy, product, upper_ref[k])
-                lower_ref[k] = jnp.where(whole == dy - 1, product, lower_ref[k])
+                here = whole == dy
+                upper = jnp.where(here, products[0], upper_ref[k])
+                lower = jnp.where(here, products[1], lower_ref[k])
+                upper_ref[k] = jnp.where(whole == dy + 1, products[1], upper)
+                lower_ref[k] = jnp.where(whole == dy - 1, products[0], lower)
             return _
 
         @pl.when(last >= first)
@@ -194,16 +201,15 @@ def _backward_kernel(
             lower_ref[...] = jnp.zeros_like(lower_ref)
             for c in range(channels):
                 shifted_ref[c] = pltpu.roll(cotangent_ref[c].astype(jnp.float32), shift, 1)
-            lax.fori_loop(first, last + 1, add_row, 0)
+            lax.fori_loop(0, lax.div(last - first + 2, 2), add_two_rows, 0)
             for k in range(POINTS):
-                distance = x_ref[k] - dx.astype(jnp.float32)
-                hat = jnp.where(inside, _hat(distance), 0.0)
-                slope = jnp.where(distance < 0, 1.0, -1.0)
-                slope = jnp.where(inside & (distance >= -1) & (distance < 1), slope, 0.0)
+                distance = x_ref[k] - target
                 change = lower_ref[k] - upper_ref[k]
                 inner = upper_ref[k] + (y_ref[k] - jnp.floor(y_ref[k])) * change
-                mask_gradient_ref[k] += hat * inner
-                x_gradient_ref[k] += mask_ref[k] * slope * inner
+                slope = jnp.where(distance < 0, inner, -inner)
+                slope = jnp.where((distance >= -1) & (distance < 1), slope, 0.0)
+                mask_gradient_ref[k] += _hat(distance) * inner
+                x_gradient_ref[k] += mask_ref[k] * slope
                 y_gradient_ref[k] += column_ref[k] * change
 
     _for_each_dx(x_ref, width, add_dx)
