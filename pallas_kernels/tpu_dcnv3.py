@@ -116,7 +116,7 @@ def _weight(dy, y_ref, column_ref):
     return terms[0]
 
 
-def _forward_kernel(x_ref, y_ref, mask_ref, value_ref, output_ref, column_ref, total_ref, *, width):
+def _forward_kernel(x_ref, y_ref, mask_ref, value_ref, output_ref, column_ref, sums_ref, total_ref, *, width):
     row = pl.program_id(2)
     channels, _, lanes = output_ref.shape
     total_ref[...] = jnp.zeros_like(total_ref)
@@ -127,26 +127,25 @@ def _forward_kernel(x_ref, y_ref, mask_ref, value_ref, output_ref, column_ref, t
         last = jnp.minimum(row + bottom, value_ref.shape[0] - 2)
         shift = lax.rem(dx + lanes, lanes)
 
-        def add_two_rows(pair, sums):
+        def add_two_rows(pair, _):
             y = first + 2 * pair
             weights = [
                 pltpu.roll(_weight((y + i - row).astype(jnp.float32), y_ref, column_ref), shift, 1)
                 for i in range(2)
             ]
-            return tuple(
-                total
-                + weights[0] * value_ref[y, c].astype(jnp.float32)
-                + weights[1] * value_ref[y + 1, c].astype(jnp.float32)
-                for c, total in enumerate(sums)
-            )
+            for c in range(channels):
+                sums_ref[c] += (
+                    weights[0] * value_ref[y, c].astype(jnp.float32)
+                    + weights[1] * value_ref[y + 1, c].astype(jnp.float32)
+                )
+            return _
 
         @pl.when(last >= first)
         def _():
-            zero = jnp.zeros(total_ref.shape[1:], jnp.float32)
-            pairs = lax.div(last - first + 2, 2)
-            sums = lax.fori_loop(0, pairs, add_two_rows, (zero,) * channels)
+            sums_ref[...] = jnp.zeros_like(sums_ref)
+            lax.fori_loop(0, lax.div(last - first + 2, 2), add_two_rows, 0)
             for c in range(channels):
-                total_ref[c] += pltpu.roll(sums[c], lanes - shift, 1)
+                total_ref[c] += pltpu.roll(sums_ref[c], lanes - shift, 1)
 
     _for_each_dx(x_ref, width, add_dx)
     output_ref[...] = total_ref[...].astype(output_ref.dtype)
@@ -163,7 +162,11 @@ def _backward_kernel(
 
     @pl.when(row == 0)
     def _():
-        value_gradient_ref[...] = jnp.zeros_like(value_gradient_ref)
+        def clear_row(y, _):
+            value_gradient_ref[y] = jnp.zeros_like(value_gradient_ref[y])
+            return _
+
+        lax.fori_loop(0, value_gradient_ref.shape[0], clear_row, 0)
 
     for ref in (x_gradient_ref, y_gradient_ref, mask_gradient_ref):
         ref[...] = jnp.zeros_like(ref)
@@ -272,6 +275,7 @@ def _forward(value, x, y, mask, width):
         out_shape=jax.ShapeDtypeStruct((blocks, height, channels, SUBLANES, lanes), value.dtype),
         scratch_shapes=[
             pltpu.VMEM((POINTS, SUBLANES, lanes), jnp.float32),
+            pltpu.VMEM((block, SUBLANES, lanes), jnp.float32),
             pltpu.VMEM((block, SUBLANES, lanes), jnp.float32),
         ],
         semantics=("parallel", "parallel", "parallel"),
