@@ -112,11 +112,8 @@ class LevelPoints(NamedTuple):
 
 
 def _choose(index, numbers):
-    """numbers[index], in a kernel: comparisons of scalars instead of a table."""
-    chosen = jnp.full_like(index, numbers[0])
-    for i, number in enumerate(numbers[1:], 1):
-        chosen = jnp.where(index == i, number, chosen)
-    return chosen
+    """numbers[index]; kernels can hold no table."""
+    return sum((index == i).astype(jnp.int32) * number for i, number in enumerate(numbers))
 
 
 def _level_pixel(location, size):
