@@ -97,9 +97,7 @@ class LevelPoints(NamedTuple):
         pixels = [height * width for height, width in self.spatial_shapes]
         before = [sum(pixels[:level]) for level in range(len(pixels))]
         level = lax.div(point, self.points // len(pixels))
-        height, width = (
-            _choose(level, sizes) for sizes in zip(*self.spatial_shapes, strict=True)
-        )
+        height, width = (_choose(level, sizes) for sizes in zip(*self.spatial_shapes, strict=True))
         rest, head = _divide(row, self.heads)
         image = lax.div(rest, self.queries)
 
@@ -144,4 +142,4 @@ def ms_deform_attn(
         deterministic=deterministic,
         interpret=interpret,
     )
-    return output.reshape(batch, queries, -1)
+    return output.reshape(batch, queries, heads * value.shape[-1])

@@ -3,15 +3,17 @@
 The operators of `gpu` differ only in where their sampling points lie, which a `Sampling` says.
 Output row m (the channels of one place and one group or head) is the sum over its K points of
 weight × the four pixels around the point, each times its bilinear weight. A program handles a
-block of rows, as many as give every thread 16 bytes of contiguous channels; coordinates become
-rows of the value inside the kernel, as a pass of its own would double the traffic of a kernel
-that has no other cost. Points are a loop, not unrolled: enough warps are resident to hide the
-latency, and programs compile quickly.
+block of rows, as many as give every thread 16 bytes of contiguous channels. The kernels do little
+but read and write, so what they read they turn into rows of the value themselves; a pass before
+them would write and read it once more. Points are a loop, not unrolled: at 40 registers a thread
+(sm_90a) there are 48 warps on a multiprocessor to hide the latency, and a kernel compiles in less
+than a second.
 
 Backward: one kernel gathers the same pixels again for the gradients of coordinates and weights.
 Another adds weight × cotangent into a zeroed float32 buffer by atomics; it is a kernel of its own
-since their fences would slow down the gathers. The order of atomics differs from run to run, and
-with it the rounding; the deterministic alternative sorts the shares by the row that they go to.
+because Pallas fences every atomic, which gathers beside them would have to wait for. The order of
+atomics differs from run to run, and with it the rounding; the deterministic alternative sorts all
+shares by the row that they go to, which then collects them in that order.
 """
 
 import functools
@@ -82,13 +84,12 @@ def _launch(kernel, name, tile, outputs, *operands, interpret, aliases=None):
     )(*(operand.reshape(-1) for operand in operands))
 
 
-def _place(sampling, row, point, coordinates, weights):
+def _read_point(sampling, row, point, coordinates, weights):
     entry = row * sampling.points + point
-    x, y, weight = (
-        triton.load(place).astype(jnp.float32)
-        for place in (coordinates.at[2 * entry], coordinates.at[2 * entry + 1], weights.at[entry])
-    )
-    return sampling.place(row, point, x, y, weight)
+    x = triton.load(coordinates.at[2 * entry])
+    y = triton.load(coordinates.at[2 * entry + 1])
+    weight = triton.load(weights.at[entry])
+    return sampling.place(row, point, *(a.astype(jnp.float32) for a in (x, y, weight)))
 
 
 def _load_rows(ref, tile, row, inside):
@@ -100,7 +101,7 @@ def _forward_kernel(sampling, tile, value, coordinates, weights, output):
     row = tile.last_row_repeated()
 
     def add_point(point, total):
-        plane, points, _ = _place(sampling, row, point, coordinates, weights)
+        plane, points, _ = _read_point(sampling, row, point, coordinates, weights)
         for corner in corners(plane, points):
             pixels = _load_rows(value, tile, corner.row, corner.inside)
             total += (corner.weight * points.weight)[:, None] * pixels
@@ -118,7 +119,7 @@ def _points_gradient_kernel(
     cotangent = triton.load(cotangent.at[tile.elements(row)]).astype(jnp.float32)
 
     def transpose_point(point, _):
-        plane, points, (per_x, per_y) = _place(sampling, row, point, coordinates, weights)
+        plane, points, (per_x, per_y) = _read_point(sampling, row, point, coordinates, weights)
         x = y = weight = jnp.zeros(tile.block, jnp.float32)
         for corner in corners(plane, points):
             pixels = _load_rows(value, tile, corner.row, corner.inside)
@@ -127,12 +128,9 @@ def _points_gradient_kernel(
             y += corner.slope_y * product
             weight += corner.weight * product
         entry = row * sampling.points + point
-        for place, gradient in (
-            (coordinates_gradient.at[2 * entry], x * points.weight * per_x),
-            (coordinates_gradient.at[2 * entry + 1], y * points.weight * per_y),
-            (weights_gradient.at[entry], weight),
-        ):
-            triton.store(place, gradient)
+        triton.store(coordinates_gradient.at[2 * entry], x * points.weight * per_x)
+        triton.store(coordinates_gradient.at[2 * entry + 1], y * points.weight * per_y)
+        triton.store(weights_gradient.at[entry], weight)
 
     lax.fori_loop(0, sampling.points, transpose_point, None)
 
@@ -145,7 +143,7 @@ def _value_gradient_kernel(
     cotangent = triton.load(cotangent.at[tile.elements(row)]).astype(jnp.float32)
 
     def transpose_point(point, _):
-        plane, points, _ = _place(sampling, row, point, coordinates, weights)
+        plane, points, _ = _read_point(sampling, row, point, coordinates, weights)
         for corner in corners(plane, points):
             share = (corner.weight * points.weight)[:, None] * cotangent
             counts = (corner.inside & is_first)[:, None]
@@ -193,29 +191,26 @@ def _collect_kernel(sources, tile, order, starts, weights, cotangent, value_grad
 
 def _value_gradient_in_order(value, coordinates, weights, cotangent, sampling, interpret):
     """The same without atomics: every row of the value collects its shares, always in one order."""
-    sources, pixels = len(cotangent), len(value)
+    sources, targets = len(cotangent), len(value)
+    coordinates, weights = coordinates.astype(jnp.float32), weights.astype(jnp.float32)
 
     def point_shares(point):
-        x, y, weight = (
-            a[:, point].astype(jnp.float32) for a in (coordinates[..., 0], coordinates[..., 1], weights)
-        )
+        x, y, weight = coordinates[:, point, 0], coordinates[:, point, 1], weights[:, point]
         plane, points, _ = sampling.place(jnp.arange(sources), point, x, y, weight)
         shares = list(corners(plane, points))
         return (
-            jnp.stack([jnp.where(corner.inside, corner.row, pixels) for corner in shares]),
+            jnp.stack([jnp.where(corner.inside, corner.row, targets) for corner in shares]),
             jnp.stack([corner.weight * weight for corner in shares]),
         )
 
-    target, share_weights = lax.map(point_shares, jnp.arange(sampling.points))  # [K, 4, M]
-    target = target.reshape(-1)
-    order = jnp.argsort(target, stable=True)
-    starts = jnp.searchsorted(target[order], jnp.arange(pixels + 1))
+    target, share_weights = lax.map(point_shares, jnp.arange(sampling.points))  # [k, 4, m]
+    target, order = lax.sort_key_val(target.reshape(-1), jnp.arange(target.size))  # stable
     return _launch(
         functools.partial(_collect_kernel, sources),
         f"{sampling.name}_value_gradient_in_order",
         Tile(*value.shape, jnp.dtype(jnp.float32).itemsize),
         jax.ShapeDtypeStruct((value.size,), jnp.float32),
-        *(order, starts, share_weights, cotangent),
+        *(order, jnp.searchsorted(target, jnp.arange(targets + 1)), share_weights, cotangent),
         interpret=interpret,
     )
 
