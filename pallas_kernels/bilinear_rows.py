@@ -1,4 +1,4 @@
-"""Weighted bilinear samples of flat rows, and their transpose: what the operators of `xla` share.
+"""Weighted bilinear samples of flat rows, and their transpose: what the operators share.
 
 A *row* is the channels of one pixel and one group (or head) of the value. One sampling point of
 all M output rows is handled at a time, as a gather of four rows of contiguous channels, so that
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 class Plane(NamedTuple):
@@ -35,13 +35,15 @@ class Points(NamedTuple):
 class Corner(NamedTuple):
     """One of the four pixels around each sampling point."""
 
-    row: Int[Array, "m"]  # the row of the value that holds it
+    row: Int[Array, "m"]  # the row of the value that holds it, or some row if none does
+    inside: Bool[Array, "m"]
     weight: Float[Array, "m"]  # its bilinear weight, 0 outside the image
     slope_x: Float[Array, "m"]  # and the derivatives of that weight
     slope_y: Float[Array, "m"]
 
 
-def _corners(plane: Plane, points: Points) -> Iterator[Corner]:
+def corners(plane: Plane, points: Points) -> Iterator[Corner]:
+    """The four pixels that the points lie between, row by row."""
     fx, fy = points.fraction_x, points.fraction_y
     for y, weight_y, slope_y in ((points.y, 1 - fy, -1.0), (points.y + 1, fy, 1.0)):
         for x, weight_x, slope_x in ((points.x, 1 - fx, -1.0), (points.x + 1, fx, 1.0)):
@@ -50,6 +52,7 @@ def _corners(plane: Plane, points: Points) -> Iterator[Corner]:
             pixel += jnp.clip(x, 0, plane.width - 1)
             yield Corner(
                 plane.first + pixel * plane.step,
+                inside,
                 jnp.where(inside, weight_y * weight_x, 0.0),
                 jnp.where(inside, slope_x * weight_y, 0.0),
                 jnp.where(inside, slope_y * weight_x, 0.0),
@@ -64,7 +67,7 @@ def add_samples(
     total: Float[Array, "m c"], rows: Float[Array, "r c"], plane: Plane, points: Points
 ) -> Float[Array, "m c"]:
     """`total` plus the weighted samples of `rows` at one point."""
-    for corner in _corners(plane, points):
+    for corner in corners(plane, points):
         total += (corner.weight * points.weight)[:, None] * _take(rows, corner.row)
     return total
 
@@ -79,14 +82,14 @@ def transpose_samples(
     """`rows_gradient` plus this point's share, and the gradients of x, y (in pixels) and weight."""
     # All four corners at once: on XLA:CPU one gather, batched product and scatter are up to twice
     # as fast as four of each. Not so in `add_samples`, where gather and sum are fused.
-    corners = list(_corners(plane, points))
-    row = jnp.stack([corner.row for corner in corners], axis=1)  # [m, 4]
-    weight = jnp.stack([corner.weight * points.weight for corner in corners], axis=1)
+    four = list(corners(plane, points))
+    row = jnp.stack([corner.row for corner in four], axis=1)  # [m, 4]
+    weight = jnp.stack([corner.weight * points.weight for corner in four], axis=1)
     rows_gradient = rows_gradient.at[row].add(
         weight[..., None] * cotangent[:, None], mode="promise_in_bounds"
     )
     inner = jnp.einsum("mkc,mc->km", _take(rows, row), cotangent, precision=lax.Precision.HIGHEST)
-    pairs = list(zip(corners, inner, strict=True))
+    pairs = list(zip(four, inner, strict=True))
     x_gradient = sum(corner.slope_x * product for corner, product in pairs) * points.weight
     y_gradient = sum(corner.slope_y * product for corner, product in pairs) * points.weight
     weight_gradient = sum(corner.weight * product for corner, product in pairs)
