@@ -1,26 +1,25 @@
 """DCNv3 on TPU: the "adaptive tent", Pallas kernels without a gather.
 
-A bilinear sample is a sum over pixels, each weighted by a tent: hat(u) = max(0, 1 − |u|) of its
-distance u to the sampling point along x, times that along y. A TPU cannot gather 16 channels per
-point, but it multiplies whole rows. So, for one output row of many images and groups at a time,
-the kernel loops over the displacements (dx, dy), in whole pixels, that this row samples at all:
+A bilinear sample is a sum over pixels, each weighted by two tents, hat(u) = max(0, 1 − |u|), of its
+distance to the sampling point along x and along y. A TPU is slow at gathering a few channels from
+here and there, but it multiplies whole rows of pixels at once. So, for one row of output at a time,
+the kernel goes through the displacements (dx, dy), in whole pixels, that occur in this row:
 
     weight[column] = Σ_k mask_k · hat(x_k − dx) · hat(y_k − dy)
     output[row, column] += weight[column] · value[row + dy, column + dx]
 
-where (x_k, y_k) is point k relative to its output pixel. The bounds of both loops come from the
-offsets, inside the kernel, so every offset is exact; the time grows with their spread. The
-backward pass runs the same loops: what it adds to the value's gradient has the same weights, and
-the gradients of x_k, y_k and mask_k take from Σ_channels gradient · value, which is one row per
-displacement, the pixels left of, right of, above and below the point.
+where (x_k, y_k) is sampling point k relative to its output pixel. The kernel takes the bounds of
+both loops from the offsets, so that any offset is exact; time grows with how far they spread. The
+backward pass goes through the same displacements: the value's gradient has the same weights, and
+the gradients of a point follow from product = Σ_channels cotangent · value at its four pixels.
 
-In memory an *instance* is one group of one image. Lanes hold the columns of an instance (of
-several, side by side, where images are narrow), sublanes hold 8 instances or rows of them, and
-what is indexed by the loops, pixel rows and channels, comes before: [blocks, rows, k, 8, lanes].
+How it lies in memory. An *instance* is one group of one image. Lanes hold the columns of an
+instance (of several, side by side, where images are narrow) and sublanes eight of those, so that
+one vector instruction serves many instances. What loops count, rows of pixels, channels and points,
+comes before: a *plane* is [block of instances, row, channel or point, 8 sublanes, lanes].
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -31,45 +30,49 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 POINTS = 9
+X, Y = 0, 1
 SUBLANES, LANES = 8, 128
-VMEM_BYTES = 60 * 2**20  # what a kernel may use; the smallest chips have 64 MiB
-NOWHERE = 2**20  # farther than any pixel; whole numbers up to here are exact in float32
+FAR = 2.0**20  # in pixels; farther than any two of an image
+VMEM_BYTES = 60 * 2**20  # of the 64 MiB that the smallest chips have
+PLANE_BYTES = 52 * 2**20  # the share of whole images in it; the rest is for single rows
 
 
-class Plan(NamedTuple):
-    """How N·G instances of width W lie in the vector registers."""
+class Layout(NamedTuple):
+    """How instances of equal width share the lanes, sublanes and blocks."""
 
     instances: int
     width: int
-    side_by_side: int  # instances in the lanes of one sublane
+    side_by_side: int  # instances next to each other in the lanes
     lanes: int  # their columns, rounded up to whole registers
     blocks: int
 
-    @classmethod
-    def make(cls, instances, width):
-        side_by_side = max(1, LANES // width)
-        lanes = -(-side_by_side * width // LANES) * LANES
-        blocks = max(1, -(-instances // (SUBLANES * side_by_side)))  # an empty batch has one
-        return cls(instances, width, side_by_side, lanes, blocks)
+
+def _layout(instances: int, width: int) -> Layout:
+    side_by_side = max(1, LANES // width)
+    lanes = pl.cdiv(side_by_side * width, LANES) * LANES
+    blocks = max(1, pl.cdiv(instances, SUBLANES * side_by_side))  # an empty batch has one, of zeros
+    return Layout(instances, width, side_by_side, lanes, blocks)
 
 
-def _to_planes(x: Float[Array, "n h w g k"], plan: Plan) -> Float[Array, "b h k 8 l"]:
-    n, height, width, groups, k = x.shape
-    room = plan.blocks * SUBLANES * plan.side_by_side
-    x = x.transpose(0, 3, 1, 4, 2).reshape(n * groups, height, k, width)
-    x = jnp.pad(x, ((0, room - n * groups), (0, 0), (0, 0), (0, 0)))
-    x = x.reshape(plan.blocks, SUBLANES, plan.side_by_side, height, k, width)
-    x = x.transpose(0, 3, 4, 1, 2, 5).reshape(plan.blocks, height, k, SUBLANES, -1)
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 0), (0, plan.lanes - x.shape[-1])))
+def _to_planes(x: Float[Array, "n h w g k"], layout: Layout) -> Float[Array, "b h k 8 l"]:
+    _, height, width, _, k = x.shape
+    room = layout.blocks * SUBLANES * layout.side_by_side
+    x = x.transpose(0, 3, 1, 4, 2).reshape(layout.instances, height, k, width)
+    x = jnp.pad(x, ((0, room - layout.instances), (0, 0), (0, 0), (0, 0)))
+    x = x.reshape(layout.blocks, SUBLANES, layout.side_by_side, height, k, width)
+    x = x.transpose(0, 3, 4, 1, 2, 5)
+    x = x.reshape(layout.blocks, height, k, SUBLANES, layout.side_by_side * width)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 0), (0, layout.lanes - x.shape[-1])))
 
 
-def _from_planes(x: Float[Array, "b h c 8 l"], plan: Plan, groups) -> Float[Array, "n h w gc"]:
+def _from_planes(x: Float[Array, "b h c 8 l"], layout: Layout, groups) -> Float[Array, "n h w gc"]:
     _, height, channels, _, _ = x.shape
-    x = x[..., : plan.side_by_side * plan.width]
-    x = x.reshape(plan.blocks, height, channels, SUBLANES, plan.side_by_side, plan.width)
-    x = x.transpose(0, 3, 4, 1, 2, 5).reshape(-1, height, channels, plan.width)
-    x = x[: plan.instances].reshape(-1, groups, height, channels, plan.width)
-    return x.transpose(0, 2, 4, 1, 3).reshape(-1, height, plan.width, groups * channels)
+    x = x[..., : layout.side_by_side * layout.width]
+    x = x.reshape(layout.blocks, height, channels, SUBLANES, layout.side_by_side, layout.width)
+    x = x.transpose(0, 3, 4, 1, 2, 5).reshape(-1, height, channels, layout.width)
+    n = layout.instances // groups
+    x = x[: layout.instances].reshape(n, groups, height, channels, layout.width)
+    return x.transpose(0, 2, 4, 1, 3).reshape(n, height, layout.width, groups * channels)
 
 
 def _hat(u):
@@ -77,278 +80,330 @@ def _hat(u):
 
 
 def _span(lowest, highest):
-    """The first and the last whole number next to any of the values."""
+    """The first and the last whole number next to anything between the two."""
     first, last = jnp.floor(jnp.min(lowest)), jnp.floor(jnp.max(highest)) + 1
     return first.astype(jnp.int32), last.astype(jnp.int32)
 
 
-def _for_each_dx(x_ref, width, body):
-    """Calls body(dx, target) for every dx of this row; `target` is dx in the lanes whose column has
-    a neighbour dx away, and far from every point in the others."""
-    first, last = _span(x_ref[...], x_ref[...])
-    column = lax.rem(lax.broadcasted_iota(jnp.int32, x_ref.shape[1:], 1), width)
-
-    def step(dx, _):
-        inside = (column + dx >= 0) & (column + dx < width)
-        body(dx, jnp.where(inside, dx.astype(jnp.float32), NOWHERE))
-        return _
-
-    lax.fori_loop(jnp.maximum(first, 1 - width), jnp.minimum(last, width - 1) + 1, step, 0)
-
-
-def _weigh_columns(target, x_ref, y_ref, mask_ref, column_ref):
-    """Fills column_ref with mask_k · hat(x_k − dx); the rows that points near dx sample."""
-    lowest = jnp.full(target.shape, NOWHERE, jnp.float32)
-    highest = -lowest
+def _weigh_columns(target, points_ref, mask_ref, column_ref):
+    """Fills column_ref with mask_k · hat(x_k − dx); returns the span of y of the points near dx."""
+    lowest, highest = jnp.full_like(target, FAR), jnp.full_like(target, -FAR)
     for k in range(POINTS):
-        distance = jnp.abs(x_ref[k] - target)
+        distance = jnp.abs(points_ref[k, X] - target)
         column_ref[k] = jnp.maximum(0.0, 1.0 - distance) * mask_ref[k]
-        lowest = jnp.where(distance <= 1, jnp.minimum(lowest, y_ref[k]), lowest)
-        highest = jnp.where(distance <= 1, jnp.maximum(highest, y_ref[k]), highest)
+        lowest = jnp.where(distance <= 1, jnp.minimum(lowest, points_ref[k, Y]), lowest)
+        highest = jnp.where(distance <= 1, jnp.maximum(highest, points_ref[k, Y]), highest)
     return _span(lowest, highest)
 
 
-def _weight(dy, y_ref, column_ref):
-    """Σ_k mask_k · hat(x_k − dx) · hat(y_k − dy)."""
-    terms = [_hat(y_ref[k] - dy) * column_ref[k] for k in range(POINTS)]
+def _weight(dy, points_ref, column_ref):
+    """Σ_k mask_k · hat(x_k − dx) · hat(y_k − dy), summed as a tree."""
+    terms = [_hat(points_ref[k, Y] - dy) * column_ref[k] for k in range(POINTS)]
     while len(terms) > 1:
-        terms = [sum(terms[i : i + 2][1:], terms[i]) for i in range(0, len(terms), 2)]
+        terms = [sum(terms[i + 1 : i + 2], terms[i]) for i in range(0, len(terms), 2)]
     return terms[0]
 
 
-def _forward_kernel(x_ref, y_ref, mask_ref, value_ref, output_ref, column_ref, sums_ref, total_ref, *, width):
+def _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, visit):
+    """Calls visit(dx, target, first, pairs) for every dx that this row of output samples.
+
+    `target` is dx in the lanes whose column has a neighbour at dx, and far from all points in the
+    others. `first` is the topmost row of the value to be visited; two rows are visited at a time,
+    because their chains of instructions are independent: the last may be the row of zeros that is
+    below every image. column_ref is filled for this dx.
+    """
     row = pl.program_id(2)
-    channels, _, lanes = output_ref.shape
+    bottom = value_ref.shape[0] - 2
+    column = lax.rem(lax.broadcasted_iota(jnp.int32, mask_ref.shape[1:], 1), width)
+
+    left, right = _span(points_ref[:, X], points_ref[:, X])
+
+    @pl.loop(jnp.maximum(left, 1 - width), jnp.minimum(right, width - 1) + 1)
+    def _(dx):
+        inside = (column + dx >= 0) & (column + dx < width)
+        target = jnp.where(inside, dx.astype(jnp.float32), FAR)
+        top_dy, bottom_dy = _weigh_columns(target, points_ref, mask_ref, column_ref)
+        first = jnp.maximum(row + top_dy, 0)
+        last = jnp.minimum(row + bottom_dy, bottom)
+
+        @pl.when(first <= last)
+        def _():
+            visit(dx, target, first, lax.div(last - first + 2, 2))
+
+
+def _roll(x, columns):
+    """`x` moved to the right, by less than its width."""
+    lanes = x.shape[-1]
+    return pltpu.roll(x, lax.rem(columns + lanes, lanes), 1)
+
+
+def _forward_kernel(
+    points_ref, mask_ref, value_ref, output_ref, column_ref, sums_ref, total_ref, *, width
+):
+    row = pl.program_id(2)
+    channels = range(value_ref.shape[1])
     total_ref[...] = jnp.zeros_like(total_ref)
 
-    def add_dx(dx, target):
-        top, bottom = _weigh_columns(target, x_ref, y_ref, mask_ref, column_ref)
-        first = jnp.maximum(row + top, 0)
-        last = jnp.minimum(row + bottom, value_ref.shape[0] - 2)
-        shift = lax.rem(dx + lanes, lanes)
+    def visit(dx, target, first, pairs):
+        sums_ref[...] = jnp.zeros_like(sums_ref)
 
-        def add_two_rows(pair, _):
+        # Weights move to the columns of the value, once per displacement; sums back, once per dx.
+        @pl.loop(0, pairs)
+        def _(pair):
             y = first + 2 * pair
-            weights = [
-                pltpu.roll(_weight((y + i - row).astype(jnp.float32), y_ref, column_ref), shift, 1)
-                for i in range(2)
-            ]
-            for c in range(channels):
-                sums_ref[c] += (
-                    weights[0] * value_ref[y, c].astype(jnp.float32)
-                    + weights[1] * value_ref[y + 1, c].astype(jnp.float32)
+            dy = (y - row).astype(jnp.float32)
+            upper = _roll(_weight(dy, points_ref, column_ref), dx)
+            lower = _roll(_weight(dy + 1, points_ref, column_ref), dx)
+            for c in channels:
+                sums_ref[c] += upper * value_ref[y, c].astype(jnp.float32) + (
+                    lower * value_ref[y + 1, c].astype(jnp.float32)
                 )
-            return _
 
-        @pl.when(last >= first)
-        def _():
-            sums_ref[...] = jnp.zeros_like(sums_ref)
-            lax.fori_loop(0, lax.div(last - first + 2, 2), add_two_rows, 0)
-            for c in range(channels):
-                total_ref[c] += pltpu.roll(sums_ref[c], lanes - shift, 1)
+        for c in channels:
+            total_ref[c] += _roll(sums_ref[c], -dx)
 
-    _for_each_dx(x_ref, width, add_dx)
+    _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, visit)
     output_ref[...] = total_ref[...].astype(output_ref.dtype)
 
 
 def _backward_kernel(
-    x_ref, y_ref, mask_ref, value_ref, cotangent_ref, *results_and_scratch, width
+    points_ref,
+    mask_ref,
+    value_ref,
+    cotangent_ref,
+    value_gradient_ref,
+    points_gradient_ref,
+    mask_gradient_ref,
+    column_ref,
+    cotangent_at_dx_ref,
+    above_ref,
+    below_ref,
+    *,
+    width,
 ):
-    """The forward pass's loops again, with the transposed sums inside."""
-    value_gradient_ref, x_gradient_ref, y_gradient_ref, mask_gradient_ref = results_and_scratch[:4]
-    column_ref, shifted_ref, upper_ref, lower_ref = results_and_scratch[4:]
+    """The value's gradient is complete after the last row; those of the points after their own.
+
+    For every point and dx, above_ref and below_ref take the products at floor(y_k) and one below:
+    mixed as the sample is, they make the gradient along x, and their difference that along y. At
+    whole numbers this is the derivative to the right and downwards, as `reference` has it.
+    """
     row = pl.program_id(2)
-    channels, _, lanes = cotangent_ref.shape
+    channels = range(value_ref.shape[1])
 
     @pl.when(row == 0)
     def _():
-        def clear_row(y, _):
+        @pl.loop(0, value_gradient_ref.shape[0])
+        def _(y):
             value_gradient_ref[y] = jnp.zeros_like(value_gradient_ref[y])
-            return _
 
-        lax.fori_loop(0, value_gradient_ref.shape[0], clear_row, 0)
+    points_gradient_ref[...] = jnp.zeros_like(points_gradient_ref)
+    mask_gradient_ref[...] = jnp.zeros_like(mask_gradient_ref)
 
-    for ref in (x_gradient_ref, y_gradient_ref, mask_gradient_ref):
-        ref[...] = jnp.zeros_like(ref)
+    def visit(dx, target, first, pairs):
+        above_ref[...] = jnp.zeros_like(above_ref)
+        below_ref[...] = jnp.zeros_like(below_ref)
+        for c in channels:
+            cotangent_at_dx_ref[c] = _roll(cotangent_ref[c].astype(jnp.float32), dx)
 
-    def add_dx(dx, target):
-        top, bottom = _weigh_columns(target, x_ref, y_ref, mask_ref, column_ref)
-        first = jnp.maximum(row + top, 0)
-        last = jnp.minimum(row + bottom, value_ref.shape[0] - 2)
-        shift = lax.rem(dx + lanes, lanes)
+        def add_row(y, dy):
+            """Adds to the gradient of row y of the value; returns its products."""
+            weight = _roll(_weight(dy, points_ref, column_ref), dx)
+            product = jnp.zeros_like(weight)
+            for c in channels:
+                cotangent = cotangent_at_dx_ref[c]
+                product += cotangent * value_ref[y, c].astype(jnp.float32)
+                value_gradient_ref[y, c] += weight * cotangent
+            return _roll(product, -dx)
 
-        def add_two_rows(pair, _):
+        @pl.loop(0, pairs)
+        def _(pair):
             y = first + 2 * pair
             dy = (y - row).astype(jnp.float32)
-            products = []
-            for i in range(2):
-                weight = pltpu.roll(_weight(dy + i, y_ref, column_ref), shift, 1)
-                product = jnp.zeros(weight.shape, jnp.float32)
-                for c in range(channels):
-                    cotangent = shifted_ref[c]
-                    product += cotangent * value_ref[y + i, c].astype(jnp.float32)
-                    value_gradient_ref[y + i, c] += weight * cotangent
-                products.append(pltpu.roll(product, lanes - shift, 1))
+            upper, lower = add_row(y, dy), add_row(y + 1, dy + 1)
             for k in range(POINTS):
-                whole = jnp.floor(y_ref[k])
-                here = whole == dy
-                upper = jnp.where(here, products[0], upper_ref[k])
-                lower = jnp.where(here, products[1], lower_ref[k])
-                upper_ref[k] = jnp.where(whole == dy + 1, products[1], upper)
-                lower_ref[k] = jnp.where(whole == dy - 1, products[0], lower)
-            return _
+                whole = jnp.floor(points_ref[k, Y])
+                above = jnp.where(whole == dy, upper, above_ref[k])
+                below = jnp.where(whole == dy, lower, below_ref[k])
+                above_ref[k] = jnp.where(whole == dy + 1, lower, above)
+                below_ref[k] = jnp.where(whole == dy - 1, upper, below)
 
-        @pl.when(last >= first)
-        def _():
-            upper_ref[...] = jnp.zeros_like(upper_ref)
-            lower_ref[...] = jnp.zeros_like(lower_ref)
-            for c in range(channels):
-                shifted_ref[c] = pltpu.roll(cotangent_ref[c].astype(jnp.float32), shift, 1)
-            lax.fori_loop(0, lax.div(last - first + 2, 2), add_two_rows, 0)
-            for k in range(POINTS):
-                distance = x_ref[k] - target
-                change = lower_ref[k] - upper_ref[k]
-                inner = upper_ref[k] + (y_ref[k] - jnp.floor(y_ref[k])) * change
-                slope = jnp.where(distance < 0, inner, -inner)
-                slope = jnp.where((distance >= -1) & (distance < 1), slope, 0.0)
-                mask_gradient_ref[k] += _hat(distance) * inner
-                x_gradient_ref[k] += mask_ref[k] * slope
-                y_gradient_ref[k] += column_ref[k] * change
+        for k in range(POINTS):
+            distance, y = points_ref[k, X] - target, points_ref[k, Y]
+            change = below_ref[k] - above_ref[k]
+            sample = above_ref[k] + (y - jnp.floor(y)) * change
+            slope = jnp.where(distance < 0, sample, -sample)
+            slope = jnp.where((distance >= -1) & (distance < 1), slope, 0.0)
+            points_gradient_ref[k, X] += mask_ref[k] * slope
+            points_gradient_ref[k, Y] += column_ref[k] * change
+            mask_gradient_ref[k] += _hat(distance) * sample
 
-    _for_each_dx(x_ref, width, add_dx)
+    _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, visit)
 
 
-def _call(kernel, *, name, grid, in_specs, out_specs, out_shape, scratch_shapes, semantics):
-    """The pallas_call as a function; interpreted wherever it is not lowered for TPU."""
-    call = functools.partial(
-        pl.pallas_call,
-        kernel,
-        name=name,
-        grid=grid,
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        scratch_shapes=scratch_shapes,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES
-        ),
+def _channels_at_once(channels: int, bytes_each: int) -> int:
+    """As many channels as fit in memory; the rest is a further pass over the displacements."""
+    fitting = [c for c in range(1, channels + 1) if channels % c == 0]
+    fitting = [c for c in fitting if c * bytes_each <= PLANE_BYTES]
+    if not fitting:
+        raise ValueError(
+            f"dcnv3 on TPU: one channel of eight images of this size takes {bytes_each} bytes, of"
+            f" {PLANE_BYTES} that there are; smaller images, or implementation='xla'"
+        )
+    return fitting[-1]
+
+
+def _row_spec(*shape):
+    """One row of the points, for every pass over the channels."""
+    zeros = (0,) * len(shape)
+    return pl.BlockSpec((None, None, *shape), lambda b, s, y: (b, y, *zeros))
+
+
+def _channels_spec(channels, lanes):
+    """One row of some channels."""
+    return pl.BlockSpec((None, None, channels, SUBLANES, lanes), lambda b, s, y: (b, y, s, 0, 0))
+
+
+def _image_spec(rows, channels, lanes, **options):
+    """Some channels of whole images: they stay while the rows of output go by."""
+    block = (None, rows, channels, SUBLANES, lanes)
+    return pl.BlockSpec(block, lambda b, s, y: (b, 0, s, 0, 0), **options)
+
+
+def _partial_spec(*shape):
+    """One row of the gradients of the points, apart for every pass over the channels."""
+    zeros = (0,) * len(shape)
+    return pl.BlockSpec((None, None, None, *shape), lambda b, s, y: (s, b, y, *zeros))
+
+
+def _call(kernel, arguments, *, rows, **options):
+    """Runs the kernel; interpreted wherever the program is lowered for another platform than TPU.
+
+    `rows` tells whether rows of output may be computed in any order ("parallel").
+    """
+    params = pltpu.CompilerParams(
+        dimension_semantics=("parallel", "parallel", rows), vmem_limit_bytes=VMEM_BYTES
     )
-
-    def run(*arguments):
-        return lax.platform_dependent(*arguments, tpu=call(), default=call(interpret=True))
-
-    return run
+    call = functools.partial(pl.pallas_call, kernel, compiler_params=params, **options)
+    return lax.platform_dependent(*arguments, tpu=call(), default=call(interpret=True))
 
 
-def _row_spec(k, lanes, index):
-    return pl.BlockSpec((None, None, k, SUBLANES, lanes), index)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _sample(
     value: Float[Array, "b h+1 c 8 l"],
-    x: Float[Array, "b h 9 8 l"],
-    y: Float[Array, "b h 9 8 l"],
+    points: Float[Array, "b h 9 2 8 l"],
     mask: Float[Array, "b h 9 8 l"],
     width: int,
 ) -> Float[Array, "b h c 8 l"]:
-    """The operator on planes. The value has a row of zeros below the image."""
-    return _forward(value, x, y, mask, width)[0]
+    """DCNv3 on planes. The value has a row of zeros below; points are relative to their pixel."""
+    return _forward(value, points, mask, width)[0]
 
 
-def _forward(value, x, y, mask, width):
-    blocks, height, _, _, lanes = x.shape
-    channels = value.shape[2]
-    block = channels
-    point = _row_spec(POINTS, lanes, lambda b, s, y: (b, y, 0, 0, 0))
-    plane = pl.BlockSpec(
-        (None, height + 1, block, SUBLANES, lanes),
-        lambda b, s, y: (b, 0, s, 0, 0),
-        pipeline_mode=pl.Buffered(1),
-    )
+def _forward(value, points, mask, width):
+    blocks, rows, channels, _, lanes = value.shape
+    channel_bytes = rows * SUBLANES * lanes * value.dtype.itemsize
+    block = _channels_at_once(channels, channel_bytes)
+    # The next image is fetched meanwhile where there is room for two.
+    buffers = 2 if 2 * block * channel_bytes <= PLANE_BYTES else 1
     output = _call(
         functools.partial(_forward_kernel, width=width),
+        (points, mask, value),
         name="dcnv3_forward",
-        grid=(blocks, channels // block, height),
-        in_specs=[point, point, point, plane],
-        out_specs=_row_spec(block, lanes, lambda b, s, y: (b, y, s, 0, 0)),
-        out_shape=jax.ShapeDtypeStruct((blocks, height, channels, SUBLANES, lanes), value.dtype),
+        rows="parallel",
+        grid=(blocks, channels // block, rows - 1),
+        in_specs=[
+            _row_spec(POINTS, 2, SUBLANES, lanes),
+            _row_spec(POINTS, SUBLANES, lanes),
+            _image_spec(rows, block, lanes, pipeline_mode=pl.Buffered(buffers)),
+        ],
+        out_specs=_channels_spec(block, lanes),
+        out_shape=jax.ShapeDtypeStruct((blocks, rows - 1, *value.shape[2:]), value.dtype),
         scratch_shapes=[
             pltpu.VMEM((POINTS, SUBLANES, lanes), jnp.float32),
             pltpu.VMEM((block, SUBLANES, lanes), jnp.float32),
             pltpu.VMEM((block, SUBLANES, lanes), jnp.float32),
         ],
-        semantics=("parallel", "parallel", "parallel"),
-    )(x, y, mask, value)
-    return output, (value, x, y, mask)
+    )
+    return output, (value, points, mask)
 
 
 def _backward(width, residuals, cotangent):
-    value, x, y, mask = residuals
-    blocks, height, _, _, lanes = x.shape
-    channels = value.shape[2]
-    block = channels
-    point = _row_spec(POINTS, lanes, lambda b, s, y: (b, y, 0, 0, 0))
-    plane = pl.BlockSpec(
-        (None, height + 1, block, SUBLANES, lanes),
-        lambda b, s, y: (b, 0, s, 0, 0),
-        pipeline_mode=pl.Buffered(1),
-    )
-    scratch = pltpu.VMEM((POINTS, SUBLANES, lanes), jnp.float32)
-    partial = pl.BlockSpec(
-        (None, None, None, POINTS, SUBLANES, lanes), lambda b, s, y: (s, b, y, 0, 0, 0)
-    )
-    partial_shape = jax.ShapeDtypeStruct((channels // block, *x.shape), jnp.float32)
-    gradient, *gradients = _call(
+    value, points, mask = residuals
+    blocks, rows, channels, _, lanes = value.shape
+    # The value and its gradient in float32, both in two buffers.
+    channel_bytes = 2 * rows * SUBLANES * lanes * (value.dtype.itemsize + 4)
+    block = _channels_at_once(channels, channel_bytes)
+    passes = channels // block
+    value_gradient, points_gradients, mask_gradients = _call(
         functools.partial(_backward_kernel, width=width),
+        (points, mask, value, cotangent),
         name="dcnv3_backward",
-        grid=(blocks, channels // block, height),
+        rows="arbitrary",
+        grid=(blocks, passes, rows - 1),
         in_specs=[
-            point,
-            point,
-            point,
-            plane,
-            _row_spec(block, lanes, lambda b, s, y: (b, y, s, 0, 0)),
+            _row_spec(POINTS, 2, SUBLANES, lanes),
+            _row_spec(POINTS, SUBLANES, lanes),
+            _image_spec(rows, block, lanes),
+            _channels_spec(block, lanes),
         ],
-        out_specs=[plane, partial, partial, partial],
-        out_shape=[jax.ShapeDtypeStruct(value.shape, jnp.float32)] + [partial_shape] * 3,
+        out_specs=[
+            _image_spec(rows, block, lanes),
+            _partial_spec(POINTS, 2, SUBLANES, lanes),
+            _partial_spec(POINTS, SUBLANES, lanes),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct(value.shape, jnp.float32),
+            jax.ShapeDtypeStruct((passes, *points.shape), jnp.float32),
+            jax.ShapeDtypeStruct((passes, *mask.shape), jnp.float32),
+        ],
         scratch_shapes=[
-            scratch,
+            pltpu.VMEM((POINTS, SUBLANES, lanes), jnp.float32),
             pltpu.VMEM((block, SUBLANES, lanes), jnp.float32),
-            scratch,
-            scratch,
+            pltpu.VMEM((POINTS, SUBLANES, lanes), jnp.float32),
+            pltpu.VMEM((POINTS, SUBLANES, lanes), jnp.float32),
         ],
-        semantics=("parallel", "parallel", "arbitrary"),
-    )(x, y, mask, value, cotangent)
-    return gradient.astype(value.dtype), *(g.sum(0) for g in gradients)
+    )
+    return value_gradient.astype(value.dtype), points_gradients.sum(0), mask_gradients.sum(0)
 
 
 _sample.defvjp(_forward, _backward)
 
 
+def _relative_points(
+    offset: Float[Array, "b h 18 8 l"], height: int, width: int, offset_scale: float
+) -> Float[Array, "b h 9 2 8 l"]:
+    """Sampling points in pixels from their output pixel."""
+    offset = offset.reshape(*offset.shape[:2], POINTS, 2, *offset.shape[3:])
+    axis = jnp.arange(3, dtype=jnp.float32) - 1
+    grid = jnp.stack(jnp.meshgrid(axis, axis, indexing="ij"), axis=-1)  # x is the slow index
+    relative = (offset + grid.reshape(POINTS, 2, 1, 1)) * offset_scale
+    # Strictly outside the image is far enough: neither values nor gradients are left there.
+    bound = jnp.array([width + 1.0, height + 1.0]).reshape(2, 1, 1)
+    return jnp.clip(relative, -bound, bound)
+
+
 def dcnv3(value, offset, mask, *, kernel_size, stride, padding, dilation, groups, offset_scale):
-    """`reference.dcnv3` on TPU, for the geometry of every published model; sums in float32.
+    """`reference.dcnv3` on TPU, for the geometry of all published models; sums in float32.
 
     Raises:
-      ValueError: for another geometry than kernel 3, stride 1, padding 1, dilation 1.
+      ValueError: for another geometry, or an image too large for the chip's memory.
     """
     if (kernel_size, stride, padding, dilation) != (3, 1, 1, 1):
         raise ValueError(
-            "dcnv3 on TPU: kernel_size 3, stride 1, padding 1 and dilation 1 only, not"
-            f" {kernel_size}, {stride}, {padding} and {dilation}; the kernel takes output pixels and"
-            " value pixels to be the same grid; implementation='xla' takes any"
+            "dcnv3 on TPU: output and value share one grid of pixels, as with kernel_size 3,"
+            f" stride 1, padding 1, dilation 1; not {kernel_size}, {stride}, {padding}, {dilation}:"
+            " take implementation='xla'"
         )
-    n, height, width, channels = value.shape
-    plan = Plan.make(n * groups, width)
-    value = value.reshape(n, height, width, groups, channels // groups)
-    below = jnp.pad(value, ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0)))
-    mask = mask.reshape(n, height, width, groups, POINTS).astype(jnp.float32)
-    offset = offset.reshape(n, height, width, groups, POINTS, 2).astype(jnp.float32)
-    axis = jnp.arange(3, dtype=jnp.float32) - 1
-    grid = jnp.stack(jnp.meshgrid(axis, axis, indexing="ij"), -1).reshape(POINTS, 2)
-    relative = (offset + grid) * offset_scale
-    # Strictly outside the image is far enough: there neither values nor gradients remain.
-    x = jnp.clip(relative[..., 0], -width - 1.0, width + 1.0)
-    y = jnp.clip(relative[..., 1], -height - 1.0, height + 1.0)
-    planes = (_to_planes(array, plan) for array in (below, x, y, mask))
-    return _from_planes(_sample(*planes, width), plan, groups)
+    n, height, width, _ = value.shape
+    layout = _layout(n * groups, width)
+
+    def planes(x):
+        channels = x.shape[-1] // groups
+        return _to_planes(x.reshape(n, x.shape[1], width, groups, channels), layout)
+
+    output = _sample(
+        planes(jnp.pad(value, ((0, 0), (0, 1), (0, 0), (0, 0)))),
+        _relative_points(planes(offset.astype(jnp.float32)), height, width, offset_scale),
+        planes(mask.astype(jnp.float32)),
+        width,
+    )
+    return _from_planes(output, layout, groups)
