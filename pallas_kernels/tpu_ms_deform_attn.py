@@ -1,0 +1,346 @@
+"""Multi-scale deformable attention on TPU: the "adaptive tent matmul", Pallas kernels without a
+gather.
+
+A bilinear sample is a sum over pixels, each weighted by a tent: hat(u) = max(0, 1 − |u|) of its
+distance u to the sampling point along x, times that along y. A TPU cannot gather the few channels
+of one head per point, but it multiplies matrices. So, for a tile of queries of one head, the kernel
+builds the weights of a block of pixels (some rows of one level) and multiplies them with its values:
+
+    weights[pixel, query] = Σ_points attention · hat(x − column of pixel) · hat(y − row of pixel)
+    output[channel, query] += value[channel, pixel] @ weights[pixel, query]
+
+The blocks to be visited, from the first to the last row that the tile's points touch, come from the
+locations, inside the kernel, so every location is exact; the time grows with the spread of a tile's
+points. The backward pass visits the same blocks: cotangent @ weightsᵀ adds to the gradient of the
+value, and valueᵀ @ cotangent, summed over the pixels next to a point, gives those of the point.
+
+In memory an *instance* is one head of one image. Lanes hold queries, or the pixels of a block, and
+sublanes hold points, channels, or the pixels of a block. A level that is wider than the lanes is
+cut into *strips* of columns, each visited on its own.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
+
+SUBLANES, LANES = 8, 128
+TILE = 128  # queries
+VMEM_BYTES = 60 * 2**20  # what a kernel may use; the smallest chips have 64 MiB
+NOWHERE = 2**20  # farther than any pixel; whole numbers up to here are exact in float32
+
+
+class Level(NamedTuple):
+    """How the pixels of a level lie in blocks: strip by strip, in each from top to bottom."""
+
+    height: int
+    width: int
+
+    @property
+    def strips(self):
+        return pl.cdiv(self.width, LANES)
+
+    @property
+    def columns(self):
+        """Of a strip, in whole registers of bfloat16."""
+        return pl.cdiv(self.width, self.strips * 2 * SUBLANES) * 2 * SUBLANES
+
+    @property
+    def rows(self):
+        """Of a block."""
+        return max(1, LANES // self.columns)
+
+    @property
+    def blocks(self):
+        """Of a strip."""
+        return pl.cdiv(self.height, self.rows)
+
+
+def _to_blocks(value: Float[Array, "b hw heads d"], level: Level) -> Float[Array, "i blocks d k"]:
+    b, _, heads, depth = value.shape
+    height, width = level.blocks * level.rows, level.strips * level.columns
+    value = value.reshape(b, level.height, level.width, heads, depth)
+    value = jnp.pad(
+        value, ((0, 0), (0, height - level.height), (0, width - level.width), (0, 0), (0, 0))
+    )
+    value = value.reshape(
+        b, level.blocks, level.rows, level.strips, level.columns, heads, depth
+    ).transpose(0, 5, 3, 1, 6, 2, 4)
+    return value.reshape(b * heads, level.strips * level.blocks, depth, -1)
+
+
+def _to_tiles(x: Float[Array, "b q heads l p"], fill) -> Float[Array, "i l p tiles"]:
+    b, queries, heads, levels, points = x.shape
+    x = x.astype(jnp.float32).transpose(0, 2, 3, 4, 1).reshape(b * heads, levels, points, queries)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -queries % TILE)), constant_values=fill)
+
+
+def _hat(u):
+    return jnp.maximum(0.0, 1.0 - jnp.abs(u))
+
+
+def _slope(u):
+    """The derivative of the hat; the right-sided one at its kinks."""
+    return jnp.where((u >= -1) & (u < 1), jnp.where(u < 0, 1.0, -1.0), 0.0)
+
+
+def _touched_blocks(level: Level, strip: int, x: Float[Array, "p q"], y: Float[Array, "p q"]):
+    """The first block of a strip with a pixel next to any of the points, and the end of them."""
+    left = strip * level.columns
+    touched = (x >= left - 1) & (x < left + level.columns) & (y >= -1) & (y < level.height)
+    top = jnp.floor(jnp.min(jnp.where(touched, y, NOWHERE))).astype(jnp.int32)
+    bottom = jnp.floor(jnp.max(jnp.where(touched, y, -NOWHERE))).astype(jnp.int32) + 1
+    first = lax.div(jnp.maximum(top, 0), level.rows)
+    return first, lax.div(jnp.minimum(bottom, level.height - 1) + level.rows, level.rows)
+
+
+def _for_each_strip(levels: tuple[Level, ...], x_ref, y_ref, body: Callable):
+    """Calls body(level's index, strip, first block, end) for all strips that points touch."""
+    strips = [(i, strip) for i, level in enumerate(levels) for strip in range(level.strips)]
+    # All ranges before the first loop, so that their reductions overlap.
+    ranges = [_touched_blocks(levels[i], strip, x_ref[i], y_ref[i]) for i, strip in strips]
+    for (i, strip), (first, end) in zip(strips, ranges, strict=True):
+        pl.when(first < end)(functools.partial(body, i, strip, first, end))
+
+
+def _distances(level: Level, strip: int, x: Float[Array, "p q"]):
+    """Per point, how far it is right of each column: [columns, q]."""
+    column = lax.broadcasted_iota(jnp.int32, (level.columns, x.shape[1]), 0)
+    column = (column + strip * level.columns).astype(jnp.float32)
+    return [x[p : p + 1] - column for p in range(x.shape[0])]
+
+
+def _rows_of(level: Level, block):
+    """The rows of a block, as float32."""
+    return [(block * level.rows + r).astype(jnp.float32) for r in range(level.rows)]
+
+
+def _weights(level: Level, block, y, attention, hat_ref) -> Float[Array, "k q"]:
+    """Σ_points attention · hat(x − column) · hat(y − row) of a block's pixels."""
+    weights = []
+    for row in _rows_of(level, block):
+        scale = attention * _hat(y - row)  # [points, q]
+        terms = [hat_ref[p, : level.columns] * scale[p : p + 1] for p in range(len(y))]
+        weights.append(sum(terms[1:], terms[0]))
+    return jnp.concatenate(weights)
+
+
+def _terms(weights, dtype):
+    """What sums to the weights: one matrix, or two where one in bfloat16 would be too coarse."""
+    if dtype != jnp.bfloat16:
+        return [weights]
+    high = weights.astype(dtype)
+    return [high, (weights - high.astype(jnp.float32)).astype(dtype)]
+
+
+def _matmul(a, b, a_axis, b_axis):
+    """Sums over an axis of each, in float32."""
+    exact = a.dtype == jnp.float32
+    return lax.dot_general(
+        a,
+        b,
+        (((a_axis,), (b_axis,)), ((), ())),
+        precision=lax.Precision.HIGHEST if exact else lax.Precision.DEFAULT,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _forward_kernel(x_ref, y_ref, attention_ref, *refs, levels):
+    *value_refs, output_ref, hat_ref, total_ref = refs
+    total_ref[...] = jnp.zeros_like(total_ref)
+
+    def add_strip(i, strip, first, end):
+        level = levels[i]
+        for p, distance in enumerate(_distances(level, strip, x_ref[i])):
+            hat_ref[p, : level.columns] = _hat(distance)
+
+        def add_block(block, _):
+            weights = _weights(level, block, y_ref[i], attention_ref[i], hat_ref)
+            value = value_refs[i][strip * level.blocks + block]
+            total_ref[...] += sum(_matmul(value, t, 1, 0) for t in _terms(weights, value.dtype))
+            return _
+
+        lax.fori_loop(first, end, add_block, 0)
+
+    _for_each_strip(levels, x_ref, y_ref, add_strip)
+    output_ref[...] = total_ref[...].astype(output_ref.dtype)
+
+
+def _fold(x: Float[Array, "columns q"]) -> Float[Array, "8 q"]:
+    """Sums over columns, but for the last step within a register, which waits until the end."""
+    return x.reshape(-1, SUBLANES, x.shape[1]).sum(0)
+
+
+def _backward_kernel(x_ref, y_ref, attention_ref, cotangent_ref, *refs, levels):
+    """The forward pass's loops again, with the transposed sums inside."""
+    count = len(levels)
+    value_refs, value_gradient_refs = refs[:count], refs[count + 3 : 2 * count + 3]
+    x_gradient_ref, y_gradient_ref, attention_gradient_ref = refs[count : count + 3]
+    hat_ref, slope_ref, x_sum_ref, y_sum_ref, sum_ref = refs[2 * count + 3 :]
+    points = x_ref.shape[1]
+
+    @pl.when(pl.program_id(1) == 0)
+    def _():
+        for ref in value_gradient_refs:
+
+            def clear_block(block, _, ref=ref):
+                ref[block] = jnp.zeros_like(ref[block])
+                return _
+
+            lax.fori_loop(0, ref.shape[0], clear_block, 0)
+
+    for ref in (x_gradient_ref, y_gradient_ref, attention_gradient_ref):
+        ref[...] = jnp.zeros_like(ref)
+
+    def add_strip(i, strip, first, end):
+        level = levels[i]
+        for p, distance in enumerate(_distances(level, strip, x_ref[i])):
+            hat_ref[p, : level.columns] = _hat(distance)
+            slope_ref[p, : level.columns] = _slope(distance)
+        for ref in (x_sum_ref, y_sum_ref, sum_ref):
+            ref[...] = jnp.zeros_like(ref)
+
+        def add_block(block, _):
+            y, cotangent = y_ref[i], cotangent_ref[...]
+            place = strip * level.blocks + block
+            weights = _weights(level, block, y, attention_ref[i], hat_ref)
+            value_gradient_refs[i][place] += sum(
+                _matmul(cotangent, t, 1, 1) for t in _terms(weights, cotangent.dtype)
+            )
+            products = _matmul(value_refs[i][place], cotangent, 0, 0)  # [k, q]
+            products = products.reshape(level.rows, level.columns, -1)
+            for product, row in zip(products, _rows_of(level, block), strict=True):
+                hat, slope = _hat(y - row), _slope(y - row)
+                for p in range(points):
+                    inner = _fold(hat_ref[p, : level.columns] * product)
+                    across = _fold(slope_ref[p, : level.columns] * product)
+                    x_sum_ref[p] += hat[p : p + 1] * across
+                    y_sum_ref[p] += slope[p : p + 1] * inner
+                    sum_ref[p] += hat[p : p + 1] * inner
+            return _
+
+        lax.fori_loop(first, end, add_block, 0)
+        attention = attention_ref[i]
+        x_gradient_ref[i] += attention * x_sum_ref[...].sum(1)
+        y_gradient_ref[i] += attention * y_sum_ref[...].sum(1)
+        attention_gradient_ref[i] += sum_ref[...].sum(1)
+
+    _for_each_strip(levels, x_ref, y_ref, add_strip)
+
+
+def _call(kernel, *, name, grid, in_specs, out_specs, out_shape, scratch_shapes, semantics):
+    """The pallas_call as a function; interpreted wherever it is not lowered for TPU."""
+    call = functools.partial(
+        pl.pallas_call,
+        kernel,
+        name=name,
+        grid=grid,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        out_shape=out_shape,
+        scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch_shapes],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES
+        ),
+    )
+
+    def run(*arguments):
+        return lax.platform_dependent(*arguments, tpu=call(), default=call(interpret=True))
+
+    return run
+
+
+def _tile_spec(x):
+    """A tile of queries of one instance."""
+    whole = x.shape[1:-1]
+    return pl.BlockSpec((None, *whole, TILE), lambda i, t: (i, *(0 for _ in whole), t))
+
+
+def _instance_spec(x):
+    """All blocks of one instance."""
+    return pl.BlockSpec((None, *x.shape[1:]), lambda i, t: (i, 0, 0, 0))
+
+
+def _hat_shape(levels, points):
+    return (points, max(level.columns for level in levels), TILE)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _sample(
+    values: tuple[Float[Array, "i blocks d k"], ...],
+    x: Float[Array, "i l p q"],
+    y: Float[Array, "i l p q"],
+    attention: Float[Array, "i l p q"],
+    levels: tuple[Level, ...],
+) -> Float[Array, "i d q"]:
+    """The operator on blocks of pixels and tiles of queries; x and y in pixels."""
+    return _forward(values, x, y, attention, levels)[0]
+
+
+def _forward(values, x, y, attention, levels):
+    instances, _, points, queries = x.shape
+    depth = values[0].shape[2]
+    output = jax.ShapeDtypeStruct((instances, depth, queries), values[0].dtype)
+    output = _call(
+        functools.partial(_forward_kernel, levels=levels),
+        name="ms_deform_attn_forward",
+        grid=(instances, queries // TILE),
+        in_specs=[_tile_spec(x)] * 3 + [_instance_spec(value) for value in values],
+        out_specs=_tile_spec(output),
+        out_shape=output,
+        scratch_shapes=[_hat_shape(levels, points), (depth, TILE)],
+        semantics=("parallel", "parallel"),
+    )(x, y, attention, *values)
+    return output, (values, x, y, attention)
+
+
+def _backward(levels, residuals, cotangent):
+    values, x, y, attention = residuals
+    instances, _, points, queries = x.shape
+    gradients = [jax.ShapeDtypeStruct(v.shape, jnp.float32) for v in (x, y, attention, *values)]
+    instance_specs = [_instance_spec(value) for value in values]
+    hat = _hat_shape(levels, points)
+    x_gradient, y_gradient, attention_gradient, *value_gradients = _call(
+        functools.partial(_backward_kernel, levels=levels),
+        name="ms_deform_attn_backward",
+        grid=(instances, queries // TILE),
+        in_specs=[_tile_spec(x)] * 3 + [_tile_spec(cotangent)] + instance_specs,
+        out_specs=[_tile_spec(x)] * 3 + instance_specs,
+        out_shape=gradients,
+        scratch_shapes=[hat, hat] + [(points, SUBLANES, TILE)] * 3,
+        semantics=("parallel", "arbitrary"),
+    )(x, y, attention, cotangent, *values)
+    value_gradients = tuple(g.astype(v.dtype) for g, v in zip(value_gradients, values, strict=True))
+    return value_gradients, x_gradient, y_gradient, attention_gradient
+
+
+_sample.defvjp(_forward, _backward)
+
+
+def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights):
+    """`reference.ms_deform_attn` on TPU; sums in float32."""
+    b, queries, heads, _, _ = attention_weights.shape
+    if not b * queries:
+        return jnp.zeros((b, queries, heads * value.shape[-1]), value.dtype)
+    levels = tuple(Level(height, width) for height, width in spatial_shapes)
+    values, start = [], 0
+    for level in levels:
+        end = start + level.height * level.width
+        values.append(_to_blocks(value[:, start:end], level))
+        start = end
+    width, height = jnp.array(levels, jnp.float32).T[::-1, :, None]  # [levels, 1]
+    locations = sampling_locations.astype(jnp.float32)
+    # Strictly outside the level is far enough: there neither values nor gradients remain.
+    x = jnp.clip(locations[..., 0] * width - 0.5, -2.0, width + 1)
+    y = jnp.clip(locations[..., 1] * height - 0.5, -2.0, height + 1)
+    output = _sample(
+        tuple(values), _to_tiles(x, -2), _to_tiles(y, -2), _to_tiles(attention_weights, 0), levels
+    )
+    output = output[..., :queries].reshape(b, -1, queries)
+    return output.swapaxes(1, 2)

@@ -1,0 +1,92 @@
+"""Compiles the TPU kernels of multi-scale deformable attention at the sizes of the published models
+with the real compiler, without a TPU: python compile_ms_deform_attn_for_tpu.py CHIP [CASE …].
+Prints a line of JSON per program. Needs libtpu (pip install "jax[tpu]")."""
+
+import json
+import os
+import sys
+import time
+
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+}
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+
+from pallas_kernels import tpu_ms_deform_attn
+
+CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "v7x": "tpu7x:2x2x1"}
+
+
+def pyramid(height, width):
+    """The levels at 1/8, 1/16 and 1/32 of an image of height × width at 1/16."""
+    return ((2 * height, 2 * width), (height, width), (height // 2, width // 2))
+
+
+def pixels(levels):
+    return sum(height * width for height, width in levels)
+
+
+def cases():
+    """name: (levels, queries, heads, channels per head, backward too)."""
+    found = {}
+    for side in (896, 640, 512, 480, 128):
+        grid = (side // 16, side // 16)
+        levels = pyramid(*grid)
+        for model, heads, depth in (("L", 16, 32), ("T", 6, 32), ("S", 6, 64), ("B", 12, 32)):
+            found[f"injector_{model}_{side}"] = levels, pixels((grid,)), heads, depth, True
+            found[f"extractor_{model}_{side}"] = (grid,), pixels(levels), heads, depth, True
+        for heads in (32, 8):
+            found[f"decoder_{heads}_{side}"] = levels[::-1], pixels(levels), heads, 32, True
+    for height, width in ((512, 2048), (896, 3584)):
+        levels = pyramid(height // 16, width // 16)
+        for heads in (32, 8):
+            name = f"decoder_{heads}_{height}x{width}"
+            found[name] = levels[::-1], pixels(levels), heads, 32, False
+    return found
+
+
+def compile_seconds(chip, levels, queries, heads, depth, backward, dtype):
+    device = topologies.get_topology_desc(CHIPS[chip], platform="tpu").devices[0]
+    mesh = jax.sharding.Mesh(np.array([device]), ("data",))
+    where = jax.NamedSharding(mesh, jax.P())
+
+    def array(*shape, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+    def forward(value, locations, attention):
+        return tpu_ms_deform_attn.ms_deform_attn(value, levels, locations, attention)
+
+    def both(value, locations, attention, cotangent):
+        output, transpose = jax.vjp(forward, value, locations, attention)
+        return output, transpose(cotangent)
+
+    sampled = (1, queries, heads, len(levels), 4)
+    arguments = [
+        array(1, pixels(levels), heads, depth, dtype=dtype), array(*sampled, 2), array(*sampled)
+    ]
+    if backward:
+        arguments.append(array(1, queries, heads * depth, dtype=dtype))
+    start = time.time()
+    compiled = jax.jit(both if backward else forward).lower(*arguments).compile()
+    assert "ms_deform_attn_forward" in compiled.as_text()
+    return time.time() - start
+
+
+def main(chip, *names):
+    for name, case in cases().items():
+        if names and name not in names:
+            continue
+        for dtype in (jnp.bfloat16, jnp.float32):
+            seconds = compile_seconds(chip, *case, dtype)
+            report = {"chip": chip, "case": name, "dtype": jnp.dtype(dtype).name}
+            print(json.dumps(report | {"seconds": round(seconds, 1)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
