@@ -46,7 +46,7 @@ class Sampling(Protocol):
         y: Float[Array, "m"],
         weight: Float[Array, "m"],
     ) -> tuple[Plane, Points, tuple[Float[Array, ""], Float[Array, ""]]]:
-        """One point of some output rows, and the pixels that a step of one in x and y is."""
+        """One point of some output rows, and how many pixels a step of one in x and in y is."""
 
 
 class Tile(NamedTuple):
@@ -64,7 +64,7 @@ class Tile(NamedTuple):
         return pl.program_id(0) * self.block + jnp.arange(self.block)
 
     def last_row_repeated(self) -> Int[Array, "block"]:
-        """For kernels where a row that is computed twice does no harm."""
+        """Instead of rows past the end, which kernels would have to mask wherever they write."""
         return jnp.minimum(self.row(), self.rows - 1)
 
     def elements(self, row: Int[Array, "block"]) -> Int[Array, "block channels"]:
@@ -85,6 +85,7 @@ def _launch(kernel, name, tile, outputs, *operands, interpret, aliases=None):
 
 
 def _read_point(sampling, row, point, coordinates, weights):
+    """What `sampling.place` makes of one point of every row."""
     entry = row * sampling.points + point
     x = triton.load(coordinates.at[2 * entry])
     y = triton.load(coordinates.at[2 * entry + 1])
@@ -93,11 +94,13 @@ def _read_point(sampling, row, point, coordinates, weights):
 
 
 def _load_rows(ref, tile, row, inside):
+    """Rows as float32, zeros where not `inside`; those are not read."""
     rows = triton.load(ref.at[tile.elements(row)], mask=inside[:, None], other=0)
     return rows.astype(jnp.float32)
 
 
 def _forward_kernel(sampling, tile, value, coordinates, weights, output):
+    """Rows of output: sums over their points."""
     row = tile.last_row_repeated()
 
     def add_point(point, total):
@@ -115,6 +118,7 @@ def _forward_kernel(sampling, tile, value, coordinates, weights, output):
 def _points_gradient_kernel(
     sampling, tile, value, coordinates, weights, cotangent, coordinates_gradient, weights_gradient
 ):
+    """Rows of output: the gradients of what places and weighs their points."""
     row = tile.last_row_repeated()
     cotangent = triton.load(cotangent.at[tile.elements(row)]).astype(jnp.float32)
 
@@ -136,8 +140,10 @@ def _points_gradient_kernel(
 
 
 def _value_gradient_kernel(
-    sampling, interpret, tile, coordinates, weights, cotangent, _, value_gradient
+    sampling, interpret, tile, coordinates, weights, cotangent, zeros, value_gradient
 ):
+    """Rows of output: adds their shares to the rows of the value, which begin as `zeros`."""
+    del zeros  # the same memory as `value_gradient`
     row = tile.last_row_repeated()
     is_first = row == tile.row()
     cotangent = triton.load(cotangent.at[tile.elements(row)]).astype(jnp.float32)
@@ -160,7 +166,7 @@ def _atomic_add(ref, index, update, mask, interpret):
         triton.atomic_add(ref, (index,), update, mask=jnp.broadcast_to(mask, index.shape))
 
 
-def _value_gradient(value, coordinates, weights, cotangent, sampling, interpret):
+def _value_gradient_by_atomics(value, coordinates, weights, cotangent, sampling, interpret):
     tile = Tile(*cotangent.shape, jnp.dtype(jnp.float32).itemsize)
     return _launch(
         functools.partial(_value_gradient_kernel, sampling, interpret),
@@ -174,6 +180,7 @@ def _value_gradient(value, coordinates, weights, cotangent, sampling, interpret)
 
 
 def _collect_kernel(sources, tile, order, starts, weights, cotangent, value_gradient):
+    """Rows of the value: sums over their shares, which `order` has side by side from `starts`."""
     row = tile.last_row_repeated()
     start = triton.load(starts.at[row])
     count = triton.load(starts.at[row + 1]) - start
@@ -181,8 +188,8 @@ def _collect_kernel(sources, tile, order, starts, weights, cotangent, value_grad
     def add_share(i, total):
         more = i < count
         share = triton.load(order.at[start + i], mask=more, other=0)
-        weight = triton.load(weights.at[share], mask=more, other=0)
-        return total + weight[:, None] * _load_rows(cotangent, tile, lax.rem(share, sources), more)
+        rows = _load_rows(cotangent, tile, lax.rem(share, sources), more)
+        return total + triton.load(weights.at[share])[:, None] * rows
 
     zero = jnp.zeros((tile.block, tile.channels), jnp.float32)
     total = lax.fori_loop(0, jnp.max(count), add_share, zero)
@@ -243,7 +250,7 @@ def _backward(sampling, deterministic, interpret, residuals, cotangent):
         *(value, coordinates, weights, cotangent),
         interpret=interpret,
     )
-    of_value = _value_gradient_in_order if deterministic else _value_gradient
+    of_value = _value_gradient_in_order if deterministic else _value_gradient_by_atomics
     value_gradient = of_value(value, coordinates, weights, cotangent, sampling, interpret)
     return tuple(
         gradient.reshape(primal.shape).astype(primal.dtype)
