@@ -105,30 +105,30 @@ def _weight(dy, points_ref, column_ref):
 
 
 def _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, visit):
-    """Calls visit(dx, target, first, pairs) for every dx that this row of output samples.
+    """Calls visit(dx, target, first, pairs) for every dx of this row; returns the last dx.
 
     `target` is dx in the lanes whose column has a neighbour at dx, and far from all points in the
-    others. `first` is the topmost row of the value to be visited; two rows are visited at a time,
-    because their chains of instructions are independent: the last may be the row of zeros that is
-    below every image. column_ref is filled for this dx.
+    others. The rows of the value to be visited are `pairs` times two, from `first` on: two at a
+    time, because their chains of instructions are independent; the last may be the row of zeros
+    that is below every image. column_ref is filled for this dx.
     """
     row = pl.program_id(2)
     bottom = value_ref.shape[0] - 2
     column = lax.rem(lax.broadcasted_iota(jnp.int32, mask_ref.shape[1:], 1), width)
 
-    left, right = _span(points_ref[:, X], points_ref[:, X])
+    first_dx, last_dx = _span(points_ref[:, X], points_ref[:, X])
+    first_dx, last_dx = jnp.maximum(first_dx, 1 - width), jnp.minimum(last_dx, width - 1)
 
-    @pl.loop(jnp.maximum(left, 1 - width), jnp.minimum(right, width - 1) + 1)
+    @pl.loop(first_dx, last_dx + 1)
     def _(dx):
         inside = (column + dx >= 0) & (column + dx < width)
         target = jnp.where(inside, dx.astype(jnp.float32), FAR)
         top_dy, bottom_dy = _weigh_columns(target, points_ref, mask_ref, column_ref)
         first = jnp.maximum(row + top_dy, 0)
         last = jnp.minimum(row + bottom_dy, bottom)
+        visit(dx, target, first, jnp.maximum(0, lax.div(last - first + 2, 2)))
 
-        @pl.when(first <= last)
-        def _():
-            visit(dx, target, first, lax.div(last - first + 2, 2))
+    return last_dx
 
 
 def _roll(x, columns):
@@ -137,17 +137,17 @@ def _roll(x, columns):
     return pltpu.roll(x, lax.rem(columns + lanes, lanes), 1)
 
 
-def _forward_kernel(
-    points_ref, mask_ref, value_ref, output_ref, column_ref, sums_ref, total_ref, *, width
-):
+def _forward_kernel(points_ref, mask_ref, value_ref, output_ref, column_ref, total_ref, *, width):
     row = pl.program_id(2)
     channels = range(value_ref.shape[1])
     total_ref[...] = jnp.zeros_like(total_ref)
 
     def visit(dx, target, first, pairs):
-        sums_ref[...] = jnp.zeros_like(sums_ref)
+        # The sums so far go along from one dx to the next, so that they are always where the
+        # columns of the value are: only the weights have to be moved there.
+        for c in channels:
+            total_ref[c] = pltpu.roll(total_ref[c], 1, 1)
 
-        # Weights move to the columns of the value, once per displacement; sums back, once per dx.
         @pl.loop(0, pairs)
         def _(pair):
             y = first + 2 * pair
@@ -155,15 +155,13 @@ def _forward_kernel(
             upper = _roll(_weight(dy, points_ref, column_ref), dx)
             lower = _roll(_weight(dy + 1, points_ref, column_ref), dx)
             for c in channels:
-                sums_ref[c] += upper * value_ref[y, c].astype(jnp.float32) + (
+                total_ref[c] += upper * value_ref[y, c].astype(jnp.float32) + (
                     lower * value_ref[y + 1, c].astype(jnp.float32)
                 )
 
-        for c in channels:
-            total_ref[c] += _roll(sums_ref[c], -dx)
-
-    _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, visit)
-    output_ref[...] = total_ref[...].astype(output_ref.dtype)
+    last_dx = _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, visit)
+    for c in channels:
+        output_ref[c] = _roll(total_ref[c], -last_dx).astype(output_ref.dtype)
 
 
 def _backward_kernel(
@@ -199,27 +197,27 @@ def _backward_kernel(
     points_gradient_ref[...] = jnp.zeros_like(points_gradient_ref)
     mask_gradient_ref[...] = jnp.zeros_like(mask_gradient_ref)
 
-    def visit(dx, target, first, pairs):
+    def add_row(y, dy, dx):
+        """Adds to the gradient of row y of the value; returns its products."""
+        weight = _roll(_weight(dy, points_ref, column_ref), dx)
+        product = jnp.zeros_like(weight)
+        for c in channels:
+            cotangent = cotangent_at_dx_ref[c]
+            product += cotangent * value_ref[y, c].astype(jnp.float32)
+            value_gradient_ref[y, c] += weight * cotangent
+        return _roll(product, -dx)
+
+    def add_products(dx, first, pairs):
         above_ref[...] = jnp.zeros_like(above_ref)
         below_ref[...] = jnp.zeros_like(below_ref)
         for c in channels:
             cotangent_at_dx_ref[c] = _roll(cotangent_ref[c].astype(jnp.float32), dx)
 
-        def add_row(y, dy):
-            """Adds to the gradient of row y of the value; returns its products."""
-            weight = _roll(_weight(dy, points_ref, column_ref), dx)
-            product = jnp.zeros_like(weight)
-            for c in channels:
-                cotangent = cotangent_at_dx_ref[c]
-                product += cotangent * value_ref[y, c].astype(jnp.float32)
-                value_gradient_ref[y, c] += weight * cotangent
-            return _roll(product, -dx)
-
         @pl.loop(0, pairs)
         def _(pair):
             y = first + 2 * pair
             dy = (y - row).astype(jnp.float32)
-            upper, lower = add_row(y, dy), add_row(y + 1, dy + 1)
+            upper, lower = add_row(y, dy, dx), add_row(y + 1, dy + 1, dx)
             for k in range(POINTS):
                 whole = jnp.floor(points_ref[k, Y])
                 above = jnp.where(whole == dy, upper, above_ref[k])
@@ -227,6 +225,7 @@ def _backward_kernel(
                 above_ref[k] = jnp.where(whole == dy + 1, lower, above)
                 below_ref[k] = jnp.where(whole == dy - 1, upper, below)
 
+    def add_point_gradients(target):
         for k in range(POINTS):
             distance, y = points_ref[k, X] - target, points_ref[k, Y]
             change = below_ref[k] - above_ref[k]
@@ -236,6 +235,12 @@ def _backward_kernel(
             points_gradient_ref[k, X] += mask_ref[k] * slope
             points_gradient_ref[k, Y] += column_ref[k] * change
             mask_gradient_ref[k] += _hat(distance) * sample
+
+    def visit(dx, target, first, pairs):
+        @pl.when(pairs > 0)
+        def _():
+            add_products(dx, first, pairs)
+            add_point_gradients(target)
 
     _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, visit)
 
@@ -319,7 +324,6 @@ def _forward(value, points, mask, width):
         out_shape=jax.ShapeDtypeStruct((blocks, rows - 1, *value.shape[2:]), value.dtype),
         scratch_shapes=[
             pltpu.VMEM((POINTS, SUBLANES, lanes), jnp.float32),
-            pltpu.VMEM((block, SUBLANES, lanes), jnp.float32),
             pltpu.VMEM((block, SUBLANES, lanes), jnp.float32),
         ],
     )
