@@ -31,7 +31,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 SUBLANES, LANES = 8, 128
-TILE = 128  # queries
+TILE = 256  # queries
 VMEM_BYTES = 60 * 2**20  # what a kernel may use; the smallest chips have 64 MiB
 NOWHERE = 2**20  # farther than any pixel; whole numbers up to here are exact in float32
 
@@ -116,19 +116,16 @@ def _distances(level: Level, strip: int, x: Float[Array, "p q"]):
     return [x[p : p + 1] - column for p in range(x.shape[0])]
 
 
-def _rows_of(level: Level, block):
-    """The rows of a block, as float32."""
-    return [(block * level.rows + r).astype(jnp.float32) for r in range(level.rows)]
+def _below(level: Level, block, y: Float[Array, "p q"]) -> Float[Array, "rows p q"]:
+    """Per row of a block, how far each point is below it."""
+    row = lax.broadcasted_iota(jnp.int32, (level.rows, *y.shape), 0) + block * level.rows
+    return y - row.astype(jnp.float32)
 
 
-def _weights(level: Level, block, y, attention, hat_ref) -> Float[Array, "k q"]:
-    """Σ_points attention · hat(x − column) · hat(y − row) of a block's pixels."""
-    weights = []
-    for row in _rows_of(level, block):
-        scale = attention * _hat(y - row)  # [points, q]
-        terms = [hat_ref[p, : level.columns] * scale[p : p + 1] for p in range(len(y))]
-        weights.append(sum(terms[1:], terms[0]))
-    return jnp.concatenate(weights)
+def _weights(scale: Float[Array, "rows p q"], hat_ref, columns) -> Float[Array, "k q"]:
+    """Σ_points scale · hat(x − column) of a block's pixels."""
+    terms = [scale[:, p : p + 1] * hat_ref[p, :columns] for p in range(scale.shape[1])]
+    return sum(terms[1:], terms[0]).reshape(-1, scale.shape[2])
 
 
 def _terms(weights, dtype):
@@ -161,7 +158,8 @@ def _forward_kernel(x_ref, y_ref, attention_ref, *refs, levels):
             hat_ref[p, : level.columns] = _hat(distance)
 
         def add_block(block, _):
-            weights = _weights(level, block, y_ref[i], attention_ref[i], hat_ref)
+            scale = attention_ref[i] * _hat(_below(level, block, y_ref[i]))
+            weights = _weights(scale, hat_ref, level.columns)
             value = value_refs[i][strip * level.blocks + block]
             total_ref[...] += sum(_matmul(value, t, 1, 0) for t in _terms(weights, value.dtype))
             return _
@@ -172,9 +170,10 @@ def _forward_kernel(x_ref, y_ref, attention_ref, *refs, levels):
     output_ref[...] = total_ref[...].astype(output_ref.dtype)
 
 
-def _fold(x: Float[Array, "columns q"]) -> Float[Array, "8 q"]:
+def _fold(x: Float[Array, "rows columns q"]) -> Float[Array, "rows 8 q"]:
     """Sums over columns, but for the last step within a register, which waits until the end."""
-    return x.reshape(-1, SUBLANES, x.shape[1]).sum(0)
+    rows, columns, queries = x.shape
+    return x.reshape(rows, columns // SUBLANES, SUBLANES, queries).sum(1)
 
 
 def _backward_kernel(x_ref, y_ref, attention_ref, cotangent_ref, *refs, levels):
@@ -207,22 +206,21 @@ def _backward_kernel(x_ref, y_ref, attention_ref, cotangent_ref, *refs, levels):
             ref[...] = jnp.zeros_like(ref)
 
         def add_block(block, _):
-            y, cotangent = y_ref[i], cotangent_ref[...]
+            cotangent, below = cotangent_ref[...], _below(level, block, y_ref[i])
+            hat, slope = _hat(below), _slope(below)
             place = strip * level.blocks + block
-            weights = _weights(level, block, y, attention_ref[i], hat_ref)
+            weights = _weights(attention_ref[i] * hat, hat_ref, level.columns)
             value_gradient_refs[i][place] += sum(
                 _matmul(cotangent, t, 1, 1) for t in _terms(weights, cotangent.dtype)
             )
-            products = _matmul(value_refs[i][place], cotangent, 0, 0)  # [k, q]
-            products = products.reshape(level.rows, level.columns, -1)
-            for product, row in zip(products, _rows_of(level, block), strict=True):
-                hat, slope = _hat(y - row), _slope(y - row)
-                for p in range(points):
-                    inner = _fold(hat_ref[p, : level.columns] * product)
-                    across = _fold(slope_ref[p, : level.columns] * product)
-                    x_sum_ref[p] += hat[p : p + 1] * across
-                    y_sum_ref[p] += slope[p : p + 1] * inner
-                    sum_ref[p] += hat[p : p + 1] * inner
+            product = _matmul(value_refs[i][place], cotangent, 0, 0)
+            product = product.reshape(level.rows, level.columns, TILE)
+            for p in range(points):
+                inner = _fold(hat_ref[p, : level.columns] * product)
+                across = _fold(slope_ref[p, : level.columns] * product)
+                x_sum_ref[p] += (hat[:, p : p + 1] * across).sum(0)
+                y_sum_ref[p] += (slope[:, p : p + 1] * inner).sum(0)
+                sum_ref[p] += (hat[:, p : p + 1] * inner).sum(0)
             return _
 
         lax.fori_loop(first, end, add_block, 0)
