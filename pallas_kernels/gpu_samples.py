@@ -5,9 +5,9 @@ Output row m (the channels of one place and one group or head) is the sum over i
 weight × the four pixels around the point, each times its bilinear weight. A program handles a
 block of rows, as many as give every thread 16 bytes of contiguous channels. The kernels do little
 but read and write, so what they read they turn into rows of the value themselves; a pass before
-them would write and read it once more. Points are a loop, not unrolled: at 40 registers a thread
-(sm_90a) there are 48 warps on a multiprocessor to hide the latency, and a kernel compiles in less
-than a second.
+them would write and read it once more. Points are a loop, not unrolled: 48 registers a thread at
+most (sm_90a) leave room for 40 warps on a multiprocessor to hide the latency, and a kernel
+compiles in about a second.
 
 Backward: one kernel gathers the same pixels again for the gradients of coordinates and weights.
 Another adds weight × cotangent into a zeroed float32 buffer by atomics; it is a kernel of its own
