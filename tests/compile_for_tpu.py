@@ -1,5 +1,8 @@
-"""Compiles DCNv3 for a TPU that is not there, with the compiler of libtpu: python compile_for_tpu.py
-TOPOLOGY DTYPE N,H,W,GROUPS,CHANNELS_PER_GROUP ... Prints one line of JSON a shape."""
+"""Compiles DCNv3 for a TPU that is not there, with the compiler of libtpu:
+
+python compile_for_tpu.py TOPOLOGY DTYPE N,H,W,GROUPS,CHANNELS_PER_GROUP ...
+
+Prints one line of JSON a shape."""
 
 import json
 import os
