@@ -4,7 +4,7 @@ gather.
 A bilinear sample is a sum over pixels, each weighted by a tent: hat(u) = max(0, 1 − |u|) of its
 distance u to the sampling point along x, times that along y. A TPU cannot gather the few channels
 of one head per point, but it multiplies matrices. So, for a tile of queries of one head, the kernel
-builds the weights of a block of pixels (some rows of one level) and multiplies them with its values:
+builds the weights of a block of pixels (some rows of a level) and multiplies them with its values:
 
     weights[pixel, query] = Σ_points attention · hat(x − column of pixel) · hat(y − row of pixel)
     output[channel, query] += value[channel, pixel] @ weights[pixel, query]
@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -75,10 +76,11 @@ def _to_blocks(value: Float[Array, "b hw heads d"], level: Level) -> Float[Array
     return value.reshape(b * heads, level.strips * level.blocks, depth, -1)
 
 
-def _to_tiles(x: Float[Array, "b q heads l p"], fill) -> Float[Array, "i l p tiles"]:
-    b, queries, heads, levels, points = x.shape
-    x = x.astype(jnp.float32).transpose(0, 2, 3, 4, 1).reshape(b * heads, levels, points, queries)
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -queries % TILE)), constant_values=fill)
+def _to_tiles(x: Float[Array, "b q heads l *rest"], fill) -> Float[Array, "i l *rest tiles"]:
+    b, queries, heads, *rest = x.shape
+    x = x.astype(jnp.float32).reshape(b, queries, -1)
+    x = jnp.pad(x, ((0, 0), (0, -queries % TILE), (0, 0)), constant_values=fill)
+    return x.swapaxes(1, 2).reshape(b * heads, *rest, -1)
 
 
 def _hat(u):
@@ -332,13 +334,10 @@ def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
         end = start + level.height * level.width
         values.append(_to_blocks(value[:, start:end], level))
         start = end
-    width, height = jnp.array(levels, jnp.float32).T[::-1, :, None]  # [levels, 1]
-    locations = sampling_locations.astype(jnp.float32)
+    locations = _to_tiles(sampling_locations, fill=-1)  # [i, l, p, 2, q]
+    width, height = np.array(levels, np.float32).T[::-1, :, None, None]  # [l, 1, 1]
     # Strictly outside the level is far enough: there neither values nor gradients remain.
-    x = jnp.clip(locations[..., 0] * width - 0.5, -2.0, width + 1)
-    y = jnp.clip(locations[..., 1] * height - 0.5, -2.0, height + 1)
-    output = _sample(
-        tuple(values), _to_tiles(x, -2), _to_tiles(y, -2), _to_tiles(attention_weights, 0), levels
-    )
-    output = output[..., :queries].reshape(b, -1, queries)
-    return output.swapaxes(1, 2)
+    x = jnp.clip(locations[..., 0, :] * width - 0.5, -2.0, width + 1)
+    y = jnp.clip(locations[..., 1, :] * height - 0.5, -2.0, height + 1)
+    output = _sample(tuple(values), x, y, _to_tiles(attention_weights, fill=0), levels)
+    return output[..., :queries].reshape(b, -1, queries).swapaxes(1, 2)

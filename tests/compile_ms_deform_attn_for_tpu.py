@@ -35,19 +35,28 @@ def pixels(levels):
 def cases():
     """name: (levels, queries, heads, channels per head, backward too)."""
     found = {}
-    for side in (896, 640, 512, 480, 128):
+
+    def add_adapter(model, side, heads, depth):
         grid = (side // 16, side // 16)
         levels = pyramid(*grid)
-        for model, heads, depth in (("L", 16, 32), ("T", 6, 32), ("S", 6, 64), ("B", 12, 32)):
-            found[f"injector_{model}_{side}"] = levels, pixels((grid,)), heads, depth, True
-            found[f"extractor_{model}_{side}"] = (grid,), pixels(levels), heads, depth, True
-        for heads in (32, 8):
-            found[f"decoder_{heads}_{side}"] = levels[::-1], pixels(levels), heads, 32, True
-    for height, width in ((512, 2048), (896, 3584)):
-        levels = pyramid(height // 16, width // 16)
-        for heads in (32, 8):
-            name = f"decoder_{heads}_{height}x{width}"
-            found[name] = levels[::-1], pixels(levels), heads, 32, False
+        found[f"injector_{model}_{side}"] = levels, pixels((grid,)), heads, depth, True
+        found[f"extractor_{model}_{side}"] = (grid,), pixels(levels), heads, depth, True
+
+    def add_decoder(height, width, heads, backward):
+        levels = pyramid(height // 16, width // 16)[::-1]
+        name = f"decoder_{heads}_{height}x{width}"
+        found[name] = levels, pixels(levels), heads, 32, backward
+
+    for side in (896, 640, 512, 480, 128):
+        add_adapter("L", side, 16, 32)
+        add_adapter("S", side, 6, 64)
+        add_decoder(side, side, 32, True)
+    # The kernels are the same for other numbers of heads; one size shows it.
+    add_adapter("T", 512, 6, 32)
+    add_adapter("B", 512, 12, 32)
+    add_decoder(896, 896, 8, True)
+    add_decoder(512, 2048, 32, False)
+    add_decoder(896, 3584, 32, False)
     return found
 
 
@@ -68,7 +77,9 @@ def compile_seconds(chip, levels, queries, heads, depth, backward, dtype):
 
     sampled = (1, queries, heads, len(levels), 4)
     arguments = [
-        array(1, pixels(levels), heads, depth, dtype=dtype), array(*sampled, 2), array(*sampled)
+        array(1, pixels(levels), heads, depth, dtype=dtype),
+        array(*sampled, 2),
+        array(*sampled),
     ]
     if backward:
         arguments.append(array(1, queries, heads * depth, dtype=dtype))
