@@ -4,21 +4,61 @@ Nothing here needs a compiler on the user's side. `reference` holds the definiti
 implementations are optimisations with the same values and gradients for any offset.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
+import jax
+import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
-from pallas_kernels import reference, xla
+from pallas_kernels import gpu, reference, tpu, xla
 
-IMPLEMENTATIONS = {"reference": reference, "xla": xla}
-
-
-def _implementation(operator: str, name: str | None) -> Callable:
-    if name not in (None, *IMPLEMENTATIONS):
-        raise ValueError(f"{operator}: no implementation {name!r}; {list(IMPLEMENTATIONS)}")
-    return getattr(IMPLEMENTATIONS[name or "xla"], operator)
+IMPLEMENTATIONS = {"reference": reference, "xla": xla, "gpu": gpu, "tpu": tpu}
+KERNEL_TYPES = (jnp.float32, jnp.bfloat16)  # of values; the others go without kernels
+LOWERED_AS = {"gpu": "cuda", "tpu": "tpu"}  # the platforms with kernels, as lowering calls them
 
 
+def _run(
+    operator: str,
+    implementation: str | None,
+    call: Callable[..., Array],
+    arrays: Sequence[Array],
+    on_tpu: bool = True,
+) -> Array:
+    """`call(operator, *arrays)`, with the operator as named, or as the platform does it best.
+
+    `on_tpu`: whether the kernels there take this call.
+    """
+    if implementation not in (None, *IMPLEMENTATIONS):
+        known = ", ".join(IMPLEMENTATIONS)
+        raise ValueError(f"{operator}: no implementation {implementation!r}; there are {known}")
+    by_name = {
+        name: functools.partial(call, getattr(module, operator))
+        for name, module in IMPLEMENTATIONS.items()
+    }
+    if implementation:
+        return by_name[implementation](*arrays)
+    platform = _platform()
+    if platform not in LOWERED_AS or arrays[0].dtype not in KERNEL_TYPES:
+        return by_name["xla"](*arrays)
+    if platform == "tpu" and not on_tpu:
+        return by_name["xla"](*arrays)
+    # The program may still be lowered for the CPU of such a machine.
+    kernel = {LOWERED_AS[platform]: by_name[platform]}
+    return lax.platform_dependent(*arrays, **kernel, default=by_name["xla"])
+
+
+def _platform() -> str:
+    """Of the devices of the mesh that is set, which this machine need not have, or of its own."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "offset_scale")
+
+
+@functools.partial(jax.jit, static_argnames=(*GEOMETRY, "implementation"))  # traced once a shape
 def dcnv3(
     value: Float[Array, "n h w gc"],
     offset: Float[Array, "n p q gk2"],
@@ -38,10 +78,11 @@ def dcnv3(
       value: projected input, `groups` × channels per group along the last axis.
       offset: (x, y) pairs in pixels, laid out [groups, kernel_size², 2] along the last axis.
       mask: sampling weights, [groups, kernel_size²]; already normalised where the model wants it.
-      implementation: "xla", "reference", or None for the best on this platform.
+      implementation: one of `IMPLEMENTATIONS`, or None for the best on the platform.
 
     Raises:
-      ValueError: for shapes that do not belong together, or an unknown implementation.
+      ValueError: for shapes that do not belong together, an unknown implementation, or one that was
+        named and does not take this call.
     """
     points = kernel_size**2
     n, height, width, channels = value.shape
@@ -56,16 +97,20 @@ def dcnv3(
         )
     if mask.shape != (n, out_h, out_w, groups * points):
         raise ValueError(f"dcnv3: mask {mask.shape}, expected {(n, out_h, out_w, groups * points)}")
-    return _implementation("dcnv3", implementation)(
-        value,
-        offset,
-        mask,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        offset_scale=offset_scale,
+    geometry = {
+        "kernel_size": kernel_size,
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "offset_scale": offset_scale,
+    }
+    return _run(
+        "dcnv3",
+        implementation,
+        lambda operator, *arrays: operator(*arrays, **geometry),
+        (value, offset, mask),
+        on_tpu=(kernel_size, stride, padding, dilation) == (3, 1, 1, 1),
     )
 
 
@@ -84,10 +129,11 @@ def ms_deform_attn(
       spatial_shapes: (height, width) per level; static.
       sampling_locations: (x, y) in 0…1 of each level; anything outside samples zeros.
       attention_weights: already normalised over levels and points.
-      implementation: "xla", "reference", or None for the best on this platform.
+      implementation: one of `IMPLEMENTATIONS`, or None for the best on the platform.
 
     Raises:
-      ValueError: for shapes that do not belong together, or an unknown implementation.
+      ValueError: for shapes that do not belong together, an unknown implementation, or one that was
+        named and does not take this call.
     """
     spatial_shapes = tuple((int(height), int(width)) for height, width in spatial_shapes)
     b, pixels, heads, _ = value.shape
@@ -108,6 +154,14 @@ def ms_deform_attn(
             f"ms_deform_attn: sampling_locations {sampling_locations.shape}, expected"
             f" {(*attention_weights.shape, 2)} for attention_weights {attention_weights.shape}"
         )
-    return _implementation("ms_deform_attn", implementation)(
-        value, spatial_shapes, sampling_locations, attention_weights
+    return _ms_deform_attn(
+        value, sampling_locations, attention_weights, spatial_shapes, implementation
     )
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))  # traced once a shape
+def _ms_deform_attn(value, locations, weights, spatial_shapes, implementation):
+    def call(operator, value, locations, weights):
+        return operator(value, spatial_shapes, locations, weights)
+
+    return _run("ms_deform_attn", implementation, call, (value, locations, weights))

@@ -72,8 +72,7 @@ def calls(model: str, hw: HW) -> dict[str, DCNv3 | MSDeformAttn]:
     if family == "intern_image":
         groups, channels = INTERN_IMAGE[size]
         return {
-            f"stage {i}": DCNv3(*at_stride(hw, 4 * 2**i), groups * 2**i, channels)
-            for i in range(4)
+            f"stage {i}": DCNv3(*at_stride(hw, 4 * 2**i), groups * 2**i, channels) for i in range(4)
         }
     fine, middle, coarse = (at_stride(hw, stride) for stride in (8, 16, 32))
     tokens = sum(height * width for height, width in (fine, middle, coarse))

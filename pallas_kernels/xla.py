@@ -167,7 +167,7 @@ def _msda_forward(value, spatial_shapes, sampling_locations, attention_weights):
             return add_samples(total, rows, plane, _place_location(point, plane)), None
 
         total, _ = lax.scan(add_point, total, level_points)
-    output = total.reshape(batch, queries, -1).astype(value.dtype)
+    output = total.reshape(batch, queries, heads * value.shape[-1]).astype(value.dtype)
     return output, (value, sampling_locations, attention_weights)
 
 
