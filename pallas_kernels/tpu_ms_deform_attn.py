@@ -159,14 +159,13 @@ def _forward_kernel(x_ref, y_ref, attention_ref, *refs, levels):
         for p, distance in enumerate(_distances(level, strip, x_ref[i])):
             hat_ref[p, : level.columns] = _hat(distance)
 
-        def add_block(block, _):
+        def add_block(block, total):
             scale = attention_ref[i] * _hat(_below(level, block, y_ref[i]))
             weights = _weights(scale, hat_ref, level.columns)
             value = value_refs[i][strip * level.blocks + block]
-            total_ref[...] += sum(_matmul(value, t, 1, 0) for t in _terms(weights, value.dtype))
-            return _
+            return total + sum(_matmul(value, t, 1, 0) for t in _terms(weights, value.dtype))
 
-        lax.fori_loop(first, end, add_block, 0)
+        total_ref[...] = lax.fori_loop(first, end, add_block, total_ref[...])
 
     _for_each_strip(levels, x_ref, y_ref, add_strip)
     output_ref[...] = total_ref[...].astype(output_ref.dtype)
