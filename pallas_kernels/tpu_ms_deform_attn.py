@@ -150,8 +150,9 @@ def _matmul(a, b, a_axis, b_axis):
     )
 
 
-def _forward_kernel(x_ref, y_ref, attention_ref, *refs, levels):
-    *value_refs, output_ref, hat_ref, total_ref = refs
+def _forward_kernel(
+    x_ref, y_ref, attention_ref, value_refs, output_ref, hat_ref, total_ref, *, levels
+):
     total_ref[...] = jnp.zeros_like(total_ref)
 
     def add_strip(i, strip, first, end):
@@ -159,14 +160,13 @@ def _forward_kernel(x_ref, y_ref, attention_ref, *refs, levels):
         for p, distance in enumerate(_distances(level, strip, x_ref[i])):
             hat_ref[p, : level.columns] = _hat(distance)
 
-        def add_block(block, _):
+        def add_block(block, total):
             scale = attention_ref[i] * _hat(_below(level, block, y_ref[i]))
             weights = _weights(scale, hat_ref, level.columns)
             value = value_refs[i][strip * level.blocks + block]
-            total_ref[...] += sum(_matmul(value, t, 1, 0) for t in _terms(weights, value.dtype))
-            return _
+            return total + sum(_matmul(value, t, 1, 0) for t in _terms(weights, value.dtype))
 
-        lax.fori_loop(first, end, add_block, 0)
+        total_ref[...] = lax.fori_loop(first, end, add_block, total_ref[...])
 
     _for_each_strip(levels, x_ref, y_ref, add_strip)
     output_ref[...] = total_ref[...].astype(output_ref.dtype)
@@ -178,12 +178,12 @@ def _fold(x: Float[Array, "rows columns q"]) -> Float[Array, "rows 8 q"]:
     return x.reshape(rows, columns // SUBLANES, SUBLANES, queries).sum(1)
 
 
-def _backward_kernel(x_ref, y_ref, attention_ref, cotangent_ref, *refs, levels):
+def _backward_kernel(
+    x_ref, y_ref, attention_ref, cotangent_ref, value_refs, *results_and_scratch, levels
+):
     """The forward pass's loops again, with the transposed sums inside."""
-    count = len(levels)
-    value_refs, value_gradient_refs = refs[:count], refs[count + 3 : 2 * count + 3]
-    x_gradient_ref, y_gradient_ref, attention_gradient_ref = refs[count : count + 3]
-    hat_ref, slope_ref, x_sum_ref, y_sum_ref, sum_ref = refs[2 * count + 3 :]
+    x_gradient_ref, y_gradient_ref, attention_gradient_ref = results_and_scratch[:3]
+    value_gradient_refs, hat_ref, slope_ref, x_sum_ref, y_sum_ref, sum_ref = results_and_scratch[3:]
     points = x_ref.shape[1]
 
     @pl.when(pl.program_id(1) == 0)
@@ -234,41 +234,38 @@ def _backward_kernel(x_ref, y_ref, attention_ref, cotangent_ref, *refs, levels):
     _for_each_strip(levels, x_ref, y_ref, add_strip)
 
 
-def _call(kernel, *, name, grid, in_specs, out_specs, out_shape, scratch_shapes, semantics):
-    """The pallas_call as a function; interpreted wherever it is not lowered for TPU."""
+def _call(kernel, name, levels, inputs, outputs, scratch_shapes, tiles):
+    """Runs a kernel for every tile of every instance; interpreted where it is not lowered for TPU.
+
+    Of an array it sees a tile of queries, of arrays in a tuple all blocks. `tiles` says whether
+    those of an instance are independent.
+    """
+
+    def spec(x):
+        if isinstance(x, tuple):
+            return tuple(pl.BlockSpec((None, *v.shape[1:]), lambda i, t: (i, 0, 0, 0)) for v in x)
+        rest = x.shape[1:-1]
+        return pl.BlockSpec((None, *rest, TILE), lambda i, t: (i, *(0 for _ in rest), t))
+
+    instances, *_, queries = inputs[0].shape
     call = functools.partial(
         pl.pallas_call,
-        kernel,
+        functools.partial(kernel, levels=levels),
         name=name,
-        grid=grid,
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        grid=(instances, queries // TILE),
+        in_specs=[spec(x) for x in inputs],
+        out_specs=[spec(x) for x in outputs],
+        out_shape=outputs,
         scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch_shapes],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES
+            dimension_semantics=("parallel", tiles), vmem_limit_bytes=VMEM_BYTES
         ),
     )
-
-    def run(*arguments):
-        return lax.platform_dependent(*arguments, tpu=call(), default=call(interpret=True))
-
-    return run
+    return lax.platform_dependent(*inputs, tpu=call(), default=call(interpret=True))
 
 
-def _tile_spec(x):
-    """A tile of queries of one instance."""
-    whole = x.shape[1:-1]
-    return pl.BlockSpec((None, *whole, TILE), lambda i, t: (i, *(0 for _ in whole), t))
-
-
-def _instance_spec(x):
-    """All blocks of one instance."""
-    return pl.BlockSpec((None, *x.shape[1:]), lambda i, t: (i, 0, 0, 0))
-
-
-def _hat_shape(levels, points):
-    return (points, max(level.columns for level in levels), TILE)
+def _hat_shape(x, levels):
+    return (x.shape[2], max(level.columns for level in levels), TILE)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -284,40 +281,34 @@ def _sample(
 
 
 def _forward(values, x, y, attention, levels):
-    instances, _, points, queries = x.shape
+    instances, *_, queries = x.shape
     depth = values[0].shape[2]
-    output = jax.ShapeDtypeStruct((instances, depth, queries), values[0].dtype)
-    output = _call(
-        functools.partial(_forward_kernel, levels=levels),
-        name="ms_deform_attn_forward",
-        grid=(instances, queries // TILE),
-        in_specs=[_tile_spec(x)] * 3 + [_instance_spec(value) for value in values],
-        out_specs=_tile_spec(output),
-        out_shape=output,
-        scratch_shapes=[_hat_shape(levels, points), (depth, TILE)],
-        semantics=("parallel", "parallel"),
-    )(x, y, attention, *values)
+    (output,) = _call(
+        _forward_kernel,
+        "ms_deform_attn_forward",
+        levels,
+        inputs=(x, y, attention, values),
+        outputs=[jax.ShapeDtypeStruct((instances, depth, queries), values[0].dtype)],
+        scratch_shapes=[_hat_shape(x, levels), (depth, TILE)],
+        tiles="parallel",
+    )
     return output, (values, x, y, attention)
 
 
 def _backward(levels, residuals, cotangent):
     values, x, y, attention = residuals
-    instances, _, points, queries = x.shape
-    gradients = [jax.ShapeDtypeStruct(v.shape, jnp.float32) for v in (x, y, attention, *values)]
-    instance_specs = [_instance_spec(value) for value in values]
-    hat = _hat_shape(levels, points)
-    x_gradient, y_gradient, attention_gradient, *value_gradients = _call(
-        functools.partial(_backward_kernel, levels=levels),
-        name="ms_deform_attn_backward",
-        grid=(instances, queries // TILE),
-        in_specs=[_tile_spec(x)] * 3 + [_tile_spec(cotangent)] + instance_specs,
-        out_specs=[_tile_spec(x)] * 3 + instance_specs,
-        out_shape=gradients,
-        scratch_shapes=[hat, hat] + [(points, SUBLANES, TILE)] * 3,
-        semantics=("parallel", "arbitrary"),
-    )(x, y, attention, cotangent, *values)
-    value_gradients = tuple(g.astype(v.dtype) for g, v in zip(value_gradients, values, strict=True))
-    return value_gradients, x_gradient, y_gradient, attention_gradient
+    hat, total = _hat_shape(x, levels), (x.shape[2], SUBLANES, TILE)
+    point = jax.ShapeDtypeStruct(x.shape, jnp.float32)
+    *gradients, value_gradients = _call(
+        _backward_kernel,
+        "ms_deform_attn_backward",
+        levels,
+        inputs=(x, y, attention, cotangent, values),
+        outputs=[point] * 3 + [tuple(jax.ShapeDtypeStruct(v.shape, jnp.float32) for v in values)],
+        scratch_shapes=[hat, hat, total, total, total],
+        tiles="arbitrary",  # they share the gradient of the value
+    )
+    return tuple(g.astype(values[0].dtype) for g in value_gradients), *gradients
 
 
 _sample.defvjp(_forward, _backward)
