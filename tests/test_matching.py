@@ -3,12 +3,11 @@
 import json
 
 import pytest
-from published import config_of
 from reference_files import REFERENCE
 from tiny import tiny_config
 
 from converters import matching, rules
-from jaxseg import paths
+from jaxseg import config_files, paths
 from jaxseg.errors import CheckpointError
 from jaxseg.models import segmentor
 
@@ -111,7 +110,7 @@ def test_transfer_refuses_another_backbone():
 def test_pretrained_backbone_gives_the_whole_backbone(path):
     recorded = json.loads(path.read_text())
     size = path.stem.split("_")[1]
-    wanted = wanted_by(config_of(f"upernet_internimage_{size}_ade20k"))
+    wanted = wanted_by(config_files.load(f"configs/ade20k.py:upernet_internimage_{size}"))
     tensors = {name: tuple(shape) for name, (_, *shape) in recorded["state_dict"].items()}
     found = plan(tensors, wanted)
     backbone = {path for path in wanted if path.startswith("params/backbone/")}
