@@ -35,7 +35,7 @@ def config(scenes):
     return config
 
 
-def test_from_a_file_to_training_and_back(config, tmp_path):
+def test_from_a_file_to_training_and_back(config, tmp_path, capsys):
     weights = verify.filled_state_dict(config)
     torch_writer.write(tmp_path / "file.pth", weights)
     published, run = tmp_path / "published", tmp_path / "run"
@@ -50,7 +50,9 @@ def test_from_a_file_to_training_and_back(config, tmp_path):
     train(config, run)
     trained = stored(run, config)
     shutil.rmtree(run / "checkpoints" / "2")
-    train(config, run)  # goes on after the first step
+    capsys.readouterr()
+    train(config, run)
+    assert "resumed, at step 1 of 2" in capsys.readouterr().out  # and not from the start again
     after = stored(run, config)
     for path, array in trained.items():
         np.testing.assert_array_equal(after[path], array, err_msg=path)
