@@ -24,11 +24,9 @@ os.environ |= {
 }
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 
-from jaxseg import config_files, optim, parallel, train_step
-from jaxseg.models import segmentor
+from jaxseg import ahead_of_time, config_files
 from jaxseg.report import versions
 
 
@@ -58,25 +56,8 @@ def memory_gb(name: str, devices, remat: bool) -> dict[str, float] | str:
     """What a device holds in the compiled step, in 1e9 bytes, or why it does not fit."""
     overrides = ["--config.model.dtype=bfloat16", f"--config.model.backbone.remat={remat}"]
     config = config_files.load(name, overrides)
-    model = segmentor.build(config.model)
-    optimizer = optim.make(config.optim, config.model.backbone, config.steps)
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, devices)
-    state = jax.eval_shape(lambda: train_step.init_state(config, model, optimizer))
-    shardings = parallel.infer(state, config.sharding, mesh)
-    state = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), state, shardings)
-    over_devices = jax.NamedSharding(mesh, parallel.BATCH)
-    hw = (mesh.size, *config.data.crop_hw)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*hw, 3), np.float32, sharding=over_devices),
-        "label": jax.ShapeDtypeStruct(hw, np.int32, sharding=over_devices),
-    }
-    step = jax.jit(
-        train_step.make_train_step(config, model, optimizer),
-        donate_argnums=0,
-        out_shardings=(shardings, None),
-    )
-    with jax.set_mesh(mesh):
-        lowered = step.lower(state, batch)
+    traced, _ = ahead_of_time.trace_train_step(config, devices, batch_size=len(devices))
+    lowered = traced.lower()
     try:
         memory = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
