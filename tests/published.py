@@ -1,11 +1,13 @@
 """The original configs, by their recorded manifests, and the variants that are theirs here."""
 
+import importlib
 import json
 import pathlib
 import re
 
 import pytest
 from ml_collections import ConfigDict
+from processes import ROOT
 from reference_files import REFERENCE
 
 from jaxseg import config_files
@@ -16,6 +18,13 @@ MANIFESTS = sorted(
     for path in (REFERENCE / family / "manifests").glob("*.json")
     if not path.stem.endswith("_ms")  # no evaluation at several scales yet
 )
+# The files of recipes by name: all that have variants, but for the demo.
+RECIPES = {
+    path.stem: module
+    for path in sorted((ROOT / "configs").glob("*.py"))
+    if hasattr(module := importlib.import_module(f"configs.{path.stem}"), "VARIANTS")
+    and path.stem != "demo"
+}
 # The end of an original's name, which is its dataset, and the config file here.
 FILES = {
     "ade20k": "ade20k",

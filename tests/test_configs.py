@@ -8,6 +8,7 @@ import re
 import pytest
 from published import (
     MANIFESTS,
+    RECIPES,
     config_of,
     family_of,
     manifest_of,
@@ -17,17 +18,6 @@ from published import (
 )
 from reference_files import REFERENCE
 
-from configs import (
-    ade20k,
-    chase_db1,
-    cityscapes,
-    coco_stuff10k,
-    coco_stuff164k,
-    mapillary,
-    nyu_depth_v2,
-    pascal_context,
-    potsdam,
-)
 from converters import rules
 from jaxseg import config_files, image_sizes, paths, zoo
 from jaxseg.data import datasets
@@ -35,17 +25,6 @@ from jaxseg.models import flops, segmentor
 from jaxseg.models.mask2former_head import Mask2FormerHead
 
 pytestmark = pytest.mark.reference
-FILES = (
-    ade20k,
-    chase_db1,
-    cityscapes,
-    coco_stuff10k,
-    coco_stuff164k,
-    mapillary,
-    nyu_depth_v2,
-    pascal_context,
-    potsdam,
-)
 NAMES = [path.stem for path in MANIFESTS]
 FLOPS = json.loads((REFERENCE / "internimage" / "flops.json").read_text())
 HEADS = {"UPerHead": "uper", "SegformerHead": "segformer", "FCNHead": "fcn"}
@@ -310,9 +289,9 @@ def test_flops_are_those_that_the_original_counts(name):
 
 def test_every_variant_has_an_original():
     recipes = [
-        f"{file.__name__.replace('.', '/')}.py:{variant}"
-        for file in FILES
-        for variant in file.VARIANTS
+        f"configs/{file}.py:{variant}"
+        for file, module in RECIPES.items()
+        for variant in module.VARIANTS
     ]
     assert sorted(recipes) == sorted(map(recipe_of, NAMES))
     for recipe in recipes:

@@ -12,30 +12,8 @@ import cv2
 import numpy as np
 import pytest
 from processes import ROOT, XLA_FLAGS, run
+from published import RECIPES
 
-from configs import (
-    ade20k,
-    chase_db1,
-    cityscapes,
-    coco_stuff10k,
-    coco_stuff164k,
-    mapillary,
-    nyu_depth_v2,
-    pascal_context,
-    potsdam,
-)
-
-MODULES = {
-    "chase_db1": chase_db1,
-    "cityscapes": cityscapes,
-    "mapillary": mapillary,
-    "ade20k": ade20k,
-    "coco_stuff10k": coco_stuff10k,
-    "coco_stuff164k": coco_stuff164k,
-    "pascal_context": pascal_context,
-    "nyu_depth_v2": nyu_depth_v2,
-    "potsdam": potsdam,
-}
 # Backbones with fewer blocks than they have: the weights, moments and gradients of InternImage-H
 # alone are 18 GB, those of G 50, those of BEiT-L with the wide head 9.
 SHORT_INTERNIMAGE = {"depths": "(1, 1, 6, 1)", "level2_post_norm_after": "(5,)"}
@@ -48,7 +26,7 @@ SHORTER = {
     "mask2former_beitv2_adapter_l": SHORT_BEIT,
 }
 KINDS, SPLITS = ("leftImg8bit", "gtFine"), ("train", "val")
-VARIANTS = [(file, variant) for file, module in MODULES.items() for variant in module.VARIANTS]
+VARIANTS = [(file, variant) for file, module in RECIPES.items() for variant in module.VARIANTS]
 
 
 def write_photographs(images, labels, largest, suffix=".png", image_suffix=".jpg"):
