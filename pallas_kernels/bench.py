@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None):
     for name, call in calls:
         for row in measure(call, implementations, options.batch, options.dtype, bandwidth):
             table.append({"shape": name, **row})
-            print("  ".join(str(cell) for cell in table[-1].values()), flush=True)
+            print("  ".join(f"{key} {cell}" for key, cell in table[-1].items()), flush=True)
     if options.json:
         result = {
             "device": device.device_kind,
