@@ -14,12 +14,14 @@ backward pass goes through the same displacements: the value's gradient has the 
 the gradients of a point follow from product = Σ_channels cotangent · value at its four pixels.
 
 How it lies in memory. An *instance* is one group of one image. Lanes hold the columns of an
-instance (of several, side by side, where images are narrow) and sublanes eight of those, so that
-one vector instruction serves many instances. What loops count, rows of pixels, channels and points,
-comes before: a *plane* is [block of instances, row, channel or point, 8 sublanes, lanes].
+instance and sublanes eight instances, so that one vector instruction serves all of them. What loops
+count, rows of pixels, channels and points, comes before: *planes* are [image, row, channel or
+point, group, column], with groups rounded up to eight and columns to whole registers. Narrow images
+are *folded*: several instances, of any image, lie side by side in the lanes.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -35,65 +37,77 @@ SUBLANES, LANES = 8, 128
 FAR = 2.0**20  # in pixels; farther than any two of an image
 VMEM_BYTES = 60 * 2**20  # of the 64 MiB that the smallest chips have
 PLANE_BYTES = 52 * 2**20  # the share of whole images in it; the rest is for single rows
+ROW_AXIS = 3  # of the grid: images, blocks of instances, passes over the channels, rows
 
 
-class Layout(NamedTuple):
-    """How instances of equal width share the lanes, sublanes and blocks."""
-
-    instances: int
-    width: int
-    side_by_side: int  # instances next to each other in the lanes
-    lanes: int  # their columns, rounded up to whole registers
-    blocks: int
-
-
-def _layout(instances: int, width: int) -> Layout:
-    side_by_side = max(1, LANES // width)
-    lanes = pl.cdiv(side_by_side * width, LANES) * LANES
-    blocks = max(1, pl.cdiv(instances, SUBLANES * side_by_side))  # an empty batch has one, of zeros
-    return Layout(instances, width, side_by_side, lanes, blocks)
+def _to_planes(x: Float[Array, "n h w g k"]) -> Float[Array, "b h k 8*i l"]:
+    """Images as wide as the lanes become planes by a transpose; narrow ones are folded."""
+    x = x.transpose(0, 1, 4, 3, 2)
+    if x.shape[-1] <= LANES // 2:
+        x = _fold(x)
+    groups, width = x.shape[-2:]
+    return jnp.pad(x, ((0, 0),) * 3 + ((0, -groups % SUBLANES), (0, -width % LANES)))
 
 
-def _to_planes(x: Float[Array, "n h w g k"], layout: Layout) -> Float[Array, "b h k 8 l"]:
-    _, height, width, _, k = x.shape
-    room = layout.blocks * SUBLANES * layout.side_by_side
-    x = x.transpose(0, 3, 1, 4, 2).reshape(layout.instances, height, k, width)
-    x = jnp.pad(x, ((0, room - layout.instances), (0, 0), (0, 0), (0, 0)))
-    x = x.reshape(layout.blocks, SUBLANES, layout.side_by_side, height, k, width)
-    x = x.transpose(0, 3, 4, 1, 2, 5)
-    x = x.reshape(layout.blocks, height, k, SUBLANES, layout.side_by_side * width)
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 0), (0, layout.lanes - x.shape[-1])))
+def _from_planes(
+    x: Float[Array, "b h k 8*i l"], shape: tuple[int, ...]
+) -> Float[Array, "n h w g k"]:
+    """The inverse; `shape` is that of the result."""
+    n, _, width, groups, _ = shape
+    x = x[..., :groups, :width] if width > LANES // 2 else _unfold(x, n, groups, width)
+    return x.transpose(0, 1, 4, 3, 2)
 
 
-def _from_planes(x: Float[Array, "b h c 8 l"], layout: Layout, groups) -> Float[Array, "n h w gc"]:
-    _, height, channels, _, _ = x.shape
-    x = x[..., : layout.side_by_side * layout.width]
-    x = x.reshape(layout.blocks, height, channels, SUBLANES, layout.side_by_side, layout.width)
-    x = x.transpose(0, 3, 4, 1, 2, 5).reshape(-1, height, channels, layout.width)
-    n = layout.instances // groups
-    x = x[: layout.instances].reshape(n, groups, height, channels, layout.width)
-    return x.transpose(0, 2, 4, 1, 3).reshape(n, height, layout.width, groups * channels)
+def _fold(x: Float[Array, "n h k g w"]) -> Float[Array, "b h k 8 fw"]:
+    """The groups of all images, f side by side in the lanes."""
+    n, height, k, groups, width = x.shape
+    side_by_side = LANES // width
+    x = x.transpose(0, 3, 1, 2, 4).reshape(n * groups, height, k, width)
+    x = jnp.pad(x, ((0, -len(x) % (SUBLANES * side_by_side)), (0, 0), (0, 0), (0, 0)))
+    x = x.reshape(-1, SUBLANES, side_by_side, height, k, width)
+    return x.transpose(0, 3, 4, 1, 2, 5).reshape(-1, height, k, SUBLANES, side_by_side * width)
+
+
+def _unfold(x: Float[Array, "b h k 8 l"], n, groups, width) -> Float[Array, "n h k g w"]:
+    _, height, k, _, _ = x.shape
+    side_by_side = LANES // width
+    x = x[..., : side_by_side * width].reshape(-1, height, k, SUBLANES, side_by_side, width)
+    x = x.transpose(0, 3, 4, 1, 2, 5).reshape(-1, height, k, width)[: n * groups]
+    return x.reshape(n, groups, height, k, width).transpose(0, 2, 3, 1, 4)
 
 
 def _hat(u):
     return jnp.maximum(0.0, 1.0 - jnp.abs(u))
 
 
-def _span(lowest, highest):
-    """The first and the last whole number next to anything between the two."""
-    first, last = jnp.floor(jnp.min(lowest)), jnp.floor(jnp.max(highest)) + 1
+class Neighbours(NamedTuple):
+    """Which pixels a sampling point has along an axis."""
+
+    near: Callable  # (distance, 1) -> whether a pixel at this distance is one
+    last: Callable  # of a coordinate
+
+
+# A pixel at a distance of one has no weight, but its difference to the next is the slope.
+OF_VALUES = Neighbours(jnp.less, jnp.ceil)
+OF_SLOPES = Neighbours(jnp.less_equal, lambda u: jnp.floor(u) + 1)
+
+
+def _span(lowest, highest, neighbours):
+    """The first and the last whole number that is a neighbour of anything between the two."""
+    first, last = jnp.floor(jnp.min(lowest)), neighbours.last(jnp.max(highest))
     return first.astype(jnp.int32), last.astype(jnp.int32)
 
 
-def _weigh_columns(target, points_ref, mask_ref, column_ref):
+def _weigh_columns(target, points_ref, mask_ref, column_ref, neighbours):
     """Fills column_ref with mask_k · hat(x_k − dx); returns the span of y of the points near dx."""
     lowest, highest = jnp.full_like(target, FAR), jnp.full_like(target, -FAR)
     for k in range(POINTS):
         distance = jnp.abs(points_ref[k, X] - target)
         column_ref[k] = jnp.maximum(0.0, 1.0 - distance) * mask_ref[k]
-        lowest = jnp.where(distance <= 1, jnp.minimum(lowest, points_ref[k, Y]), lowest)
-        highest = jnp.where(distance <= 1, jnp.maximum(highest, points_ref[k, Y]), highest)
-    return _span(lowest, highest)
+        near = neighbours.near(distance, 1)
+        lowest = jnp.where(near, jnp.minimum(lowest, points_ref[k, Y]), lowest)
+        highest = jnp.where(near, jnp.maximum(highest, points_ref[k, Y]), highest)
+    return _span(lowest, highest, neighbours)
 
 
 def _weight(dy, points_ref, column_ref):
@@ -104,31 +118,49 @@ def _weight(dy, points_ref, column_ref):
     return terms[0]
 
 
-def _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, visit):
-    """Calls visit(dx, target, first, pairs) for every dx of this row; returns the last dx.
+def _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, neighbours, visit):
+    """Calls visit(dx, target, pairs) for every dx of this row; returns the last dx.
 
     `target` is dx in the lanes whose column has a neighbour at dx, and far from all points in the
-    others. The rows of the value to be visited are `pairs` times two, from `first` on: two at a
-    time, because their chains of instructions are independent; the last may be the row of zeros
-    that is below every image. column_ref is filled for this dx.
+    others. `pairs` are the rows of the value to be visited. column_ref is filled for this dx.
     """
-    row = pl.program_id(2)
-    bottom = value_ref.shape[0] - 2
+    row = pl.program_id(ROW_AXIS)
+    bottom = value_ref.shape[0] - 1
     column = lax.rem(lax.broadcasted_iota(jnp.int32, mask_ref.shape[1:], 1), width)
 
-    first_dx, last_dx = _span(points_ref[:, X], points_ref[:, X])
+    first_dx, last_dx = _span(points_ref[:, X], points_ref[:, X], neighbours)
     first_dx, last_dx = jnp.maximum(first_dx, 1 - width), jnp.minimum(last_dx, width - 1)
 
     @pl.loop(first_dx, last_dx + 1)
     def _(dx):
         inside = (column + dx >= 0) & (column + dx < width)
         target = jnp.where(inside, dx.astype(jnp.float32), FAR)
-        top_dy, bottom_dy = _weigh_columns(target, points_ref, mask_ref, column_ref)
+        top_dy, bottom_dy = _weigh_columns(target, points_ref, mask_ref, column_ref, neighbours)
         first = jnp.maximum(row + top_dy, 0)
         last = jnp.minimum(row + bottom_dy, bottom)
-        visit(dx, target, first, jnp.maximum(0, lax.div(last - first + 2, 2)))
+        visit(dx, target, RowPairs(row, first, last, bottom))
 
     return last_dx
+
+
+class RowPairs(NamedTuple):
+    """Rows of the value, two at a time, because their chains of instructions are independent."""
+
+    row: jax.Array  # of output
+    first: jax.Array
+    last: jax.Array
+    bottom: int  # the last row of the image
+
+    @property
+    def count(self):
+        return jnp.maximum(0, lax.div(self.last - self.first + 2, 2))
+
+    def __getitem__(self, index):
+        """The upper row, the lower, and their dy; of a row below the image FAR."""
+        y = self.first + 2 * index
+        dy = (y - self.row).astype(jnp.float32)
+        below = jnp.where(y < self.bottom, dy + 1, FAR)
+        return (y, dy), (jnp.minimum(y + 1, self.bottom), below)
 
 
 def _roll(x, columns):
@@ -138,28 +170,26 @@ def _roll(x, columns):
 
 
 def _forward_kernel(points_ref, mask_ref, value_ref, output_ref, column_ref, total_ref, *, width):
-    row = pl.program_id(2)
     channels = range(value_ref.shape[1])
     total_ref[...] = jnp.zeros_like(total_ref)
 
-    def visit(dx, target, first, pairs):
+    def visit(dx, target, pairs):
         # The sums so far go along from one dx to the next, so that they are always where the
         # columns of the value are: only the weights have to be moved there.
         for c in channels:
             total_ref[c] = pltpu.roll(total_ref[c], 1, 1)
 
-        @pl.loop(0, pairs)
+        @pl.loop(0, pairs.count)
         def _(pair):
-            y = first + 2 * pair
-            dy = (y - row).astype(jnp.float32)
-            upper = _roll(_weight(dy, points_ref, column_ref), dx)
-            lower = _roll(_weight(dy + 1, points_ref, column_ref), dx)
+            (above, above_dy), (below, below_dy) = pairs[pair]
+            upper = _roll(_weight(above_dy, points_ref, column_ref), dx)
+            lower = _roll(_weight(below_dy, points_ref, column_ref), dx)
             for c in channels:
-                total_ref[c] += upper * value_ref[y, c].astype(jnp.float32) + (
-                    lower * value_ref[y + 1, c].astype(jnp.float32)
+                total_ref[c] += upper * value_ref[above, c].astype(jnp.float32) + (
+                    lower * value_ref[below, c].astype(jnp.float32)
                 )
 
-    last_dx = _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, visit)
+    last_dx = _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, OF_VALUES, visit)
     for c in channels:
         output_ref[c] = _roll(total_ref[c], -last_dx).astype(output_ref.dtype)
 
@@ -185,10 +215,9 @@ def _backward_kernel(
     mixed as the sample is, they make the gradient along x, and their difference that along y. At
     whole numbers this is the derivative to the right and downwards, as `reference` has it.
     """
-    row = pl.program_id(2)
     channels = range(value_ref.shape[1])
 
-    @pl.when(row == 0)
+    @pl.when(pl.program_id(ROW_AXIS) == 0)
     def _():
         @pl.loop(0, value_gradient_ref.shape[0])
         def _(y):
@@ -198,31 +227,30 @@ def _backward_kernel(
     mask_gradient_ref[...] = jnp.zeros_like(mask_gradient_ref)
 
     def add_row(y, dy, dx):
-        """Adds to the gradient of row y of the value; returns its products."""
+        """Adds to the gradient of row y of the value; returns its products, none at dy FAR."""
         weight = _roll(_weight(dy, points_ref, column_ref), dx)
         product = jnp.zeros_like(weight)
         for c in channels:
             cotangent = cotangent_at_dx_ref[c]
             product += cotangent * value_ref[y, c].astype(jnp.float32)
             value_gradient_ref[y, c] += weight * cotangent
-        return _roll(product, -dx)
+        return jnp.where(dy < FAR, _roll(product, -dx), 0.0)
 
-    def add_products(dx, first, pairs):
+    def add_products(dx, pairs):
         above_ref[...] = jnp.zeros_like(above_ref)
         below_ref[...] = jnp.zeros_like(below_ref)
         for c in channels:
             cotangent_at_dx_ref[c] = _roll(cotangent_ref[c].astype(jnp.float32), dx)
 
-        @pl.loop(0, pairs)
+        @pl.loop(0, pairs.count)
         def _(pair):
-            y = first + 2 * pair
-            dy = (y - row).astype(jnp.float32)
-            upper, lower = add_row(y, dy, dx), add_row(y + 1, dy + 1, dx)
+            (y, dy), (next_y, next_dy) = pairs[pair]
+            upper, lower = add_row(y, dy, dx), add_row(next_y, next_dy, dx)
             for k in range(POINTS):
                 whole = jnp.floor(points_ref[k, Y])
                 above = jnp.where(whole == dy, upper, above_ref[k])
                 below = jnp.where(whole == dy, lower, below_ref[k])
-                above_ref[k] = jnp.where(whole == dy + 1, lower, above)
+                above_ref[k] = jnp.where(whole == next_dy, lower, above)
                 below_ref[k] = jnp.where(whole == dy - 1, upper, below)
 
     def add_point_gradients(target):
@@ -236,13 +264,13 @@ def _backward_kernel(
             points_gradient_ref[k, Y] += column_ref[k] * change
             mask_gradient_ref[k] += _hat(distance) * sample
 
-    def visit(dx, target, first, pairs):
-        @pl.when(pairs > 0)
+    def visit(dx, target, pairs):
+        @pl.when(pairs.count > 0)
         def _():
-            add_products(dx, first, pairs)
+            add_products(dx, pairs)
             add_point_gradients(target)
 
-    _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, visit)
+    _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, OF_SLOPES, visit)
 
 
 def _channels_at_once(channels: int, bytes_each: int) -> int:
@@ -259,25 +287,26 @@ def _channels_at_once(channels: int, bytes_each: int) -> int:
 
 def _row_spec(*shape):
     """One row of the points, for every pass over the channels."""
-    zeros = (0,) * len(shape)
-    return pl.BlockSpec((None, None, *shape), lambda b, s, y: (b, y, *zeros))
+    zeros = (0,) * (len(shape) - 2)
+    return pl.BlockSpec((None, None, *shape), lambda b, i, s, y: (b, y, *zeros, i, 0))
 
 
 def _channels_spec(channels, lanes):
     """One row of some channels."""
-    return pl.BlockSpec((None, None, channels, SUBLANES, lanes), lambda b, s, y: (b, y, s, 0, 0))
+    block = (None, None, channels, SUBLANES, lanes)
+    return pl.BlockSpec(block, lambda b, i, s, y: (b, y, s, i, 0))
 
 
 def _image_spec(rows, channels, lanes, **options):
     """Some channels of whole images: they stay while the rows of output go by."""
     block = (None, rows, channels, SUBLANES, lanes)
-    return pl.BlockSpec(block, lambda b, s, y: (b, 0, s, 0, 0), **options)
+    return pl.BlockSpec(block, lambda b, i, s, y: (b, 0, s, i, 0), **options)
 
 
 def _partial_spec(*shape):
     """One row of the gradients of the points, apart for every pass over the channels."""
-    zeros = (0,) * len(shape)
-    return pl.BlockSpec((None, None, None, *shape), lambda b, s, y: (s, b, y, *zeros))
+    zeros = (0,) * (len(shape) - 2)
+    return pl.BlockSpec((None, None, None, *shape), lambda b, i, s, y: (s, b, y, *zeros, i, 0))
 
 
 def _call(kernel, arguments, *, rows, **options):
@@ -286,7 +315,8 @@ def _call(kernel, arguments, *, rows, **options):
     `rows` tells whether rows of output may be computed in any order ("parallel").
     """
     params = pltpu.CompilerParams(
-        dimension_semantics=("parallel", "parallel", rows), vmem_limit_bytes=VMEM_BYTES
+        dimension_semantics=("parallel", "parallel", "parallel", rows),
+        vmem_limit_bytes=VMEM_BYTES,
     )
     call = functools.partial(pl.pallas_call, kernel, compiler_params=params, **options)
     return lax.platform_dependent(*arguments, tpu=call(), default=call(interpret=True))
@@ -294,17 +324,17 @@ def _call(kernel, arguments, *, rows, **options):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _sample(
-    value: Float[Array, "b h+1 c 8 l"],
-    points: Float[Array, "b h 9 2 8 l"],
-    mask: Float[Array, "b h 9 8 l"],
+    value: Float[Array, "b h c 8*i l"],
+    points: Float[Array, "b h 9 2 8*i l"],
+    mask: Float[Array, "b h 9 8*i l"],
     width: int,
-) -> Float[Array, "b h c 8 l"]:
-    """DCNv3 on planes. The value has a row of zeros below; points are relative to their pixel."""
+) -> Float[Array, "b h c 8*i l"]:
+    """DCNv3 on planes; points are relative to their pixel."""
     return _forward(value, points, mask, width)[0]
 
 
 def _forward(value, points, mask, width):
-    blocks, rows, channels, _, lanes = value.shape
+    images, rows, channels, sublanes, lanes = value.shape
     channel_bytes = rows * SUBLANES * lanes * value.dtype.itemsize
     block = _channels_at_once(channels, channel_bytes)
     # The next image is fetched meanwhile where there is room for two.
@@ -314,14 +344,14 @@ def _forward(value, points, mask, width):
         (points, mask, value),
         name="dcnv3_forward",
         rows="parallel",
-        grid=(blocks, channels // block, rows - 1),
+        grid=(images, sublanes // SUBLANES, channels // block, rows),
         in_specs=[
             _row_spec(POINTS, 2, SUBLANES, lanes),
             _row_spec(POINTS, SUBLANES, lanes),
             _image_spec(rows, block, lanes, pipeline_mode=pl.Buffered(buffers)),
         ],
         out_specs=_channels_spec(block, lanes),
-        out_shape=jax.ShapeDtypeStruct((blocks, rows - 1, *value.shape[2:]), value.dtype),
+        out_shape=jax.ShapeDtypeStruct(value.shape, value.dtype),
         scratch_shapes=[
             pltpu.VMEM((POINTS, SUBLANES, lanes), jnp.float32),
             pltpu.VMEM((block, SUBLANES, lanes), jnp.float32),
@@ -332,7 +362,7 @@ def _forward(value, points, mask, width):
 
 def _backward(width, residuals, cotangent):
     value, points, mask = residuals
-    blocks, rows, channels, _, lanes = value.shape
+    images, rows, channels, sublanes, lanes = value.shape
     # The value and its gradient in float32, both in two buffers.
     channel_bytes = 2 * rows * SUBLANES * lanes * (value.dtype.itemsize + 4)
     block = _channels_at_once(channels, channel_bytes)
@@ -342,7 +372,7 @@ def _backward(width, residuals, cotangent):
         (points, mask, value, cotangent),
         name="dcnv3_backward",
         rows="arbitrary",
-        grid=(blocks, passes, rows - 1),
+        grid=(images, sublanes // SUBLANES, passes, rows),
         in_specs=[
             _row_spec(POINTS, 2, SUBLANES, lanes),
             _row_spec(POINTS, SUBLANES, lanes),
@@ -373,8 +403,8 @@ _sample.defvjp(_forward, _backward)
 
 
 def _relative_points(
-    offset: Float[Array, "b h 18 8 l"], height: int, width: int, offset_scale: float
-) -> Float[Array, "b h 9 2 8 l"]:
+    offset: Float[Array, "b h 18 8*i l"], height: int, width: int, offset_scale: float
+) -> Float[Array, "b h 9 2 8*i l"]:
     """Sampling points in pixels from their output pixel."""
     offset = offset.reshape(*offset.shape[:2], POINTS, 2, *offset.shape[3:])
     axis = jnp.arange(3, dtype=jnp.float32) - 1
@@ -397,17 +427,18 @@ def dcnv3(value, offset, mask, *, kernel_size, stride, padding, dilation, groups
             f" stride 1, padding 1, dilation 1; not {kernel_size}, {stride}, {padding}, {dilation}:"
             " take implementation='xla'"
         )
-    n, height, width, _ = value.shape
-    layout = _layout(n * groups, width)
+    n, height, width, channels = value.shape
+    if not n:
+        return value
 
     def planes(x):
-        channels = x.shape[-1] // groups
-        return _to_planes(x.reshape(n, x.shape[1], width, groups, channels), layout)
+        return _to_planes(x.reshape(n, height, width, groups, x.shape[-1] // groups))
 
     output = _sample(
-        planes(jnp.pad(value, ((0, 0), (0, 1), (0, 0), (0, 0)))),
+        planes(value),
         _relative_points(planes(offset.astype(jnp.float32)), height, width, offset_scale),
         planes(mask.astype(jnp.float32)),
         width,
     )
-    return _from_planes(output, layout, groups)
+    output = _from_planes(output, (n, height, width, groups, channels // groups))
+    return output.reshape(value.shape)

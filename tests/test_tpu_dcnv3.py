@@ -155,7 +155,7 @@ def test_channels_in_several_passes_equal_the_definition(monkeypatch):
 
 def test_refuses_images_larger_than_the_memory():
     inputs = [jax.ShapeDtypeStruct((1, 2048, 2048, c), jnp.float32) for c in (16, 18, 9, 16)]
-    with pytest.raises(ValueError, match="eight images of this size takes 134283264 bytes"):
+    with pytest.raises(ValueError, match="eight images of this size takes 134217728 bytes"):
         jax.eval_shape(with_gradients(operator(tpu_dcnv3, 1)), *inputs)
 
 
