@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from pallas_kernels import gpu, reference, tpu, xla
+from pallas_kernels import gpu, reference, tpu, tpu_dcnv3, xla
 
 IMPLEMENTATIONS = {"reference": reference, "xla": xla, "gpu": gpu, "tpu": tpu}
 KERNEL_TYPES = (jnp.float32, jnp.bfloat16)  # of values; the others go without kernels
@@ -53,6 +53,11 @@ def _platform() -> str:
     """Of the devices of the mesh that is set, which this machine need not have, or of its own."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.default_backend()
+
+
+def dcnv3_group_multiple() -> int:
+    """DCNv3 takes any number of groups; multiples of this it takes as they are, uncopied."""
+    return tpu_dcnv3.SUBLANES if _platform() == "tpu" else 1
 
 
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "offset_scale")

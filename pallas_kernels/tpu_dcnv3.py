@@ -323,7 +323,7 @@ def _call(kernel, arguments, *, rows, **options):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _sample(
+def sample(
     value: Float[Array, "b h c 8*i l"],
     points: Float[Array, "b h 9 2 8*i l"],
     mask: Float[Array, "b h 9 8*i l"],
@@ -399,20 +399,29 @@ def _backward(width, residuals, cotangent):
     return value_gradient.astype(value.dtype), points_gradients.sum(0), mask_gradients.sum(0)
 
 
-_sample.defvjp(_forward, _backward)
+sample.defvjp(_forward, _backward)
 
 
-def _relative_points(
-    offset: Float[Array, "b h 18 8*i l"], height: int, width: int, offset_scale: float
-) -> Float[Array, "b h 9 2 8*i l"]:
-    """Sampling points in pixels from their output pixel."""
+def planes(
+    value: Float[Array, "n h w gc"],
+    offset: Float[Array, "n h w g18"],
+    mask: Float[Array, "n h w g9"],
+    groups: int,
+    offset_scale: float,
+) -> tuple[Float[Array, "b h c 8*i l"], Float[Array, "b h 9 2 8*i l"], Float[Array, "b h 9 8*i l"]]:
+    """What `sample` takes: the value, the points relative to their output pixel, and the mask."""
+    height, width = value.shape[1:3]
+    value, offset, mask = (
+        _to_planes(x.reshape(*x.shape[:3], groups, -1))
+        for x in (value, offset.astype(jnp.float32), mask.astype(jnp.float32))
+    )
     offset = offset.reshape(*offset.shape[:2], POINTS, 2, *offset.shape[3:])
     axis = jnp.arange(3, dtype=jnp.float32) - 1
     grid = jnp.stack(jnp.meshgrid(axis, axis, indexing="ij"), axis=-1)  # x is the slow index
-    relative = (offset + grid.reshape(POINTS, 2, 1, 1)) * offset_scale
+    points = (offset + grid.reshape(POINTS, 2, 1, 1)) * offset_scale
     # Strictly outside the image is far enough: neither values nor gradients are left there.
     bound = jnp.array([width + 1.0, height + 1.0]).reshape(2, 1, 1)
-    return jnp.clip(relative, -bound, bound)
+    return value, jnp.clip(points, -bound, bound), mask
 
 
 def dcnv3(value, offset, mask, *, kernel_size, stride, padding, dilation, groups, offset_scale):
@@ -430,15 +439,6 @@ def dcnv3(value, offset, mask, *, kernel_size, stride, padding, dilation, groups
     n, height, width, channels = value.shape
     if not n:
         return value
-
-    def planes(x):
-        return _to_planes(x.reshape(n, height, width, groups, x.shape[-1] // groups))
-
-    output = _sample(
-        planes(value),
-        _relative_points(planes(offset.astype(jnp.float32)), height, width, offset_scale),
-        planes(mask.astype(jnp.float32)),
-        width,
-    )
+    output = sample(*planes(value, offset, mask, groups, offset_scale), width)
     output = _from_planes(output, (n, height, width, groups, channels // groups))
     return output.reshape(value.shape)

@@ -20,7 +20,7 @@ cut into *strips* of columns, each visited on its own.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -269,7 +269,7 @@ def _hat_shape(x, levels):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _sample(
+def sample(
     values: tuple[Float[Array, "i blocks d k"], ...],
     x: Float[Array, "i l p q"],
     y: Float[Array, "i l p q"],
@@ -311,7 +311,36 @@ def _backward(levels, residuals, cotangent):
     return tuple(g.astype(values[0].dtype) for g in value_gradients), *gradients
 
 
-_sample.defvjp(_forward, _backward)
+sample.defvjp(_forward, _backward)
+
+
+def blocks_and_tiles(
+    value: Float[Array, "b s heads d"],
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Float[Array, "b q heads l p 2"],
+    attention_weights: Float[Array, "b q heads l p"],
+) -> tuple[
+    tuple[Float[Array, "i blocks d k"], ...],
+    Float[Array, "i l p q"],
+    Float[Array, "i l p q"],
+    Float[Array, "i l p q"],
+]:
+    """What `sample` takes: values of each level, x and y in pixels, and attention."""
+    values, start = [], 0
+    for level in levels_of(spatial_shapes):
+        end = start + level.height * level.width
+        values.append(_to_blocks(value[:, start:end], level))
+        start = end
+    locations = _to_tiles(sampling_locations, fill=-1)  # [i, l, p, 2, q]
+    height, width = np.array(spatial_shapes, np.float32).T[:, :, None, None]  # [l, 1, 1]
+    # Strictly outside the level is far enough: there neither values nor gradients remain.
+    x = jnp.clip(locations[..., 0, :] * width - 0.5, -2.0, width + 1)
+    y = jnp.clip(locations[..., 1, :] * height - 0.5, -2.0, height + 1)
+    return tuple(values), x, y, _to_tiles(attention_weights, fill=0)
+
+
+def levels_of(spatial_shapes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
+    return tuple(Level(height, width) for height, width in spatial_shapes)
 
 
 def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights):
@@ -319,16 +348,6 @@ def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
     b, queries, heads, _, _ = attention_weights.shape
     if not b * queries:
         return jnp.zeros((b, queries, heads * value.shape[-1]), value.dtype)
-    levels = tuple(Level(height, width) for height, width in spatial_shapes)
-    values, start = [], 0
-    for level in levels:
-        end = start + level.height * level.width
-        values.append(_to_blocks(value[:, start:end], level))
-        start = end
-    locations = _to_tiles(sampling_locations, fill=-1)  # [i, l, p, 2, q]
-    width, height = np.array(levels, np.float32).T[::-1, :, None, None]  # [l, 1, 1]
-    # Strictly outside the level is far enough: there neither values nor gradients remain.
-    x = jnp.clip(locations[..., 0, :] * width - 0.5, -2.0, width + 1)
-    y = jnp.clip(locations[..., 1, :] * height - 0.5, -2.0, height + 1)
-    output = _sample(tuple(values), x, y, _to_tiles(attention_weights, fill=0), levels)
+    arguments = blocks_and_tiles(value, spatial_shapes, sampling_locations, attention_weights)
+    output = sample(*arguments, levels_of(spatial_shapes))
     return output[..., :queries].reshape(b, -1, queries).swapaxes(1, 2)

@@ -8,7 +8,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 import pallas_kernels
-from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, Linear, gelu, layer_norm
+from jaxseg.models.group_linear import FromGroups, ToGroups, padded
+from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, gelu, layer_norm
 from jaxseg.parallel import over_batch
 
 
@@ -30,10 +31,11 @@ class DCNv3(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, channels = x.shape
-        points = self.kernel_size**2
-        xavier = nn.initializers.xavier_uniform()
+        points, groups = self.kernel_size**2, padded(self.groups)
+        xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
 
-        value = Linear(channels, kernel_init=xavier, dtype=self.dtype, name="input_proj")(x)
+        per_group = channels // self.groups
+        value = ToGroups(self.groups, per_group, xavier, self.dtype, name="input_proj")(x)
         query = DepthwiseConv(
             self.dw_kernel_size or self.kernel_size, dtype=self.dtype, name="dw_conv"
         )(x)
@@ -42,10 +44,9 @@ class DCNv3(nn.Module):
         # Sampling coordinates and the softmax stay in float32: a quarter of a pixel at column 500
         # is lost in bfloat16.
         query = query.astype(jnp.float32)
-        zeros = nn.initializers.zeros
-        offset = Linear(self.groups * points * 2, kernel_init=zeros, name="offset")(query)
-        mask = Linear(self.groups * points, kernel_init=zeros, name="mask")(query)
-        mask = nn.softmax(mask.reshape(b, h, w, self.groups, points)).reshape(mask.shape)
+        offset = ToGroups(self.groups, 2 * points, zeros, name="offset")(query)
+        mask = ToGroups(self.groups, points, zeros, name="mask")(query)
+        mask = nn.softmax(mask.reshape(b, h, w, groups, points)).reshape(mask.shape)
 
         sample = functools.partial(
             pallas_kernels.dcnv3,
@@ -53,16 +54,16 @@ class DCNv3(nn.Module):
             stride=1,
             padding=self.kernel_size // 2,
             dilation=1,
-            groups=self.groups,
+            groups=groups,
             offset_scale=self.offset_scale,
         )
         sampled = over_batch(sample)(value, offset, mask)
         if self.center_feature_scale:
-            scale = Linear(self.groups, kernel_init=zeros, name="center_feature_scale_proj")
+            scale = ToGroups(self.groups, 1, zeros, name="center_feature_scale_proj")
             blend = nn.sigmoid(scale(query)).astype(self.dtype)
-            blend = jnp.repeat(blend, channels // self.groups, axis=-1)
+            blend = jnp.repeat(blend, per_group, axis=-1)
             sampled = sampled * (1 - blend) + value * blend
-        return Linear(channels, kernel_init=xavier, dtype=self.dtype, name="output_proj")(sampled)
+        return FromGroups(self.groups, channels, xavier, self.dtype, name="output_proj")(sampled)
 
 
 class InternImageLayer(nn.Module):

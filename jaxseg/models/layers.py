@@ -144,7 +144,11 @@ def _matmul_forward(x, kernel):
 
 def _matmul_backward(residuals, cotangent):
     x, kernel = residuals
-    x, cotangent = lax.optimization_barrier((x, cotangent))
+    x, cotangent = lax.platform_dependent(
+        *(x, cotangent),
+        cpu=lambda *pair: lax.optimization_barrier(pair),
+        default=lambda *pair: pair,
+    )
     rows, columns = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
     return cotangent @ kernel.T, rows.T @ columns
 
