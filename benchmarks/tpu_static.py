@@ -1,0 +1,199 @@
+"""What the TPU kernels cost, as the compiler of libtpu states it; no TPU is needed.
+
+pip install 'jaxseg[tpu]'
+python benchmarks/tpu_static.py [--chip v5e …] [--shapes PATTERN] [--dtype bfloat16 …]
+    [--json benchmarks/results/tpu_static.json]
+
+Compiles both kernels of every deformable call of the published models (`pallas_kernels.shapes`) for
+one image, and prints for each what it holds in memory and how many instruction bundles it runs: the
+bundles of its loops, counted in the compiler's listing, times the trips that typical points cause.
+For DCNv3 those are points up to one pixel from the 3 × 3 grid, for deformable attention points up
+to four pixels from where the query is. Waiting for memory is not in it.
+"""
+
+import argparse
+import datetime
+import fnmatch
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+}
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+
+from pallas_kernels import shapes, tpu_dcnv3, tpu_ms_deform_attn
+
+CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "v7x": "tpu7x:2x2x1"}
+REACH = 4  # pixels, of points of deformable attention
+
+
+def dcnv3_kernels(call: shapes.DCNv3, dtype):
+    """The operator on planes, what it takes, and its trips."""
+    image = (1, call.height, call.width)
+    arrays = [(call.group_channels, dtype), (18, jnp.float32), (9, jnp.float32)]
+    arguments = [jax.ShapeDtypeStruct((*image, call.groups * k), kind) for k, kind in arrays]
+    planes = jax.eval_shape(lambda *xs: tpu_dcnv3.planes(*xs, call.groups, 1.0), *arguments)
+    images, rows, _, sublanes, _ = planes[0].shape
+
+    def bundles(direction, loops: "Loops"):
+        displacements = {"forward": 5, "backward": 6}[direction]  # along x, and along y
+        ((dx, pair),) = loops.last(1)
+        per_row = loops.outside + displacements * (dx + math.ceil(displacements / 2) * pair)
+        return images * rows * (sublanes // tpu_dcnv3.SUBLANES) * per_row
+
+    return lambda *xs: tpu_dcnv3.sample(*xs, call.width), planes, bundles
+
+
+def ms_deform_attn_kernels(call: shapes.MSDeformAttn, dtype):
+    """As `dcnv3_kernels`."""
+    pixels = sum(height * width for height, width in call.levels)
+    sampled = (1, call.queries, call.heads, len(call.levels), call.points)
+    levels = tpu_ms_deform_attn.levels_of(call.levels)
+    arguments = [
+        jax.ShapeDtypeStruct((1, pixels, call.heads, call.head_channels), dtype),
+        jax.ShapeDtypeStruct((*sampled, 2), jnp.float32),
+        jax.ShapeDtypeStruct(sampled, jnp.float32),
+    ]
+    blocks = jax.eval_shape(
+        lambda value, *points: tpu_ms_deform_attn.blocks_and_tiles(value, call.levels, *points),
+        *arguments,
+    )
+
+    def bundles(_, loops: "Loops"):
+        strips = [level for level in levels for _ in range(level.strips)]
+        total = 0
+        centres = query_rows(call)
+        for first in range(0, call.queries, tpu_ms_deform_attn.TILE):
+            tile = centres[first : first + tpu_ms_deform_attn.TILE]
+            total += loops.outside
+            for level, (block, _) in zip(strips, loops.last(len(strips)), strict=True):
+                rows = tile * level.height - 0.5
+                top = max(0, math.floor(rows.min() - REACH))
+                bottom = min(level.height - 1, math.floor(rows.max() + REACH) + 1)
+                total += (bottom // level.rows - top // level.rows + 1) * block
+        return call.heads * total
+
+    return lambda *xs: tpu_ms_deform_attn.sample(*xs, levels), blocks, bundles
+
+
+def query_rows(call: shapes.MSDeformAttn) -> np.ndarray:
+    """The height 0…1 of every query: pixels of all levels, the middle one, or three scales."""
+    height, width = call.levels[len(call.levels) // 2]
+    if len(call.levels) == 1:
+        grids = [(2 * height, 2 * width), (height, width), (height // 2, width // 2)]
+    else:
+        grids = [(height, width)] if call.queries == height * width else call.levels
+    return np.concatenate([np.repeat((np.arange(h) + 0.5) / h, w) for h, w in grids])
+
+
+class Loops:
+    """Bundles in a kernel's listing: of a step of the grid outside of loops, and of its loops."""
+
+    def __init__(self, listing: str):
+        self.outside, self.found, inside = 0, [], False
+        for line in listing.splitlines():
+            if not (bundle := re.match(r"\s*(?:0x[0-9a-f]+|0)\s*(?:\w\w)?:?\s*((?:> ?)*)", line)):
+                continue
+            depth = bundle[1].count(">")
+            if depth > 1:
+                if not inside:
+                    self.found.append([0, 0])
+                self.found[-1][depth > 2] += 1
+            self.outside += depth == 1
+            inside = depth > 1 or (inside and depth == 0)  # stubs of branches have no depth
+
+    def last(self, count: int) -> list[list[int]]:
+        """Of loops: their own bundles, and those of a loop inside; the first ones only clear."""
+        return self.found[len(self.found) - count :]
+
+
+KERNELS = {shapes.DCNv3: dcnv3_kernels, shapes.MSDeformAttn: ms_deform_attn_kernels}
+
+
+def compile_call(name: str, call, chip: str, dtype, listings: Path) -> list[dict]:
+    """A row for each direction."""
+    device = topologies.get_topology_desc(CHIPS[chip], platform="tpu").devices[0]
+    where = jax.sharding.SingleDeviceSharding(device)
+    operator, arguments, bundles = KERNELS[type(call)](call, dtype)
+    output = jax.eval_shape(operator, *arguments)
+
+    def backward(cotangent, *arguments):
+        return jax.vjp(operator, *arguments)[1](cotangent)
+
+    rows = []
+    for direction, function, given in (
+        ("forward", operator, arguments),
+        ("backward", backward, (output, *arguments)),
+    ):
+        given = jax.tree.map(lambda x: x.update(sharding=where), given)
+        compiled = jax.jit(function).lower(*given).compile()
+        memory = compiled.memory_analysis()
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        rows.append(
+            {
+                "shape": name,
+                "chip": chip,
+                "dtype": jnp.dtype(dtype).name,
+                "direction": direction,
+                "megabytes": round((held + memory.temp_size_in_bytes) / 1e6, 1),
+                "kilobundles": round(bundles(direction, Loops(listing(listings, direction))) / 1e3),
+            }
+        )
+    return rows
+
+
+def listing(listings: Path, direction: str) -> str:
+    """The compiled kernel of this direction; what else the compiler wrote is removed."""
+    (kernel,) = listings.glob(f"*_{direction}*[0-9]-final_bundles.txt")
+    text = kernel.read_text()
+    for file in listings.iterdir():
+        file.unlink()
+    return text
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--chip", nargs="+", choices=CHIPS, default=list(CHIPS))
+    parser.add_argument("--shapes", default="*", metavar="PATTERN")
+    parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=("bfloat16", "float32"))
+    parser.add_argument("--json", metavar="FILE", help="write the table there, too")
+    options = parser.parse_args()
+    calls = [row for row in shapes.every_call() if fnmatch.fnmatchcase(row[0], options.shapes)]
+    table = []
+    with tempfile.TemporaryDirectory() as listings:
+        dump = f"--xla_jf_dump_to={listings} --xla_jf_dump_llo_text=true"
+        os.environ["LIBTPU_INIT_ARGS"] = dump  # read when the first topology is asked for
+        for chip, (name, call), dtype in itertools.product(options.chip, calls, options.dtype):
+            rows = compile_call(name, call, chip, jnp.dtype(dtype), Path(listings))
+            table += rows
+            print(*map(json.dumps, rows), sep="\n", flush=True)
+    if not table:
+        sys.exit(f"tpu_static: no shape matches {options.shapes!r}")
+    if options.json:
+        result = {
+            "rows": table,
+            "date": datetime.date.today().isoformat(),
+            "jax": jax.__version__,
+            "libtpu": importlib.metadata.version("libtpu"),
+        }
+        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
