@@ -104,17 +104,15 @@ class Loops:
     """Bundles in a kernel's listing: of a step of the grid outside of loops, and of its loops."""
 
     def __init__(self, listing: str):
-        self.outside, self.found, inside = 0, [], False
-        for line in listing.splitlines():
-            if not (bundle := re.match(r"\s*(?:0x[0-9a-f]+|0)\s*(?:\w\w)?:?\s*((?:> ?)*)", line)):
-                continue
-            depth = bundle[1].count(">")
+        self.outside, self.found = 0, []
+        bundles = re.findall(r"^\s*(?:0x[0-9a-f]+|0)\s*(LB)?\w*:?\s*((?:> ?)*)", listing, re.M)
+        for begins, marks in bundles:
+            depth = marks.count(">")  # the grid itself is a loop
+            if depth == 2 and begins:
+                self.found.append([0, 0])
             if depth > 1:
-                if not inside:
-                    self.found.append([0, 0])
                 self.found[-1][depth > 2] += 1
             self.outside += depth == 1
-            inside = depth > 1 or (inside and depth == 0)  # stubs of branches have no depth
 
     def last(self, count: int) -> list[list[int]]:
         """Of loops: their own bundles, and those of a loop inside; the first ones only clear."""
