@@ -75,6 +75,8 @@ def make_train_step(
         )
         points_rng = jax.random.fold_in(rng, 1)
         loss, logs = total_loss(output, batch["label"], points_rng, config.loss)
+        if output.displacement is not None:
+            logs["displacement"] = output.displacement
         return loss, (batch_stats, {"loss": loss, **logs})
 
     gradient_of = jax.grad(loss_of, has_aux=True)

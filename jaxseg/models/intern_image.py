@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 import pallas_kernels
+from jaxseg.models.displacement import sow_range
 from jaxseg.models.group_linear import FromGroups, ToGroups, padded
 from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, gelu, layer_norm
 from jaxseg.parallel import over_batch
@@ -45,6 +46,7 @@ class DCNv3(nn.Module):
         # is lost in bfloat16.
         query = query.astype(jnp.float32)
         offset = ToGroups(self.groups, 2 * points, zeros, name="offset")(query)
+        sow_range(self, self.offset_scale * offset[..., ::2], axes=(2, 3))  # along x, by rows
         mask = ToGroups(self.groups, points, zeros, name="mask")(query)
         mask = nn.softmax(mask.reshape(b, h, w, groups, points)).reshape(mask.shape)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxseg.models import displacement
 from jaxseg.models.beit import BEiT, BEiTAdapter
 from jaxseg.models.intern_image import InternImage
 from jaxseg.models.mask2former_head import Mask2FormerHead, MaskPredictions
@@ -44,11 +45,14 @@ class Output:
       logits: semantic scores at the head's stride.
       aux_logits: scores of the auxiliary head; None outside training or without such a head.
       masks: what a Mask2FormerHead predicts, of which `logits` are made; None for other heads.
+      displacement: in training, how far the offsets of deformable layers range, in pixels; the mean
+        over the layers, and None where there are none.
     """
 
     logits: Float[Array, "b h w k"]
     aux_logits: Float[Array, "b p q k"] | None = None
     masks: MaskPredictions | None = None
+    displacement: Float[Array, ""] | None = None
 
 
 class Segmentor(nn.Module):
@@ -121,5 +125,7 @@ def apply(
     if not train:
         return model.apply(variables, images, train=False), variables["batch_stats"]
     rngs = {"dropout": dropout_rng} if dropout_rng is not None else None
-    output, updated = model.apply(variables, images, train=True, rngs=rngs, mutable=["batch_stats"])
+    kept = ["batch_stats", displacement.COLLECTION]
+    output, updated = model.apply(variables, images, train=True, rngs=rngs, mutable=kept)
+    output = output.replace(displacement=displacement.mean_range(updated))
     return output, updated["batch_stats"]

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 import pallas_kernels
 from jaxseg.models import vit
+from jaxseg.models.displacement import sow_range
 from jaxseg.models.layers import (
     BatchNorm,
     Conv,
@@ -92,6 +93,7 @@ class MSDeformAttn(nn.Module):
             bias_init=offset_directions(heads, levels, self.num_points),
             name="sampling_offsets",
         )(query).reshape(b, queries, heads, levels, self.num_points, 2)
+        sow_range(self, offsets[..., 1], axes=(1, 4))  # along y, by heads and levels
         weights = Linear(count, kernel_init=zeros, name="attention_weights")(query)
         weights = nn.softmax(weights.reshape(b, queries, heads, -1))
         weights = weights.reshape(b, queries, heads, levels, self.num_points)
