@@ -87,8 +87,7 @@ def check_difference(operator, arguments, i, ahead, behind=0.0):
     ends = [arguments[i] + jnp.asarray(step, jnp.float32) for step in (ahead, -behind)]
     outputs = [run(*arguments[:i], end, *arguments[i + 1 :])[0] for end in ends]
     after, before, there, here, cotangent, gradient = (
-        np.asarray(x, np.float64)
-        for x in (*outputs, *ends, arguments[-1], run(*arguments)[1 + i])
+        np.asarray(x, np.float64) for x in (*outputs, *ends, arguments[-1], run(*arguments)[1 + i])
     )
     shares = gradient * (there - here)
     error = np.sum((after - before) * cotangent) - np.sum(shares)

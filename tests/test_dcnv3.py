@@ -36,7 +36,9 @@ DEFINITION = OPERATORS["reference"]
 
 implementations = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 optimised = pytest.mark.parametrize(
-    "operator", [run for run in OPERATORS.values() if run is not DEFINITION], ids=list(OPERATORS)[1:]
+    "operator",
+    [run for run in OPERATORS.values() if run is not DEFINITION],
+    ids=list(OPERATORS)[1:],
 )
 
 

@@ -54,7 +54,9 @@ def pixels_of(shapes):
     return np.array([(width, height) for height, width in shapes])[:, None]
 
 
-def arguments(shapes=SHAPES, kind="between", batch=2, queries=8, heads=2, depth=5, points=2, seed=0):
+def arguments(
+    shapes=SHAPES, kind="between", batch=2, queries=8, heads=2, depth=5, points=2, seed=0
+):
     """value, sampling_locations, attention_weights and a cotangent; some points lie outside."""
     rng = np.random.default_rng(seed)
     size = pixels_of(shapes)
