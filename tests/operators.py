@@ -51,17 +51,25 @@ def check(results, expected):
         assert relative_error(result, array) < (GRADIENTS if i else VALUES), i
 
 
-def recorded_cases(paths, implementations, slow):
-    """Every recording with every implementation, with the slow ones but one in the full run."""
+def over(implementations, slow=()):
+    """Parametrises a test; with the slow implementations it is for the full run."""
+    return pytest.mark.parametrize(
+        "implementation",
+        [pytest.param(name, marks=[pytest.mark.full] * (name in slow)) for name in implementations],
+    )
+
+
+def recorded_cases(paths, quick):
+    """Recordings with implementations; those not among its `quick` ones are for the full run."""
     return [
         pytest.param(
             path,
             implementation,
             id=f"{path.stem}-{implementation}",
-            marks=[pytest.mark.full] * (implementation in slow and path != paths[0]),
+            marks=[pytest.mark.full] * (path not in chosen),
         )
         for path in paths
-        for implementation in implementations
+        for implementation, chosen in quick.items()
     ]
 
 
