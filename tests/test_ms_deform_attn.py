@@ -1,65 +1,76 @@
-"""Multi-scale deformable attention: recorded numbers, and one set of facts per implementation."""
+"""Multi-scale deformable attention: recorded numbers, and one set of facts for all implementations.
+
+Kernels are interpreted. What only those of one platform could get wrong is in test_gpu_kernels.py
+and test_tpu_ms_deform_attn.py.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import operators
 import pytest
-from jax.sharding import NamedSharding
+from operators import with_gradients
 from reference_files import Recording, recordings, relative_error
 
-from jaxseg import parallel
-from pallas_kernels import ms_deform_attn
+from pallas_kernels import gpu, ms_deform_attn
 
-# Float32 rounding of sums in another order; the originals differ as much from their own float64.
-VALUES, GRADIENTS = 1e-5, 1e-4
+pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
+IMPLEMENTATIONS = {
+    "reference": functools.partial(ms_deform_attn, implementation="reference"),
+    "xla": functools.partial(ms_deform_attn, implementation="xla"),
+    "gpu": functools.partial(gpu.ms_deform_attn, interpret=True),
+    "gpu deterministic": functools.partial(gpu.ms_deform_attn, interpret=True, deterministic=True),
+    "tpu": functools.partial(ms_deform_attn, implementation="tpu"),
+}
+KERNELS = ("gpu", "gpu deterministic", "tpu")  # slow, as they are interpreted
+SHAPES = ((4, 8), (1, 1))  # powers of two: locations of pixel centres are exact
 LEVELS = {
     "one level": ((5, 7),),
-    "three levels": ((8, 6), (4, 3), (2, 1)),
+    "two levels": SHAPES,
     "four levels": ((9, 5), (5, 3), (3, 2), (1, 1)),
 }
-FILES = [f for f in recordings("vit_adapter/modules") if f.stem.startswith("ms_deform_attn_core")]
 
-implementations = pytest.mark.parametrize("implementation", ["reference", "xla"])
-levels = pytest.mark.parametrize("shapes", LEVELS.values(), ids=LEVELS)
+implementations = operators.over(IMPLEMENTATIONS)
+optimised = operators.over([*IMPLEMENTATIONS][1:])
 
 
-def arguments(shapes, batch=2, queries=5, heads=3, depth=4, points=4, seed=0):
-    """value, sampling_locations, attention_weights and a cotangent; some points lie outside.
+@functools.cache
+def operator(implementation, shapes=SHAPES):
+    """The operator as a function of its three arrays."""
+    run = IMPLEMENTATIONS[implementation]
+    return lambda value, locations, weights: run(value, shapes, locations, weights)
 
-    Every pixel coordinate is at least 0.1 away from an integer, where the operator has a kink.
-    """
+
+def definition(*inputs, shapes=SHAPES):
+    """Output and gradients."""
+    return with_gradients(operator("reference", shapes))(*inputs)
+
+
+def pixels_of(shapes):
+    """The size of a level as (x, y), beside its points: [levels, 1, 2]."""
+    return np.array([(width, height) for height, width in shapes])[:, None]
+
+
+def arguments(
+    shapes=SHAPES, kind="between", batch=2, queries=8, heads=2, depth=5, points=2, seed=0
+):
+    """value, sampling_locations, attention_weights and a cotangent; some points lie outside."""
     rng = np.random.default_rng(seed)
-    size = np.array([(width, height) for height, width in shapes])[:, None]  # [levels, 1, (x, y)]
+    size = pixels_of(shapes)
     sampled = (batch, queries, heads, len(shapes), points)
-    pixel = np.floor(rng.uniform(-3, size + 3, (*sampled, 2))) + rng.uniform(
-        0.1, 0.9, (*sampled, 2)
-    )
-    value = rng.standard_normal((batch, sum(h * w for h, w in shapes), heads, depth))
+    pixel = rng.integers(-1, size + 1, (*sampled, 2))
+    pixel = pixel + operators.displacements(kind, rng, pixel.shape)
     weights = rng.uniform(size=sampled)
-    cotangent = rng.standard_normal((batch, queries, heads * depth))
     arrays = (
-        value,
+        rng.standard_normal((batch, sum(h * w for h, w in shapes), heads, depth)),
         (pixel + 0.5) / size,
         weights / weights.sum((-1, -2), keepdims=True),
-        cotangent,
+        rng.standard_normal((batch, queries, heads * depth)),
     )
     return tuple(jnp.asarray(array, jnp.float32) for array in arrays)
-
-
-def operator(shapes, implementation=None):
-    """The operator as a function of its three arrays."""
-    return lambda value, locations, weights: ms_deform_attn(
-        value, shapes, locations, weights, implementation=implementation
-    )
-
-
-def output_and_gradients(run, value, locations, weights, cotangent):
-    def outcome(*inputs):
-        output, transpose = jax.vjp(run, *inputs)
-        return output, *transpose(cotangent)
-
-    return jax.jit(outcome)(value, locations, weights)
 
 
 def in_float64(value, shapes, locations, weights):
@@ -81,174 +92,172 @@ def in_float64(value, shapes, locations, weights):
     return total.reshape(*total.shape[:2], -1)
 
 
+FILES = [f for f in recordings("vit_adapter/modules") if f.stem.startswith("ms_deform_attn_core")]
+RECORDED = {f: tuple(map(tuple, Recording(f).json("meta")["spatial_shapes"])) for f in FILES}
+ONE_OF_EACH_NUMBER_OF_LEVELS = {len(shapes): f for f, shapes in RECORDED.items()}.values()
+CASES = operators.recorded_cases(
+    FILES,
+    {
+        "reference": FILES,
+        "xla": FILES,
+        "gpu": ONE_OF_EACH_NUMBER_OF_LEVELS,
+        "gpu deterministic": (),
+        "tpu": FILES[:1],
+    },
+)
+
+
 @pytest.mark.reference
-@implementations
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("path", "implementation"), CASES)
 def test_equals_the_recorded_operator(path, implementation):
-    recording = Recording(path)
-    shapes = tuple(map(tuple, recording.json("meta")["spatial_shapes"]))
     names = ("value", "sampling_locations", "attention_weights")
-    output, *gradients = output_and_gradients(
-        operator(shapes, implementation),
-        *(recording[f"inputs/{name}"] for name in names),
-        recording["cotangents/out"],
-    )
-    assert relative_error(output, recording["outputs/out"]) < VALUES
-    # Exactly on a pixel centre the recorded location gradient depends on how the original rounded.
-    smooth = ~recording["kink"][..., None]
-    for name, gradient in zip(names, gradients, strict=True):
-        used = smooth if name == "sampling_locations" else True
-        expected = np.where(used, recording[f"grads/inputs/{name}"], 0)
-        assert relative_error(np.where(used, gradient, 0), expected) < GRADIENTS, name
+    run = operator(implementation, RECORDED[path])
+    operators.check_recording(run, Recording(path), names, "out")
 
 
-@implementations
-@levels
+@optimised
+@pytest.mark.parametrize("kind", operators.KINDS)
+def test_equals_the_definition_for_any_location(kind, implementation):
+    inputs = arguments(kind=kind)
+    operators.check(with_gradients(operator(implementation))(*inputs), definition(*inputs))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "implementation"),
+    [
+        pytest.param(
+            shapes,
+            implementation,
+            id=f"{name}-{implementation}",
+            marks=[pytest.mark.full] * (implementation in KERNELS and shapes != SHAPES),
+        )
+        for name, shapes in LEVELS.items()
+        for implementation in IMPLEMENTATIONS
+    ],
+)
 def test_equals_a_sum_over_all_pixels_and_its_finite_differences(shapes, implementation):
-    *inputs, cotangent = arguments(shapes)
-    output, *gradients = output_and_gradients(operator(shapes, implementation), *inputs, cotangent)
-    assert relative_error(output, in_float64(inputs[0], shapes, *inputs[1:])) < VALUES
-
-    rng = np.random.default_rng(1)
-    inputs = [np.asarray(x, np.float64) for x in inputs]
-    for i, gradient in enumerate(gradients):
-        step = 1e-6 * rng.choice([-1.0, 1.0], inputs[i].shape)
-        ends = []
-        for sign in (1, -1):
-            value, *rest = (x + sign * step if i == j else x for j, x in enumerate(inputs))
-            ends.append(
-                np.sum(in_float64(value, shapes, *rest) * np.asarray(cotangent, np.float64))
-            )
-        expected = (ends[0] - ends[1]) / 2
-        scale = np.sum(np.abs(gradient * step))
-        assert abs(np.sum(np.asarray(gradient, np.float64) * step) - expected) < GRADIENTS * scale
+    inputs = arguments(shapes)
+    run = operator(implementation, shapes)
+    value, *others, _ = inputs
+    output, *_ = with_gradients(run)(*inputs)
+    assert relative_error(output, in_float64(value, shapes, *others)) < operators.VALUES
+    operators.check_central_differences(run, inputs, pixel=1 / pixels_of(shapes))
 
 
 @implementations
-def test_on_a_pixel_centre_the_location_gradient_is_the_right_sided_difference(implementation):
-    shapes = ((4, 8),)  # powers of two: the locations of pixel centres are exact
-    value, _, weights, cotangent = arguments(shapes, queries=60, points=1)
-    x, y = np.meshgrid(np.arange(-1, 9), np.arange(-1, 5))  # one pixel outside, and all borders
-    pixel = np.stack([x.ravel(), y.ravel()], axis=-1).astype(np.float32)[:, None, None, None]
-    size = np.array([8, 4], np.float32)
-    locations = np.broadcast_to((pixel + 0.5) / size, (*weights.shape, 2))
-    _, _, gradient, _ = output_and_gradients(
-        operator(shapes, implementation), value, jnp.asarray(locations), weights, cotangent
-    )
-    here = in_float64(value, shapes, locations, weights)
-    for axis in range(2):
-        right = locations + np.eye(2)[axis] * 2**-20
-        change = (in_float64(value, shapes, right, weights) - here) * cotangent * 2**20
-        expected = change.reshape(*weights.shape[:3], -1).sum(-1)
-        assert relative_error(gradient[..., 0, 0, axis], expected) < GRADIENTS
+def test_at_pixel_centres_the_gradient_is_the_right_sided_difference(implementation):
+    """At those of all pixels, of which some are borders, and one pixel outside."""
+    value, locations, *rest = arguments()
+    for level, (height, width) in enumerate(SHAPES):
+        centres = np.stack(np.meshgrid(np.arange(-1, width + 1), np.arange(-1, height + 1)), -1)
+        points = locations[:, :, :, level].shape
+        centres = np.resize(centres.reshape(-1, 2), points)
+        locations = locations.at[:, :, :, level].set((centres + 0.5) / pixels_of(SHAPES)[level])
+    inputs = (value, locations, *rest)
+    pixel = 1 / pixels_of(SHAPES)
+    operators.check_right_sided_differences(operator(implementation), inputs, pixel)
+    operators.check(with_gradients(operator(implementation))(*inputs), definition(*inputs))
 
 
 @implementations
 @pytest.mark.parametrize("far", [-1e30, -1e6, -0.6, 1.6, 1e6, 1e30])
 def test_points_far_outside_sample_zeros_and_have_no_gradient(far, implementation):
-    shapes = LEVELS["three levels"]
-    value, locations, weights, cotangent = arguments(shapes)
+    value, locations, *rest = arguments()
     locations = locations.at[:, 0].set(far)
-    output, *gradients = output_and_gradients(
-        operator(shapes, implementation), value, locations, weights, cotangent
+    results = with_gradients(operator(implementation))(value, locations, *rest)
+    operators.check(results, definition(value, locations, *rest))
+    output, _, *gradients = results
+    for result in (output, *gradients):
+        assert not jnp.any(result[:, 0])
+
+
+@pytest.mark.parametrize("implementation", ["gpu", "gpu deterministic"])
+@pytest.mark.parametrize("outside", [np.nan, np.inf])
+def test_reads_no_pixel_that_has_no_weight(outside, implementation):
+    """Points outside the image do not meet what stands at its border."""
+    value, locations, *rest = arguments()
+    results = with_gradients(operator(implementation))(
+        jnp.full_like(value, outside), jnp.full_like(locations, 1.9), *rest
     )
-    assert not jnp.any(output[:, 0])
-    assert all(jnp.all(jnp.isfinite(gradient)) for gradient in gradients)
-    assert not jnp.any(gradients[1][:, 0])
-    assert not jnp.any(gradients[2][:, 0])
+    assert not any(np.any(result) for result in results)
 
 
-@implementations
+@operators.over(IMPLEMENTATIONS, slow=["gpu deterministic"])
 def test_vmap_equals_a_loop(implementation):
-    shapes = LEVELS["three levels"]
-    cases = [arguments(shapes, seed=seed) for seed in range(3)]
-
-    @jax.jit
-    def run(*inputs):
-        return output_and_gradients(operator(shapes, implementation), *inputs)
-
-    stacked = jax.vmap(run)(*map(jnp.stack, zip(*cases, strict=True)))
-    for i, case in enumerate(cases):
-        for result, expected in zip(stacked, run(*case), strict=True):
-            assert relative_error(result[i], expected) < VALUES
+    operators.check_vmap(operator(implementation), [arguments(seed=seed) for seed in range(2)])
 
 
-@implementations
-def test_rematerialisation_changes_nothing(implementation):
-    shapes = LEVELS["three levels"]
-    run = operator(shapes, implementation)
-    plain = output_and_gradients(run, *arguments(shapes))
-    again = output_and_gradients(jax.checkpoint(run), *arguments(shapes))
-    for result, expected in zip(again, plain, strict=True):
-        assert relative_error(result, expected) < VALUES
+@functools.cache
+def twice(once):
+    """On the same value."""
+
+    def run(value, locations, weights):
+        return once(value, locations, weights) * once(value, 1 - locations, weights**2)
+
+    return run
+
+
+@operators.over(IMPLEMENTATIONS, slow=["reference", "gpu deterministic"])
+def test_rematerialised_and_used_twice(implementation):
+    """The second gradient must not land in the buffer of the first."""
+    inputs = arguments()
+    rematerialised = twice(jax.checkpoint(operator(implementation)))
+    expected = with_gradients(twice(operator("reference")))(*inputs)
+    operators.check(with_gradients(rematerialised)(*inputs), expected)
 
 
 @implementations
 def test_bfloat16_rounds_the_values_but_not_the_coordinates(implementation):
-    shapes = ((1, 257),)  # bfloat16 has 8 bits: its coordinates would be off by a pixel
-    run = operator(shapes, implementation)
-    value, locations, weights, cotangent = arguments(shapes)
-    value, cotangent = (x.astype(jnp.bfloat16) for x in (value, cotangent))
-    results = output_and_gradients(run, value, locations, weights, cotangent)
-    exact = output_and_gradients(
-        run, value.astype(jnp.float32), locations, weights, cotangent.astype(jnp.float32)
-    )
-    assert [x.dtype for x in results] == [jnp.bfloat16, jnp.bfloat16, jnp.float32, jnp.float32]
-    for result, expected in zip(results, exact, strict=True):
-        assert relative_error(result.astype(jnp.float32), expected) < 2**-8
+    shapes = ((1, 127),)  # bfloat16 has 8 bits: its coordinates would be off by a quarter
+    run, exact = operator(implementation, shapes), operator("reference", shapes)
+    operators.check_bfloat16(run, exact, arguments(shapes))
 
 
-def test_split_over_eight_devices_equals_one_device():
-    shapes = LEVELS["three levels"]
-    inputs = arguments(shapes, batch=16)
-    expected = output_and_gradients(operator(shapes), *inputs)
-    mesh = parallel.make_mesh({"data": 2, "fsdp": 4})
-    split = [jax.device_put(x, NamedSharding(mesh, parallel.BATCH)) for x in inputs]
-    with jax.set_mesh(mesh):
-        results = output_and_gradients(parallel.over_batch(operator(shapes)), *split)
-    for result, single in zip(results, expected, strict=True):
-        assert len(result.sharding.device_set) == 8
-        assert relative_error(result, single) < VALUES
+@implementations
+@pytest.mark.parametrize("empty", ["batch", "queries"])
+def test_nothing_in_nothing_out(empty, implementation):
+    inputs = arguments(**{empty: 0})
+    output, *gradients = with_gradients(operator(implementation))(*inputs)
+    assert output.shape == inputs[-1].shape
+    for gradient, array in zip(gradients, inputs[:3], strict=True):
+        assert gradient.shape == array.shape
+        assert not jnp.any(gradient)
+
+
+@operators.over(IMPLEMENTATIONS, slow=["reference", "gpu deterministic", "tpu"])
+def test_split_over_eight_devices_equals_one_device(implementation):
+    shares = [arguments(seed=seed) for seed in range(8)]
+    operators.check_split_over_eight_devices(operator(implementation), shares)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_lowers_for_accelerators(platform):
-    shapes = LEVELS["three levels"]
-
-    def loss(*inputs):
-        return operator(shapes)(*inputs).sum()
+    def loss(value, locations, weights):
+        return ms_deform_attn(value, SHAPES, locations, weights).sum()
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
-    assert gradient.trace(*arguments(shapes)[:3]).lower(lowering_platforms=(platform,)).as_text()
+    assert gradient.trace(*arguments()[:3]).lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_keeps_no_tensor_of_all_samples():
     shapes = ((16, 16), (8, 8))
-    *inputs, cotangent = arguments(shapes, batch=1, queries=320, heads=4, depth=32, points=16)
-
-    def run(*inputs):
-        output, transpose = jax.vjp(operator(shapes), *inputs)
-        return output, transpose(cotangent)
-
-    one_corner = cotangent.nbytes * len(shapes) * 16  # float32, of all levels and points
-    compiled = jax.jit(run).lower(*inputs).compile()
+    inputs = arguments(shapes, batch=1, queries=320, heads=4, depth=32, points=16)
+    one_corner = inputs[-1].nbytes * len(shapes) * 16  # float32, of all levels and points
+    compiled = with_gradients(operator("xla", shapes)).lower(*inputs).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < one_corner
 
 
 def test_refuses_shapes_that_do_not_belong_together():
-    shapes = LEVELS["three levels"]
-    value, locations, weights, _ = arguments(shapes)
-    with pytest.raises(ValueError, match=r"value \(2, 62, 3, 4\) has 62 pixels.*have 60"):
-        ms_deform_attn(value, shapes[:2], locations, weights)
-    with pytest.raises(ValueError, match=r"attention_weights \(2, 5, 3, 2, 4\)"):
-        ms_deform_attn(value, shapes, locations, weights[:, :, :, :2])
-    with pytest.raises(ValueError, match=r"sampling_locations \(2, 4, 3, 3, 4, 2\)"):
-        ms_deform_attn(value, shapes, locations[:, :4], weights)
+    value, locations, weights, _ = arguments()
+    with pytest.raises(ValueError, match=r"value \(2, 33, 2, 5\) has 33 pixels.*have 32"):
+        ms_deform_attn(value, SHAPES[:1], locations, weights)
+    with pytest.raises(ValueError, match=r"attention_weights \(2, 8, 2, 1, 2\)"):
+        ms_deform_attn(value, SHAPES, locations, weights[:, :, :, :1])
+    with pytest.raises(ValueError, match=r"sampling_locations \(2, 6, 2, 2, 2, 2\)"):
+        ms_deform_attn(value, SHAPES, locations[:, :6], weights)
 
 
 def test_names_the_implementations_there_are():
-    shapes = LEVELS["one level"]
+    value, locations, weights, _ = arguments()
     with pytest.raises(ValueError, match="'cuda'; there are reference, xla, gpu, tpu"):
-        ms_deform_attn(
-            *arguments(shapes)[:1], shapes, *arguments(shapes)[1:3], implementation="cuda"
-        )
+        ms_deform_attn(value, SHAPES, locations, weights, implementation="cuda")

@@ -14,7 +14,6 @@ from jaxseg import losses, resize
 from jaxseg.models import intern_image, layers
 from jaxseg.models.segformer_head import SegformerHead
 from jaxseg.models.uper_head import FCNHead, UPerHead
-from pallas_kernels import dcnv3
 
 pytestmark = pytest.mark.reference
 
@@ -115,33 +114,6 @@ def check_module(recording, make, nchw_in, nchw_out, takes_train):
             assert relative_error(statistics[to_path(name, 1)], expected) < VALUES, name
 
 
-def check_dcnv3_core(recording):
-    hparams = recording.hparams
-    gradients = recording.group("grads/inputs/") | recording.group("grads_cuda/inputs/")
-    for implementation in ("reference", "xla"):
-
-        def scalar(inputs, implementation=implementation):
-            output = dcnv3(
-                inputs["input"],
-                inputs["offset"],
-                inputs["mask"],
-                kernel_size=hparams["kernel"],
-                stride=hparams["stride"],
-                padding=hparams["pad"],
-                dilation=hparams["dilation"],
-                groups=hparams["group"],
-                offset_scale=hparams["offset_scale"],
-                implementation=implementation,
-            )
-            return jnp.sum(output * recording["cotangents/output"]), output
-
-        grads, output = jax.jit(jax.grad(scalar, has_aux=True))(recording.group("inputs/"))
-        assert relative_error(output, recording["outputs/output"]) < VALUES
-        assert set(grads) == set(gradients)
-        for name, expected in gradients.items():
-            assert relative_error(grads[name], expected) < GRADIENTS, (implementation, name)
-
-
 def check_resampling(recording, function):
     """`function(recording, case)` gives the resampling of one numbered case, channels last."""
     for case in recording.group("inputs/"):
@@ -183,7 +155,6 @@ def check_ce_loss(recording):
 CHECKS = {
     "adaptive_avg_pool": check_adaptive_avg_pool,
     "ce_loss": check_ce_loss,
-    "dcnv3_core": check_dcnv3_core,
     "resize_bilinear": check_resize_bilinear,
     **{
         name: lambda recording, spec=spec: check_module(recording, *spec)
@@ -193,7 +164,8 @@ CHECKS = {
 
 
 # `test_modes` records inference; its whole-image cases are in test_inference.py.
-FILES = [f for f in recordings("internimage/modules") if not f.stem.startswith("test_modes")]
+OTHERS = ("test_modes", "dcnv3_core")  # with tests of their own
+FILES = [path for path in recordings("internimage/modules") if not path.stem.startswith(OTHERS)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

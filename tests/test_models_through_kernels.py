@@ -1,0 +1,82 @@
+"""Whole models have the same gradients through the kernels as through the definition."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from operators import GRADIENTS
+from reference_files import relative_error
+from tiny import tiny_config
+from tiny_vits import VIT, config_of
+
+import pallas_kernels
+from converters import rules, verify
+from jaxseg import paths
+from jaxseg.models import segmentor
+from pallas_kernels import gpu, reference, tpu
+
+pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+
+# By implementation: the operators that models call. Kernels are interpreted.
+OPERATORS = {
+    "reference": {"dcnv3": reference.dcnv3, "ms_deform_attn": reference.ms_deform_attn},
+    "gpu": {
+        "dcnv3": functools.partial(gpu.dcnv3, interpret=True),
+        "ms_deform_attn": functools.partial(gpu.ms_deform_attn, interpret=True),
+    },
+    "tpu": {"dcnv3": tpu.dcnv3, "ms_deform_attn": tpu.ms_deform_attn},
+}
+
+
+def intern_image():
+    """Of two stages."""
+    config = tiny_config()
+    config.model.backbone.update(depths=(1, 1), groups=(1, 2))
+    return config
+
+
+def vit_adapter():
+    """Of one block, with an injector before it and two extractors after it."""
+    return config_of(
+        VIT, depth=1, interaction_indexes=((0, 0),), extra_extractors=1, add_vit_feature=False
+    )
+
+
+MODELS = {"InternImage": intern_image, "ViT-Adapter": vit_adapter}
+
+
+@functools.cache
+def filled(name):
+    """A model with a UPerHead, and variables of which none is zero."""
+    config = MODELS[name]()
+    config.model.auxiliary_head = None
+    return segmentor.build(config.model), rules.to_variables(verify.filled_state_dict(config))
+
+
+@functools.cache
+def gradients(name, implementation):
+    """Of all parameters, by path."""
+    model, variables = filled(name)
+    images = np.random.default_rng(0).standard_normal((1, 32, 64, 3), np.float32)
+
+    def loss(params):
+        output, _ = segmentor.apply(model, variables | {"params": params}, images)
+        return jnp.sum(jnp.sin(output.logits))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for operator, run in OPERATORS[implementation].items():
+            patch.setattr(pallas_kernels, operator, run)
+        of_params = jax.jit(jax.grad(loss))(variables["params"])
+    return paths.by_path({"params": of_params})
+
+
+# The compilation of interpreted kernels for TPU takes longest.
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("implementation", ["gpu", pytest.param("tpu", marks=pytest.mark.full)])
+def test_parameter_gradients_are_those_of_the_definition(name, implementation):
+    expected = gradients(name, "reference")
+    for path, gradient in gradients(name, implementation).items():
+        assert np.any(gradient), path
+        assert relative_error(gradient, expected[path]) < GRADIENTS, path
