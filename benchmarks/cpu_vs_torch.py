@@ -1,8 +1,8 @@
-"""jaxseg beside PyTorch on CPU, in turns, each in processes of its own.
+"""jaxseg beside PyTorch on CPU, in turns, each in a process of its own.
 
     pip install torch==2.13.0        # a CPU build is enough
-    python benchmarks/cpu_vs_torch.py [--what model --height 512 --width 1024 --batch 1]
-    python benchmarks/cpu_vs_torch.py --what dcnv3
+    python benchmarks/cpu_vs_torch.py [--height 512 --width 1024 --batch 1 --rounds 10]
+    python benchmarks/cpu_vs_torch.py --what dcnv3 --rounds 30
 
 Either UperNet InternImage-T, forward and train step, or DCNv3 alone at its four stages, forward and
 with all gradients. Both sides have the same weights and inputs, in float32, and must agree before
@@ -12,7 +12,6 @@ least time of each call, is JSON.
 
 import argparse
 import datetime
-import functools
 import json
 import os
 import platform
@@ -111,31 +110,24 @@ def dcnv3_calls(side, options):
     return {
         f"{stage}, {direction}": call
         for stage, shape in stages.items()
-        for direction, call in build(shape, *dcnv3_arrays(shape, options.batch)).items()
+        for direction, call in build(shape, options.batch).items()
     }
 
 
-def dcnv3_arrays(shape, batch):
-    """Value, offset and mask, and a cotangent."""
-    value, offset, mask = (np.array(x) for x in bench.dcnv3_case(shape, batch, jnp.float32)[1])
+def dcnv3_case(shape, batch):
+    """The operator of jaxseg, its arguments, and a cotangent."""
+    bind, arguments = bench.dcnv3_case(shape, batch, jnp.float32)
+    value, offset, mask = (np.array(x) for x in arguments)
     # The gradient jumps at whole pixels, where rounding would decide what it is.
     offset[np.abs(offset - np.round(offset)) < 1e-3] += 2e-3
     cotangent = np.random.default_rng(1).standard_normal(value.shape, np.float32)
-    return [value, offset, mask], cotangent
+    return bind(pallas_kernels.dcnv3), [value, offset, mask], cotangent
 
 
-def jaxseg_dcnv3(shape, arguments, cotangent):
+def jaxseg_dcnv3(shape, batch):
     """DCNv3 of jaxseg, forward, and forward with all gradients."""
-    arguments, cotangent = jax.tree.map(jnp.asarray, (arguments, cotangent))
-    operator = functools.partial(
-        pallas_kernels.dcnv3,
-        kernel_size=3,
-        stride=1,
-        padding=1,
-        dilation=1,
-        groups=shape.groups,
-        offset_scale=1.0,
-    )
+    operator, *arrays = dcnv3_case(shape, batch)
+    arguments, cotangent = jax.tree.map(jnp.asarray, arrays)
 
     @jax.jit
     def gradients(arguments, cotangent):
@@ -148,8 +140,9 @@ def jaxseg_dcnv3(shape, arguments, cotangent):
     }
 
 
-def torch_dcnv3(shape, arguments, cotangent):
+def torch_dcnv3(shape, batch):
     """The same of PyTorch."""
+    _, arguments, cotangent = dcnv3_case(shape, batch)
     arguments = [torch.from_numpy(x).requires_grad_() for x in arguments]
     cotangent = torch.from_numpy(cotangent)
 
@@ -165,17 +158,36 @@ def torch_dcnv3(shape, arguments, cotangent):
     return {"forward": forward, "forward and backward": gradients}
 
 
-def least_seconds(calls, rounds):
-    """The least time of each call after a first that compiles."""
-    seconds = {}
-    for name, call in calls.items():
+def answer(calls):
+    """Makes the calls that standard input names, and prints the seconds of each."""
+    for line in sys.stdin:
+        call = calls[line.strip()]
+        started = time.perf_counter()
         call()
-        times = []
-        for _ in range(rounds):
-            started = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - started)
-        seconds[name] = min(times)
+        print(time.perf_counter() - started, flush=True)
+
+
+def least_seconds(names, rounds):
+    """The least time of each call by side, after a first that compiles."""
+    sides = {
+        side: subprocess.Popen(
+            [sys.executable, *sys.argv, "--side", side],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for side in ("jaxseg", "torch")
+    }
+    seconds = {name: dict.fromkeys(sides, float("inf")) for name in names}
+    for turn in range(rounds + 1):
+        for name, best in seconds.items():
+            for side, process in sides.items():
+                print(name, file=process.stdin, flush=True)
+                taken = float(process.stdout.readline())
+                if turn:
+                    best[side] = min(best[side], taken)
+    for process in sides.values():
+        process.communicate()
     return seconds
 
 
@@ -184,27 +196,18 @@ def main():
     parser.add_argument("--what", choices=("model", "dcnv3"), default="model")
     for name, default in (("height", 512), ("width", 1024), ("batch", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--side", choices=("jaxseg", "torch"), help="time this side only")
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count())
     calls = {"model": model_calls, "dcnv3": dcnv3_calls}[options.what]
     if options.side:
-        print(json.dumps(least_seconds(calls(options.side, options), options.rounds)))
+        answer(calls(options.side, options))
         return
 
-    difference = largest_difference(calls("jaxseg", options), calls("torch", options))
+    names, difference = compare(calls("jaxseg", options), calls("torch", options))
     assert difference < 1e-4, difference
-
-    seconds = {}
-    for _ in range(options.turns):
-        for side in ("jaxseg", "torch"):
-            command = [sys.executable, *sys.argv, "--side", side]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            for name, taken in json.loads(output.splitlines()[-1]).items():
-                times = seconds.setdefault(name, {})
-                times[side] = min(taken, times.get(side, taken))
+    seconds = least_seconds(names, options.rounds)
     result = {
         "what": options.what,
         "input": [options.batch, options.height, options.width, 3],
@@ -219,9 +222,9 @@ def main():
     print(json.dumps(result, indent=1))
 
 
-def largest_difference(ours, theirs):
-    """Of any array that the calls return, relative to the largest number in it."""
-    return max(
+def compare(ours, theirs):
+    """The names of the calls, and the largest difference relative to the largest of an array."""
+    return list(theirs), max(
         float(np.abs(actual - expected).max() / np.abs(expected).max())
         for name, call in theirs.items()
         for actual, expected in zip(ours[name](), call(), strict=True)
