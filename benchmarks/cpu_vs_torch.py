@@ -199,7 +199,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--side", choices=("jaxseg", "torch"), help="time this side only")
     options = parser.parse_args()
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     calls = {"model": model_calls, "dcnv3": dcnv3_calls}[options.what]
     if options.side:
         answer(calls(options.side, options))
@@ -214,7 +214,7 @@ def main():
         "seconds": seconds,
         "speedup": {k: round(v["torch"] / v["jaxseg"], 2) for k, v in seconds.items()},
         "largest_relative_difference": difference,
-        "threads": os.cpu_count(),
+        "threads": len(os.sched_getaffinity(0)),
         "processor": platform.processor() or platform.machine(),
         "versions": {"jax": jax.__version__, "torch": torch.__version__},
         "date": datetime.date.today().isoformat(),
