@@ -7,7 +7,8 @@
 Either UperNet InternImage-T, forward and train step, or DCNv3 alone at its four stages, forward and
 with all gradients. Both sides have the same weights and inputs, in float32, and must agree before
 anything is timed. In one process their thread pools would disturb each other. The result, with the
-least time of each call, is JSON.
+least time of each call, is JSON. Under `taskset -c 0` both have one thread, which other programs
+on the machine disturb least.
 """
 
 import argparse
