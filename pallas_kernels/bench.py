@@ -1,16 +1,21 @@
 """How long the operators take: every implementation at the sizes of the published models.
 
 python -m pallas_kernels.bench [--shapes PATTERN] [--implementation NAME] [--batch 2]
-    [--dtype bfloat16] [--json FILE]
+    [--dtype bfloat16] [--autotune] [--json FILE]
 
 A time is the median of repeated calls, all implementations of a size in turn. Beside it stands the
 share of the device's bandwidth, as measured by copying an array, that the least possible traffic
 would take in this time: inputs read once, outputs written once. 100 % cannot be beaten.
+
+`--autotune` times the GPU kernels with every block size worth trying instead, and prints what
+belongs into `block_sizes.TUNED`: for each kernel the one with the least time at all sizes together.
 """
 
 import argparse
+import collections
 import datetime
 import fnmatch
+import functools
 import json
 import statistics
 import sys
@@ -23,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import pallas_kernels
-from pallas_kernels import shapes
+from pallas_kernels import block_sizes, gpu, shapes
+from pallas_kernels.block_sizes import BlockSize, Kernel
 
 COMPARED = {"cpu": ["xla"], "gpu": ["gpu", "xla"], "tpu": ["tpu", "xla"]}  # by platform
 COPIED_BYTES = 1 << 28
@@ -31,28 +37,18 @@ REPEATS = 10
 
 
 def dcnv3_case(call: shapes.DCNv3, batch: int, dtype) -> tuple[Callable, list[jax.Array]]:
-    """(implementation -> operator, its arguments): offsets as a trained model has them, about 1."""
+    """(dcnv3 -> function of its arguments, these): offsets as a trained model has them, about 1."""
     random = np.random.default_rng(0)
     hw, points = (batch, call.height, call.width), 9 * call.groups
     value = random.standard_normal((*hw, call.groups * call.group_channels), np.float32)
     offset = random.standard_normal((*hw, 2 * points), np.float32)
     mask = random.random((*hw, points), np.float32) / 9
 
-    def operator(implementation):
-        return lambda value, offset, mask: pallas_kernels.dcnv3(
-            value,
-            offset,
-            mask,
-            kernel_size=3,
-            stride=1,
-            padding=1,
-            dilation=1,
-            groups=call.groups,
-            offset_scale=1.0,
-            implementation=implementation,
-        )
+    def bind(dcnv3):
+        geometry = {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1}
+        return functools.partial(dcnv3, **geometry, groups=call.groups, offset_scale=1.0)
 
-    return operator, [jnp.asarray(value, dtype), jnp.asarray(offset), jnp.asarray(mask)]
+    return bind, [jnp.asarray(value, dtype), jnp.asarray(offset), jnp.asarray(mask)]
 
 
 def ms_deform_attn_case(
@@ -70,34 +66,37 @@ def ms_deform_attn_case(
     locations = place + 2 * random.standard_normal((*shape, 2), np.float32) / sizes[:, None]
     weights = random.random(shape, np.float32) / (len(call.levels) * call.points)
 
-    def operator(implementation):
-        return lambda value, locations, weights: pallas_kernels.ms_deform_attn(
-            value, call.levels, locations, weights, implementation=implementation
+    def bind(ms_deform_attn):
+        return lambda value, locations, weights: ms_deform_attn(
+            value, call.levels, locations, weights
         )
 
-    return operator, [jnp.asarray(value, dtype), jnp.asarray(locations), jnp.asarray(weights)]
+    return bind, [jnp.asarray(value, dtype), jnp.asarray(locations), jnp.asarray(weights)]
 
 
-CASES = {shapes.DCNv3: dcnv3_case, shapes.MSDeformAttn: ms_deform_attn_case}
+CASES = {
+    shapes.DCNv3: ("dcnv3", dcnv3_case),
+    shapes.MSDeformAttn: ("ms_deform_attn", ms_deform_attn_case),
+}
 
 
 def directions(operator: Callable, arguments: Sequence[jax.Array]) -> dict[str, tuple]:
     """By direction: the compiled function, its arguments, and the least bytes it has to move."""
     forward = jax.jit(operator)
-    output = forward(*arguments)
+    cotangent = jnp.ones_like(jax.eval_shape(forward, *arguments))
 
     def backward(cotangent, *arguments):
         return jax.vjp(operator, *arguments)[1](cotangent)
 
     read = sum(x.nbytes for x in arguments)
     return {
-        "forward": (forward, arguments, read + output.nbytes),
+        "forward": (forward, arguments, read + cotangent.nbytes),
         # What the forward pass leaves is not counted on: the gradient reads its inputs again.
-        "backward": (jax.jit(backward), [output, *arguments], 2 * read + output.nbytes),
+        "backward": (jax.jit(backward), [cotangent, *arguments], 2 * read + cotangent.nbytes),
     }
 
 
-def seconds(functions: dict[str, tuple[Callable, Sequence[jax.Array]]]) -> dict[str, float]:
+def seconds(functions: dict[Any, tuple[Callable, Sequence[jax.Array]]]) -> dict[Any, float]:
     """The median time of each, called in turn."""
     times = {name: [] for name in functions}
     for repeat in range(REPEATS + 1):
@@ -124,13 +123,13 @@ def measure(
     bandwidth: float,
 ) -> list[dict[str, Any]]:
     """A row for every implementation that takes this call, and direction."""
-    operator, arguments = CASES[type(call)](call, batch, dtype)
+    operator, case = CASES[type(call)]
+    bind, arguments = case(call, batch, dtype)
     rows, found, least = [], {"forward": {}, "backward": {}}, {}
     for name in implementations:
         try:
-            for direction, (function, given, moved) in directions(
-                operator(name), arguments
-            ).items():
+            named = functools.partial(getattr(pallas_kernels, operator), implementation=name)
+            for direction, (function, given, moved) in directions(bind(named), arguments).items():
                 found[direction][name] = function, given
                 least[direction] = moved
         except ValueError as error:  # this implementation does not take it, and says why
@@ -149,6 +148,87 @@ def measure(
     return rows
 
 
+def compare(
+    calls: Sequence[tuple[str, Any]],
+    implementations: Sequence[str],
+    batch: int,
+    dtype: Any,
+    bandwidth: float,
+) -> list[dict[str, Any]]:
+    """The rows of all calls, printed as they come."""
+    table = []
+    for name, call in calls:
+        for row in measure(call, implementations, batch, dtype, bandwidth):
+            table.append({"shape": name, **row})
+            print("  ".join(f"{key} {cell}" for key, cell in table[-1].items()), flush=True)
+    return table
+
+
+def tuning_seconds(
+    call: shapes.DCNv3 | shapes.MSDeformAttn, batch: int, dtype: Any, **options
+) -> dict[Kernel, dict[BlockSize, float]]:
+    """For every GPU kernel of this call, how long the pass around it takes by its block size.
+
+    `options` go to the operator.
+    """
+    name, case = CASES[type(call)]
+    bind, arguments = case(call, batch, dtype)
+
+    def passes(block_size):
+        """Forward, backward, and backward without atomics."""
+        operator = functools.partial(getattr(gpu, name), block_size=block_size, **options)
+        forward, backward = directions(bind(operator), arguments).values()
+        in_order = directions(bind(functools.partial(operator, deterministic=True)), arguments)
+        return [each[:2] for each in (forward, backward, in_order["backward"])]
+
+    launched, times = set(), {}
+
+    def note(kernel):
+        launched.add(kernel)
+        return block_sizes.default(kernel)
+
+    for i, (function, given) in enumerate(passes(note)):
+        jax.eval_shape(function, *given)
+        for kernel in sorted(launched - times.keys()):
+            times[kernel] = seconds(
+                {
+                    size: passes(functools.partial(_one_changed, kernel, size))[i]
+                    for size in block_sizes.candidates(kernel)
+                }
+            )
+    return times
+
+
+def _one_changed(kernel, size, asked):
+    return size if asked == kernel else block_sizes.default(asked)
+
+
+def autotune(
+    calls: Sequence[tuple[str, Any]], batch: int, dtype: Any, device_kind: str
+) -> list[dict[str, Any]]:
+    """Prints the table of the fastest block sizes; gives its rows."""
+    times = collections.defaultdict(collections.Counter)
+    for name, call in calls:
+        print(name, flush=True)
+        for kernel, by_size in tuning_seconds(call, batch, dtype).items():
+            times[kernel].update(by_size)  # adds
+    rows = []
+    print(f'    "{device_kind}": {{')
+    for kernel, size in block_sizes.fastest(times).items():
+        best, default = (times[kernel][s] for s in (size, block_sizes.default(kernel)))
+        print(f"        {kernel}: {size},  # {default / best:.2f} times as fast as by default")
+        rows.append(
+            {
+                **kernel._asdict(),
+                **size._asdict(),
+                "milliseconds": round(1e3 * best, 3),
+                "milliseconds_by_default": round(1e3 * default, 3),
+            }
+        )
+    print("    },")
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(
         prog="python -m pallas_kernels.bench",
@@ -159,20 +239,23 @@ def main(arguments: Sequence[str] | None = None):
     parser.add_argument("--implementation", action="append", help="default: all for this platform")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--autotune", action="store_true", help="find the GPU's block sizes")
     parser.add_argument("--json", metavar="FILE", help="write the table there, too")
     options = parser.parse_args(arguments)
     calls = [row for row in shapes.every_call() if fnmatch.fnmatchcase(row[0], options.shapes)]
     if not calls:
         names = "\n".join(name for name, _ in shapes.every_call())
         sys.exit(f"bench: no shape matches {options.shapes!r}; there are\n{names}")
-    implementations = options.implementation or COMPARED[jax.default_backend()]
+    platform = jax.default_backend()
+    if options.autotune and platform != "gpu":
+        sys.exit(f"bench: --autotune is for the kernels for GPUs, and this is a {platform}")
     device, bandwidth = jax.devices()[0], copy_bandwidth()
     print(f"{device.device_kind}, copying {bandwidth / 1e9:.0f} GB/s, batch {options.batch}")
-    table = []
-    for name, call in calls:
-        for row in measure(call, implementations, options.batch, options.dtype, bandwidth):
-            table.append({"shape": name, **row})
-            print("  ".join(f"{key} {cell}" for key, cell in table[-1].items()), flush=True)
+    if options.autotune:
+        table = autotune(calls, options.batch, options.dtype, device.device_kind)
+    else:
+        implementations = options.implementation or COMPARED[platform]
+        table = compare(calls, implementations, options.batch, options.dtype, bandwidth)
     if options.json:
         result = {
             "device": device.device_kind,

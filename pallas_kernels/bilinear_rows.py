@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+BLOCK = 4096  # output rows: what they gather stays in the cache of a CPU until it is used
 
 
 class Plane(NamedTuple):
@@ -72,6 +74,13 @@ def add_samples(
     return total
 
 
+def _in_blocks(array: Shaped[Array, "m *rest"]) -> Shaped[Array, "blocks block *rest"]:
+    """Blocks of equal size, with zeros after the end, which add nothing wherever they go."""
+    blocks = max(1, -(-len(array) // BLOCK))
+    array = jnp.pad(array, ((0, -len(array) % blocks), *((0, 0),) * (array.ndim - 1)))
+    return array.reshape(blocks, len(array) // blocks, *array.shape[1:])
+
+
 def transpose_samples(
     rows_gradient: Float[Array, "r c"],
     rows: Float[Array, "r c"],
@@ -85,11 +94,20 @@ def transpose_samples(
     four = list(corners(plane, points))
     row = jnp.stack([corner.row for corner in four], axis=1)  # [m, 4]
     weight = jnp.stack([corner.weight * points.weight for corner in four], axis=1)
-    rows_gradient = rows_gradient.at[row].add(
-        weight[..., None] * cotangent[:, None], mode="promise_in_bounds"
-    )
-    inner = jnp.einsum("mkc,mc->km", _take(rows, row), cotangent, precision=lax.Precision.HIGHEST)
-    pairs = list(zip(four, inner, strict=True))
+
+    def transpose_block(rows_gradient, block):
+        row, weight, cotangent = block
+        rows_gradient = rows_gradient.at[row].add(
+            weight[..., None] * cotangent[:, None], mode="promise_in_bounds"
+        )
+        pixels = _take(rows, row)
+        inner = jnp.einsum("mkc,mc->mk", pixels, cotangent, precision=lax.Precision.HIGHEST)
+        return rows_gradient, inner
+
+    blocks = [_in_blocks(array) for array in (row, weight, cotangent)]
+    rows_gradient, inner = lax.scan(transpose_block, rows_gradient, blocks)
+    inner = inner.reshape(-1, 4)[: len(row)]
+    pairs = list(zip(four, inner.T, strict=True))
     x_gradient = sum(corner.slope_x * product for corner, product in pairs) * points.weight
     y_gradient = sum(corner.slope_y * product for corner, product in pairs) * points.weight
     weight_gradient = sum(corner.weight * product for corner, product in pairs)

@@ -2,7 +2,8 @@
 
 `deterministic` gives the gradient of the value bit by bit the same in every run, for more time and
 memory. `interpret` runs the kernels without a GPU, slowly, as tests do; it is an argument and not
-found out, so that programs can be lowered for a GPU on machines that have none.
+found out, so that programs can be lowered for a GPU on machines that have none. `block_size` says
+for every kernel what a program handles, as `block_sizes.block_size` does.
 """
 
 from typing import NamedTuple
@@ -10,8 +11,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from pallas_kernels import block_sizes
 from pallas_kernels.bilinear_rows import Plane, Points
-from pallas_kernels.gpu_samples import sum_of_samples
+from pallas_kernels.gpu_samples import Run, sum_of_samples
 from pallas_kernels.xla import Geometry
 
 
@@ -70,6 +72,7 @@ def dcnv3(
     offset_scale,
     deterministic=False,
     interpret=False,
+    block_size=block_sizes.block_size,
 ):
     """`reference.dcnv3` as kernels for NVIDIA GPUs; sums in float32."""
     geometry = Geometry(kernel_size, stride, padding, dilation, groups, offset_scale)
@@ -78,8 +81,7 @@ def dcnv3(
         offset.reshape(-1, kernel_size**2, 2),
         mask.reshape(-1, kernel_size**2),
         KernelPoints(value.shape, mask.shape[1:3], geometry),
-        deterministic=deterministic,
-        interpret=interpret,
+        Run(deterministic, interpret, block_size),
     )
     return output.reshape(*mask.shape[:3], value.shape[-1])
 
@@ -131,6 +133,7 @@ def ms_deform_attn(
     *,
     deterministic=False,
     interpret=False,
+    block_size=block_sizes.block_size,
 ):
     """`reference.ms_deform_attn` as kernels for NVIDIA GPUs; sums in float32."""
     batch, queries, heads, levels, points = attention_weights.shape
@@ -139,7 +142,6 @@ def ms_deform_attn(
         sampling_locations.reshape(-1, levels * points, 2),
         attention_weights.reshape(-1, levels * points),
         LevelPoints(spatial_shapes, queries, heads, levels * points),
-        deterministic=deterministic,
-        interpret=interpret,
+        Run(deterministic, interpret, block_size),
     )
     return output.reshape(batch, queries, heads * value.shape[-1])

@@ -3,11 +3,10 @@
 The operators of `gpu` differ only in where their sampling points lie, which a `Sampling` says.
 Output row m (the channels of one place and one group or head) is the sum over its K points of
 weight × the four pixels around the point, each times its bilinear weight. A program handles a
-block of rows, as many as give every thread 16 bytes of contiguous channels. The kernels do little
-but read and write, so what they read they turn into rows of the value themselves; a pass before
-them would write and read it once more. Points are a loop, not unrolled: 48 registers a thread at
-most (sm_90a) leave room for 40 warps on a multiprocessor to hide the latency, and a kernel
-compiles in about a second.
+block of rows; `block_sizes` says how many. The kernels do little but read and write, so what they
+read they turn into rows of the value themselves; a pass before them would write and read it once
+more. Points are a loop, not unrolled: 48 registers a thread at most (sm_90a) leave room for 40
+warps on a multiprocessor to hide the latency, and a kernel compiles in about a second.
 
 Backward: one kernel gathers the same pixels again for the gradients of coordinates and weights.
 Another adds weight × cotangent into a zeroed float32 buffer by atomics; it is a kernel of its own
@@ -17,6 +16,7 @@ shares by the row that they go to, which then collects them in that order.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
@@ -27,9 +27,9 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.bilinear_rows import Plane, Points, corners
+from pallas_kernels.block_sizes import BlockSize, Kernel
 
-WARPS = 4
-BYTES_PER_THREAD = 16  # the widest load there is
+FLOAT32_BYTES = 4
 
 
 class Sampling(Protocol):
@@ -49,16 +49,20 @@ class Sampling(Protocol):
         """One point of some output rows, and how many pixels a step of one in x and in y is."""
 
 
+class Run(NamedTuple):
+    """How the kernels run; static and hashable."""
+
+    deterministic: bool
+    interpret: bool
+    block_size: Callable[[Kernel], BlockSize]
+
+
 class Tile(NamedTuple):
     """What a program handles: a block of rows with all their channels."""
 
     rows: int  # of all programs together
     channels: int  # a power of two
-    itemsize: int  # bytes of a channel
-
-    @property
-    def block(self) -> int:
-        return max(1, WARPS * 32 * BYTES_PER_THREAD // (self.channels * self.itemsize))
+    block: int
 
     def row(self) -> Int[Array, "block"]:
         return pl.program_id(0) * self.block + jnp.arange(self.block)
@@ -71,16 +75,17 @@ class Tile(NamedTuple):
         return row[:, None] * self.channels + jnp.arange(self.channels)[None]
 
 
-def _launch(kernel, name, tile, outputs, *operands, interpret, aliases=None):
-    """Runs the kernel over all rows of the tile, on flat operands; gives flat outputs."""
+def _launch(body, kernel, rows, outputs, *operands, run, aliases=None):
+    """Runs the kernel over all rows, on flat operands; gives flat outputs."""
+    size = run.block_size(kernel)
     return pl.pallas_call(
-        functools.partial(kernel, tile),
+        functools.partial(body, Tile(rows, kernel.channels, size.rows)),
         out_shape=outputs,
-        grid=(pl.cdiv(tile.rows, tile.block),),
+        grid=(pl.cdiv(rows, size.rows),),
         input_output_aliases=aliases or {},
-        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=1),
-        interpret=interpret,
-        name=f"jaxseg_{name}",
+        compiler_params=triton.CompilerParams(num_warps=size.warps, num_stages=1),
+        interpret=run.interpret,
+        name=f"jaxseg_{kernel.name}",
     )(*(operand.reshape(-1) for operand in operands))
 
 
@@ -166,15 +171,15 @@ def _atomic_add(ref, index, update, mask, interpret):
         triton.atomic_add(ref, (index,), update, mask=jnp.broadcast_to(mask, index.shape))
 
 
-def _value_gradient_by_atomics(value, coordinates, weights, cotangent, sampling, interpret):
-    tile = Tile(*cotangent.shape, jnp.dtype(jnp.float32).itemsize)
+def _value_gradient_by_atomics(value, coordinates, weights, cotangent, sampling, run):
+    rows, channels = cotangent.shape
     return _launch(
-        functools.partial(_value_gradient_kernel, sampling, interpret),
-        f"{sampling.name}_value_gradient",
-        tile,
+        functools.partial(_value_gradient_kernel, sampling, run.interpret),
+        Kernel(f"{sampling.name}_value_gradient", channels, FLOAT32_BYTES),
+        rows,
         jax.ShapeDtypeStruct((value.size,), jnp.float32),
         *(coordinates, weights, cotangent, jnp.zeros(value.size, jnp.float32)),
-        interpret=interpret,
+        run=run,
         aliases={3: 0},
     )
 
@@ -196,7 +201,7 @@ def _collect_kernel(sources, tile, order, starts, weights, cotangent, value_grad
     triton.store(value_gradient.at[tile.elements(row)], total)
 
 
-def _value_gradient_in_order(value, coordinates, weights, cotangent, sampling, interpret):
+def _value_gradient_in_order(value, coordinates, weights, cotangent, sampling, run):
     """The same without atomics: every row of the value collects its shares, always in one order."""
     sources, targets = len(cotangent), len(value)
     coordinates, weights = coordinates.astype(jnp.float32), weights.astype(jnp.float32)
@@ -214,44 +219,45 @@ def _value_gradient_in_order(value, coordinates, weights, cotangent, sampling, i
     target, order = lax.sort_key_val(target.reshape(-1), jnp.arange(target.size))  # stable
     return _launch(
         functools.partial(_collect_kernel, sources),
-        f"{sampling.name}_value_gradient_in_order",
-        Tile(*value.shape, jnp.dtype(jnp.float32).itemsize),
+        Kernel(f"{sampling.name}_value_gradient_in_order", value.shape[-1], FLOAT32_BYTES),
+        targets,
         jax.ShapeDtypeStruct((value.size,), jnp.float32),
         *(order, jnp.searchsorted(target, jnp.arange(targets + 1)), share_weights, cotangent),
-        interpret=interpret,
+        run=run,
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _sum_of_samples(value, coordinates, weights, sampling, deterministic, interpret):
-    return _forward(value, coordinates, weights, sampling, deterministic, interpret)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _sum_of_samples(value, coordinates, weights, sampling, run):
+    return _forward(value, coordinates, weights, sampling, run)[0]
 
 
-def _forward(value, coordinates, weights, sampling, deterministic, interpret):
+def _forward(value, coordinates, weights, sampling, run):
     rows, channels = len(weights), value.shape[-1]
     output = _launch(
         functools.partial(_forward_kernel, sampling),
-        f"{sampling.name}_forward",
-        Tile(rows, channels, value.dtype.itemsize),
+        Kernel(f"{sampling.name}_forward", channels, value.dtype.itemsize),
+        rows,
         jax.ShapeDtypeStruct((rows * channels,), value.dtype),
         *(value, coordinates, weights),
-        interpret=interpret,
+        run=run,
     )
     return output.reshape(rows, channels), (value, coordinates, weights)
 
 
-def _backward(sampling, deterministic, interpret, residuals, cotangent):
+def _backward(sampling, run, residuals, cotangent):
     value, coordinates, weights = residuals
+    rows, channels = cotangent.shape
     coordinates_gradient, weights_gradient = _launch(
         functools.partial(_points_gradient_kernel, sampling),
-        f"{sampling.name}_points_gradient",
-        Tile(*cotangent.shape, value.dtype.itemsize),
+        Kernel(f"{sampling.name}_points_gradient", channels, value.dtype.itemsize),
+        rows,
         [jax.ShapeDtypeStruct((a.size,), jnp.float32) for a in (coordinates, weights)],
         *(value, coordinates, weights, cotangent),
-        interpret=interpret,
+        run=run,
     )
-    of_value = _value_gradient_in_order if deterministic else _value_gradient_by_atomics
-    value_gradient = of_value(value, coordinates, weights, cotangent, sampling, interpret)
+    of_value = _value_gradient_in_order if run.deterministic else _value_gradient_by_atomics
+    value_gradient = of_value(value, coordinates, weights, cotangent, sampling, run)
     return tuple(
         gradient.reshape(primal.shape).astype(primal.dtype)
         for gradient, primal in zip(
@@ -268,15 +274,13 @@ def sum_of_samples(
     coordinates: Float[Array, "m k 2"],
     weights: Float[Array, "m k"],
     sampling: Sampling,
-    *,
-    deterministic: bool,
-    interpret: bool,
+    run: Run,
 ) -> Float[Array, "m c"]:
-    """Every output row's sum over its points; `interpret` runs the kernels without a GPU."""
+    """Every output row's sum over its points."""
     channels = value.shape[-1]
     if not weights.size:
         return jnp.zeros((len(weights), channels), value.dtype)
     missing = pl.next_power_of_2(channels) - channels  # Triton's blocks have powers of two
     value = jnp.pad(value, ((0, 0), (0, missing)))
-    output = _sum_of_samples(value, coordinates, weights, sampling, deterministic, interpret)
+    output = _sum_of_samples(value, coordinates, weights, sampling, run)
     return output[:, :channels]
