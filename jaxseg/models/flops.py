@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseg.models import beit, layers, pixel_decoder, segmentor, transformer, vit, vit_adapter
+from jaxseg.models.group_linear import FromGroups, ToGroups, padded
 from jaxseg.models.intern_image import DCNv3
 from jaxseg.models.mask2former_head import Mask2FormerHead
 from jaxseg.models.uper_head import UPerHead
@@ -30,8 +31,12 @@ def of_module(module: nn.Module, inputs: tuple, output) -> int:
     match module:
         case layers.Linear(parent=transformer.MultiheadAttention()):
             return 0
-        case layers.Linear(name="center_feature_scale_proj"):
+        case ToGroups(name="center_feature_scale_proj"):
             return 0
+        case ToGroups():  # the groups that only the kernel needs do not count
+            return inputs[0].size * module.groups * module.features
+        case FromGroups():
+            return output.size * inputs[0].shape[-1] // padded(module.groups) * module.groups
         case vit_adapter.MSDeformAttn(parent=pixel_decoder.EncoderLayer()):
             return 0
         case layers.Linear():
