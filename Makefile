@@ -11,6 +11,8 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml $(VENV)/interpreter
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@# The compiler for TPUs, for tests; beside the packages, for jax would look for a TPU with it.
+	-$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/libtpu libtpu
 	touch $@
 
 $(VENV)/interpreter: FORCE

@@ -1,7 +1,7 @@
 """What the TPU kernels cost, as the compiler of libtpu states it; no TPU is needed.
 
 pip install 'jaxseg[tpu]'
-python benchmarks/tpu_static.py [--chip v5e …] [--shapes PATTERN] [--dtype bfloat16 …]
+python benchmarks/tpu_static.py [--chip v5e …] [--shapes PATTERN …] [--dtype bfloat16 …]
     [--json benchmarks/results/tpu_static.json]
 
 Compiles both kernels of every deformable call of the published models (`pallas_kernels.shapes`) for
@@ -168,11 +168,15 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--chip", nargs="+", choices=CHIPS, default=list(CHIPS))
-    parser.add_argument("--shapes", default="*", metavar="PATTERN")
+    parser.add_argument("--shapes", nargs="+", default=["*"], metavar="PATTERN")
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=("bfloat16", "float32"))
     parser.add_argument("--json", metavar="FILE", help="write the table there, too")
     options = parser.parse_args()
-    calls = [row for row in shapes.every_call() if fnmatch.fnmatchcase(row[0], options.shapes)]
+    calls = [
+        (name, call)
+        for name, call in shapes.every_call()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in options.shapes)
+    ]
     table = []
     with tempfile.TemporaryDirectory() as listings:
         dump = f"--xla_jf_dump_to={listings} --xla_jf_dump_llo_text=true"

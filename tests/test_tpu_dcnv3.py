@@ -5,17 +5,12 @@ get wrong: passes over the channels, images that are too large, and their loweri
 """
 
 import functools
-import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import operators
 import pytest
 from operators import with_gradients
-from processes import ROOT
 from test_dcnv3 import GEOMETRY, GROUPS, SCALE, arguments, definition, operator
 
 from pallas_kernels import tpu_dcnv3
@@ -45,22 +40,3 @@ def test_lowers_to_two_named_kernels_for_tpu():
     assert text.count("tpu_custom_call") == 2
     assert "dcnv3_forward" in text
     assert "dcnv3_backward" in text
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
-def test_compiles_for_tpu(topology):
-    """InternImage-T and H in training at 512 × 1024, T at 1024 × 2048; no TPU is needed."""
-    pytest.importorskip("libtpu", reason="the compiler for TPU is not installed")
-    shapes = ["2,128,256,4,16", "2,16,32,32,16", "2,128,256,10,32", "1,256,512,4,16"]
-    program = ROOT / "tests" / "compile_for_tpu.py"
-    done = subprocess.run(
-        [sys.executable, program, topology, "bfloat16", *shapes],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    reports = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(reports) == len(shapes)

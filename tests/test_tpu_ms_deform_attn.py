@@ -4,18 +4,11 @@ What every implementation has to fulfil is in test_ms_deform_attn.py; here is wh
 kernels could get wrong: blocks, strips, tiles and which of them are visited.
 """
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-
 import jax.numpy as jnp
 import numpy as np
 import operators
 import pytest
 from operators import with_gradients
-from processes import ROOT
 from test_ms_deform_attn import arguments, definition, operator
 
 from pallas_kernels import tpu_ms_deform_attn
@@ -73,23 +66,3 @@ def test_where_all_points_are_outside_nothing_is_visited(far):
     locations = jnp.full_like(locations, far)
     for result in with_gradients(operator("tpu", shapes))(value, locations, *rest):
         assert not jnp.any(result)
-
-
-@pytest.mark.full
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason='libtpu is missing: pip install "jax[tpu]"'
-)
-@pytest.mark.parametrize("chip", CHIPS)
-def test_compiles_for_tpu_at_the_sizes_of_the_published_models(chip):
-    program = ROOT / "tests" / "compile_ms_deform_attn_for_tpu.py"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("XLA_FLAGS", None)
-    done = subprocess.run(
-        [sys.executable, program, chip],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert {json.loads(line)["chip"] for line in done.stdout.splitlines()} == {chip}

@@ -1,0 +1,65 @@
+"""The TPU kernels at the sizes of the published models, compiled for chips that are not here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import ROOT
+
+from pallas_kernels import shapes
+
+LIBTPU = Path(sys.prefix) / "libtpu"  # where the Makefile installs the compiler
+CHIPS = ("v5e", "v5p", "v6e", "v7x")
+
+pytestmark = pytest.mark.skipif(
+    not LIBTPU.exists(), reason="libtpu, the compiler for TPUs, could not be installed"
+)
+
+
+def compiled(*options):
+    """Rows of `benchmarks/tpu_static.py`, by shape, chip, type and direction."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{LIBTPU}"}
+    environment.pop("XLA_FLAGS")
+    command = [sys.executable, ROOT / "benchmarks" / "tpu_static.py", *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = map(json.loads, done.stdout.splitlines())
+    return {(r["shape"], r["chip"], r["dtype"], r["direction"]): r for r in rows}
+
+
+# Thousands of bundles, forward and backward, on v5e in bfloat16: for DCNv3 per row and displacement
+# (137 + 5 · (216 + 3 · 128) and 212 + 6 · (308 + 6 · 147), 128 rows); for deformable attention per
+# block and tile. Of the first kernels of this kind, which these are to be no slower than.
+FIRST_KERNELS = {
+    "intern_image_t 512x1024 stage 0": 402 + 941,
+    "vit_adapter_l 896x896 injector": 874 + 2218,
+    "vit_adapter_l 896x896 extractor": 1156 + 3323,
+}
+
+
+def test_kernels_compile_and_cost_no_more_than_the_first_of_their_kind():
+    rows = compiled("--chip", "v5e", "--shapes", *FIRST_KERNELS)
+    assert len(rows) == 2 * len(FIRST_KERNELS)
+    for shape, most in FIRST_KERNELS.items():
+        directions = [
+            rows[shape, "v5e", "bfloat16", direction] for direction in ("forward", "backward")
+        ]
+        assert sum(row["kilobundles"] for row in directions) <= most
+
+
+def test_kernels_compile_for_the_other_chips():
+    """The first at a size at which it takes a pass for some of the channels at a time."""
+    names = ["intern_image_t 1024x2048 stage 0", "vit_adapter_l 896x896 injector"]
+    rows = compiled("--chip", *CHIPS[1:], "--shapes", *names)
+    assert len(rows) == 2 * len(names) * len(CHIPS[1:])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("chip", CHIPS)
+def test_kernels_compile_at_every_size(chip, dtype):
+    rows = compiled("--chip", chip, "--dtype", dtype)
+    assert {shape for shape, *_ in rows} == {name for name, _ in shapes.every_call()}
