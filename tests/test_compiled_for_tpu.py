@@ -1,4 +1,5 @@
-"""The TPU kernels at the sizes of the published models, compiled for chips that are not here."""
+"""The TPU kernels, compiled for chips that are not here: at the sizes of the published models, and
+split over many chips."""
 
 import json
 import os
@@ -19,14 +20,19 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def compiled(*options):
-    """Rows of `benchmarks/tpu_static.py`, by shape, chip, type and direction."""
+def output_lines(program, *options):
+    """What a program that compiles for TPUs prints, each line JSON."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{LIBTPU}"}
     environment.pop("XLA_FLAGS")
-    command = [sys.executable, ROOT / "benchmarks" / "tpu_static.py", *options]
+    command = [sys.executable, ROOT / program, *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    rows = map(json.loads, done.stdout.splitlines())
+    return map(json.loads, done.stdout.splitlines())
+
+
+def compiled(*options):
+    """Rows of `benchmarks/tpu_static.py`, by shape, chip, type and direction."""
+    rows = output_lines("benchmarks/tpu_static.py", *options)
     return {(r["shape"], r["chip"], r["dtype"], r["direction"]): r for r in rows}
 
 
@@ -63,3 +69,11 @@ def test_kernels_compile_for_the_other_chips():
 def test_kernels_compile_at_every_size(chip, dtype):
     rows = compiled("--chip", chip, "--dtype", dtype)
     assert {shape for shape, *_ in rows} == {name for name, _ in shapes.every_call()}
+
+
+def test_split_over_sixteen_chips_only_the_loss_is_communicated():
+    (report,) = output_lines("tests/partition_for_tpu.py")
+    for operator in ("dcnv3", "ms_deform_attn"):
+        assert report[operator]["kernels"] == 2
+        assert report[operator]["collectives"] == {"all-reduce": 1}
+        assert report[operator]["gradients"] == ["P(('data', 'fsdp'),)"] * 3

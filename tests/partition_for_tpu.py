@@ -1,0 +1,74 @@
+"""Compiles the operators with their gradients, split over 16 chips of TPU v5e that are not here.
+Prints the collectives of each program as JSON."""
+
+import functools
+import json
+import os
+import re
+from collections import Counter
+
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+}
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+import pallas_kernels
+from jaxseg import parallel
+
+IMAGES, HW, GROUPS, CHANNELS = 32, (8, 128), 8, 4
+LEVELS = ((8, 8), (4, 4))
+COLLECTIVES = r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+
+
+def dcnv3(value, offset, mask):
+    sample = functools.partial(pallas_kernels.dcnv3, kernel_size=3, stride=1, padding=1, dilation=1)
+    return parallel.over_batch(functools.partial(sample, groups=GROUPS, offset_scale=1.0))(
+        value, offset, mask
+    )
+
+
+def ms_deform_attn(value, locations, weights):
+    def sample(value, locations, weights):
+        return pallas_kernels.ms_deform_attn(value, LEVELS, locations, weights)
+
+    return parallel.over_batch(sample)(value, locations, weights)
+
+
+CALLS = {
+    dcnv3: [(*HW, GROUPS * CHANNELS), (*HW, GROUPS * 18), (*HW, GROUPS * 9)],
+    ms_deform_attn: [(80, 4, 8), (64, 4, 2, 4, 2), (64, 4, 2, 4)],
+}
+
+
+def main():
+    devices = topologies.get_topology_desc("v5e:4x4", platform="tpu").devices
+    mesh = parallel.make_mesh({"data": 4, "fsdp": 4}, devices)
+    split = jax.NamedSharding(mesh, parallel.BATCH)
+    report = {}
+    for operator, shapes in CALLS.items():
+
+        def loss(*arguments, operator=operator):
+            return jnp.sum(operator(*arguments) ** 2)
+
+        arrays = [
+            jax.ShapeDtypeStruct((IMAGES, *shape), jnp.float32, sharding=split) for shape in shapes
+        ]
+        gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+        with jax.set_mesh(mesh):
+            compiled = gradients.lower(*arrays).compile()
+        text = compiled.as_text()
+        report[operator.__name__] = {
+            "kernels": text.count("tpu_custom_call"),
+            "collectives": Counter(re.findall(COLLECTIVES, text)),
+            "gradients": [str(sharding.spec) for sharding in compiled.output_shardings[1]],
+        }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
