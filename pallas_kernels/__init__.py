@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from pallas_kernels import gpu, reference, tpu, tpu_dcnv3, xla
+from pallas_kernels import gpu, reference, tpu, tpu_dcnv3, tpu_ms_deform_attn, xla
 
 IMPLEMENTATIONS = {"reference": reference, "xla": xla, "gpu": gpu, "tpu": tpu}
 KERNEL_TYPES = (jnp.float32, jnp.bfloat16)  # of values; the others go without kernels
@@ -115,7 +115,8 @@ def dcnv3(
         implementation,
         lambda operator, *arrays: operator(*arrays, **geometry),
         (value, offset, mask),
-        on_tpu=(kernel_size, stride, padding, dilation) == (3, 1, 1, 1),
+        on_tpu=(kernel_size, stride, padding, dilation) == (3, 1, 1, 1)
+        and tpu_dcnv3.fits(height, width, value.dtype),
     )
 
 
@@ -169,4 +170,5 @@ def _ms_deform_attn(value, locations, weights, spatial_shapes, implementation):
     def call(operator, value, locations, weights):
         return operator(value, spatial_shapes, locations, weights)
 
-    return _run("ms_deform_attn", implementation, call, (value, locations, weights))
+    fits = tpu_ms_deform_attn.fits(spatial_shapes, value.shape[-1], value.dtype)
+    return _run("ms_deform_attn", implementation, call, (value, locations, weights), on_tpu=fits)

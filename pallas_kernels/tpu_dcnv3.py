@@ -273,6 +273,12 @@ def _backward_kernel(
     _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, OF_SLOPES, visit)
 
 
+def fits(height: int, width: int, dtype: jnp.dtype) -> bool:
+    """Whether the forward kernel's memory holds at least one channel of an image."""
+    lanes = pl.cdiv(width, LANES) * LANES
+    return height * SUBLANES * lanes * jnp.dtype(dtype).itemsize <= PLANE_BYTES
+
+
 def _channels_at_once(channels: int, bytes_each: int) -> int:
     """As many channels as fit in memory; the rest is a further pass over the displacements."""
     fitting = [c for c in range(1, channels + 1) if channels % c == 0]

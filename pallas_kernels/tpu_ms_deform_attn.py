@@ -34,6 +34,7 @@ from jaxtyping import Array, Float
 SUBLANES, LANES = 8, 128
 TILE = 256  # queries
 VMEM_BYTES = 60 * 2**20  # what a kernel may use; the smallest chips have 64 MiB
+LEVELS_BYTES = 52 * 2**20  # the share of the value's levels in it
 NOWHERE = 2**20  # farther than any pixel; whole numbers up to here are exact in float32
 
 
@@ -337,6 +338,15 @@ def blocks_and_tiles(
     x = jnp.clip(locations[..., 0, :] * width - 0.5, -2.0, width + 1)
     y = jnp.clip(locations[..., 1, :] * height - 0.5, -2.0, height + 1)
     return tuple(values), x, y, _to_tiles(attention_weights, fill=0)
+
+
+def fits(spatial_shapes: Sequence[tuple[int, int]], head_channels: int, dtype: jnp.dtype) -> bool:
+    """Whether the forward kernel's memory holds all levels of a head, and those of the next."""
+    pixels = sum(
+        level.strips * level.blocks * level.rows * level.columns
+        for level in levels_of(spatial_shapes)
+    )
+    return 2 * pixels * head_channels * jnp.dtype(dtype).itemsize <= LEVELS_BYTES
 
 
 def levels_of(spatial_shapes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:

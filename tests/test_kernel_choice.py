@@ -70,6 +70,25 @@ def test_what_a_kernel_does_not_take_goes_without(platform):
     assert (MARKS[platform] in text) == (platform == "gpu")  # that of TPUs is for 3 × 3 alone
 
 
+def test_what_does_not_fit_in_the_memory_of_a_tpu_goes_without(monkeypatch):
+    monkeypatch.setattr(pallas_kernels, "_platform", lambda: "tpu")
+    jax.clear_caches()
+    image = (1, 2048, 2048)
+    large = {
+        "dcnv3": [(*image, 32), (*image, 36), (*image, 18)],
+        "ms_deform_attn": [(1, 2048**2 + 4, 2, 16), (1, 7, 2, 2, 4, 2), (1, 7, 2, 2, 4)],
+    }
+    operators = {
+        "dcnv3": CALLS["dcnv3"][0],
+        "ms_deform_attn": lambda value, *others: pallas_kernels.ms_deform_attn(
+            value, ((2048, 2048), (2, 2)), *others
+        ),
+    }
+    for name, shapes in large.items():
+        assert MARKS["tpu"] not in lowered(operators[name], shapes, jnp.float32, "tpu")
+    jax.clear_caches()
+
+
 def test_the_mesh_that_is_set_tells_the_platform():
     assert pallas_kernels._platform() == jax.default_backend()
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

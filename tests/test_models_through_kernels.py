@@ -19,14 +19,17 @@ from pallas_kernels import gpu, reference, tpu
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
-# By implementation: the operators that models call. Kernels are interpreted.
+# By implementation: what models call. Kernels are interpreted.
+REFERENCE = {"dcnv3": reference.dcnv3, "ms_deform_attn": reference.ms_deform_attn}
+BY_EIGHTS = {"dcnv3_group_multiple": lambda: 8}  # what InternImage does on TPU
 OPERATORS = {
-    "reference": {"dcnv3": reference.dcnv3, "ms_deform_attn": reference.ms_deform_attn},
+    "reference": REFERENCE,
+    "reference by eights": REFERENCE | BY_EIGHTS,
     "gpu": {
         "dcnv3": functools.partial(gpu.dcnv3, interpret=True),
         "ms_deform_attn": functools.partial(gpu.ms_deform_attn, interpret=True),
     },
-    "tpu": {"dcnv3": tpu.dcnv3, "ms_deform_attn": tpu.ms_deform_attn},
+    "tpu": {"dcnv3": tpu.dcnv3, "ms_deform_attn": tpu.ms_deform_attn, **BY_EIGHTS},
 }
 
 
@@ -73,8 +76,11 @@ def gradients(name, implementation):
 
 
 # The compilation of interpreted kernels for TPU takes longest.
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("implementation", ["gpu", pytest.param("tpu", marks=pytest.mark.full)])
+CASES = [("InternImage", "reference by eights"), *((name, "gpu") for name in MODELS)]
+CASES += [pytest.param(name, "tpu", marks=pytest.mark.full) for name in MODELS]
+
+
+@pytest.mark.parametrize(("name", "implementation"), CASES)
 def test_parameter_gradients_are_those_of_the_definition(name, implementation):
     expected = gradients(name, "reference")
     for path, gradient in gradients(name, implementation).items():
