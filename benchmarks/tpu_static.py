@@ -188,13 +188,13 @@ def main():
     if not table:
         sys.exit(f"tpu_static: no shape matches {options.shapes!r}")
     if options.json:
-        result = {
-            "rows": table,
+        made = {
             "date": datetime.date.today().isoformat(),
             "jax": jax.__version__,
             "libtpu": importlib.metadata.version("libtpu"),
         }
-        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+        rows = ",\n".join(map(json.dumps, table))  # one a line
+        Path(options.json).write_text(f'{json.dumps(made)[:-1]}, "rows": [\n{rows}\n]}}\n')
 
 
 if __name__ == "__main__":
