@@ -12,11 +12,14 @@ from reference_files import REFERENCE
 from converters.rules import to_path
 from jaxseg.models import segmentor
 
-STATISTICS = sorted((REFERENCE / "internimage" / "init_stats").glob("*.json"))
+STATISTICS = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.full] * ("internimage_l" in path.stem))
+    for path in sorted((REFERENCE / "internimage" / "init_stats").glob("*.json"))
+]
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("path", STATISTICS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", STATISTICS)
 def test_initial_weights_are_distributed_as_in_the_original(path):
     model = segmentor.build(config_of(path.stem).model)
     variables = jax.jit(lambda: segmentor.init(model, jax.random.key(0), (64, 64)))()

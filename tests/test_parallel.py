@@ -62,7 +62,9 @@ def run(data, fsdp, devices, accumulation=1, remat=False, random_drops=True, rep
     return losses, state
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (1, 8), (2, 4)])
+@pytest.mark.parametrize(
+    ("data", "fsdp"), [(8, 1), pytest.param(1, 8, marks=pytest.mark.full), (2, 4)]
+)
 def test_losses_are_those_of_one_device(data, fsdp):
     expected, _ = run(1, 1, 1)
     losses, _ = run(data, fsdp, 8)
