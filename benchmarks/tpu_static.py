@@ -47,13 +47,18 @@ def dcnv3_kernels(call: shapes.DCNv3, dtype):
     arrays = [(call.group_channels, dtype), (18, jnp.float32), (9, jnp.float32)]
     arguments = [jax.ShapeDtypeStruct((*image, call.groups * k), kind) for k, kind in arrays]
     planes = jax.eval_shape(lambda *xs: tpu_dcnv3.planes(*xs, call.groups, 1.0), *arguments)
-    images, rows, _, sublanes, _ = planes[0].shape
+    images, rows, channels, sublanes, _ = planes[0].shape
+    at_once = {
+        "forward": tpu_dcnv3.forward_channels(planes[0]),
+        "backward": tpu_dcnv3.backward_channels(planes[0]),
+    }
 
     def bundles(direction, loops: "Loops"):
         displacements = {"forward": 5, "backward": 6}[direction]  # along x, and along y
         ((dx, pair),) = loops.last(1)
         per_row = loops.outside + displacements * (dx + math.ceil(displacements / 2) * pair)
-        return images * rows * (sublanes // tpu_dcnv3.SUBLANES) * per_row
+        passes = channels // at_once[direction]
+        return images * (sublanes // tpu_dcnv3.SUBLANES) * passes * rows * per_row
 
     return lambda *xs: tpu_dcnv3.sample(*xs, call.width), planes, bundles
 

@@ -339,12 +339,28 @@ def sample(
     return _forward(value, points, mask, width)[0]
 
 
+def _channel_bytes(value) -> int:
+    """Of one channel of eight groups of an image."""
+    _, rows, _, _, lanes = value.shape
+    return rows * SUBLANES * lanes * value.dtype.itemsize
+
+
+def forward_channels(value: Float[Array, "b h c 8*i l"]) -> int:
+    """How many channels a pass of the forward kernel takes."""
+    return _channels_at_once(value.shape[2], _channel_bytes(value))
+
+
+def backward_channels(value: Float[Array, "b h c 8*i l"]) -> int:
+    """The same of the backward kernel, which holds the gradient in float32, both in two buffers."""
+    both = _channel_bytes(value) * (value.dtype.itemsize + 4) // value.dtype.itemsize
+    return _channels_at_once(value.shape[2], 2 * both)
+
+
 def _forward(value, points, mask, width):
     images, rows, channels, sublanes, lanes = value.shape
-    channel_bytes = rows * SUBLANES * lanes * value.dtype.itemsize
-    block = _channels_at_once(channels, channel_bytes)
+    block = forward_channels(value)
     # The next image is fetched meanwhile where there is room for two.
-    buffers = 2 if 2 * block * channel_bytes <= PLANE_BYTES else 1
+    buffers = 2 if 2 * block * _channel_bytes(value) <= PLANE_BYTES else 1
     output = _call(
         functools.partial(_forward_kernel, width=width),
         (points, mask, value),
@@ -369,9 +385,7 @@ def _forward(value, points, mask, width):
 def _backward(width, residuals, cotangent):
     value, points, mask = residuals
     images, rows, channels, sublanes, lanes = value.shape
-    # The value and its gradient in float32, both in two buffers.
-    channel_bytes = 2 * rows * SUBLANES * lanes * (value.dtype.itemsize + 4)
-    block = _channels_at_once(channels, channel_bytes)
+    block = backward_channels(value)
     passes = channels // block
     value_gradient, points_gradients, mask_gradients = _call(
         functools.partial(_backward_kernel, width=width),
