@@ -1,12 +1,12 @@
 """The launch sizes of the GPU kernels: what is chosen where, and how it is found without a GPU."""
 
-import contextlib
 import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
+from absent_gpu import KIND, absent_gpu
 from reference_files import relative_error
 
 from pallas_kernels import bench, block_sizes, gpu, reference, shapes
@@ -18,7 +18,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is dep
 CALL = shapes.DCNv3(height=1, width=3, groups=2, group_channels=256)
 ROWS = 6
 FORWARD = Kernel("dcnv3_forward", 256, 4)
-DEVICE = "NVIDIA H100 80GB HBM3"
 
 
 def test_a_thread_has_sixteen_bytes_where_nothing_is_known():
@@ -57,24 +56,13 @@ def test_every_candidate_gives_the_same(rows):
         assert relative_error(result, expected) < 1e-5  # float32 rounding, sums in another order
 
 
-def without_a_device():
-    """Where jax can describe a GPU that is not there, it wants to be told (0.11 and later)."""
-    if not hasattr(jax.sharding, "AbstractDevice"):
-        return contextlib.nullcontext()
-    device = jax.sharding.AbstractDevice(device_kind=DEVICE, num_cores=132, platform="gpu")
-    mesh = jax.sharding.AbstractMesh(
-        (1,), ("x",), (jax.sharding.AxisType.Explicit,), abstract_device=device
-    )
-    return jax.sharding.use_abstract_mesh(mesh)
-
-
 @pytest.mark.parametrize(
-    ("device", "expected"), [(DEVICE, BlockSize(8, 4)), ("NVIDIA B200", BlockSize(4, 2))]
+    ("device", "expected"), [(KIND, BlockSize(8, 4)), ("NVIDIA B200", BlockSize(4, 2))]
 )
 def test_a_program_has_what_was_tuned_for_its_device(monkeypatch, device, expected):
     monkeypatch.setitem(block_sizes.TUNED, device, {FORWARD: BlockSize(8, 4)})
     bind, arguments = bench.dcnv3_case(CALL, 1, jnp.float32)
-    with without_a_device():
+    with absent_gpu():
         traced = jax.jit(bind(gpu.dcnv3)).trace(*arguments)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert int(re.search(r"num_warps = (\d+)", text)[1]) == expected.warps
@@ -126,13 +114,13 @@ def test_autotune_prints_entries_of_the_table(monkeypatch, capsys):
     slow, fast = block_sizes.default(FORWARD), BlockSize(8, 16)
     times = {"first": {slow: 0.001, fast: 0.002}, "second": {slow: 0.005, fast: 0.001}}
     monkeypatch.setattr(bench, "tuning_seconds", lambda call, *_: {FORWARD: times[call]})
-    rows = bench.autotune([(name, name) for name in times], 2, "float32", DEVICE)
+    rows = bench.autotune([(name, name) for name in times], 2, "float32", KIND)
     assert rows == [
         FORWARD._asdict() | fast._asdict() | {"milliseconds": 3.0, "milliseconds_by_default": 6.0}
     ]
     printed = capsys.readouterr().out
     table = eval("{" + printed.split("second\n")[1] + "}", vars(block_sizes))
-    assert table == {DEVICE: {FORWARD: fast}}
+    assert table == {KIND: {FORWARD: fast}}
 
 
 def test_autotune_wants_a_gpu():

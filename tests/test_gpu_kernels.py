@@ -3,13 +3,13 @@
 Their values and gradients are compared in test_dcnv3.py and test_ms_deform_attn.py.
 """
 
-import contextlib
 import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
+from absent_gpu import absent_gpu
 
 from pallas_kernels import gpu
 
@@ -32,21 +32,8 @@ MS_DEFORM_ATTN = {  # queries, levels, heads
 }
 
 
-def without_a_device():
-    """Where jax can describe a GPU that is not there, it wants to be told (0.11 and later)."""
-    if not hasattr(jax.sharding, "AbstractDevice"):
-        return contextlib.nullcontext()
-    device = jax.sharding.AbstractDevice(
-        device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu"
-    )
-    mesh = jax.sharding.AbstractMesh(
-        (1,), ("x",), (jax.sharding.AxisType.Explicit,), abstract_device=device
-    )
-    return jax.sharding.use_abstract_mesh(mesh)
-
-
 def lowered(function, *shapes):
-    with without_a_device():
+    with absent_gpu():
         traced = jax.jit(function).trace(*shapes)
         return traced.lower(lowering_platforms=("cuda",)).as_text()
 
