@@ -2,7 +2,7 @@
 
 pip install 'jaxseg[tpu]'
 python benchmarks/tpu_static.py [--chip v5e …] [--shapes PATTERN …] [--dtype bfloat16 …]
-    [--json benchmarks/results/tpu_static.json]
+    [--json benchmarks/results/tpu_static_v5e.json]
 
 Compiles both kernels of every deformable call of the published models (`pallas_kernels.shapes`) for
 one image, and prints for each what it holds in memory and how many instruction bundles it runs: the
