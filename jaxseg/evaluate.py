@@ -4,7 +4,6 @@ import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,10 +19,10 @@ from jaxseg import (
     metrics,
     parallel,
     report,
-    visualize,
 )
 from jaxseg.data import datasets
 from jaxseg.data.evaluation import evaluation_batches
+from jaxseg.gallery import Gallery
 from jaxseg.models import segmentor
 
 
@@ -71,7 +70,8 @@ def evaluate(
 
     Args:
       variables: on the devices of `mesh`, however they are sharded.
-      pictures: where to write panels of the first `config.eval.pictures` images, if anywhere.
+      pictures: where to write panels of the first `config.eval.pictures` images and of as many of
+        the worst, with a table of all (`jaxseg.gallery`), if anywhere.
       stop: asked before every batch.
 
     Raises:
@@ -85,19 +85,21 @@ def evaluate(
     protocol = inference.protocol_of(config.eval)
     step = _make_step(model, protocol, len(dataset.classes), outputs, mesh)
     total = np.zeros((len(dataset.classes) + 1,) * 2, np.int64)
+    gallery = Gallery(pictures, samples, dataset, config.eval.pictures) if pictures else None
     with jax.set_mesh(mesh):
         for batch in _batches(samples, config, mesh):
             if stop():
                 raise Stopped
             arrays = parallel.put_batch({k: batch[k] for k in ("image", "label")}, mesh)
             confusion, prediction = step(variables, arrays["image"], arrays["label"])
-            if pictures:
-                shown = _shown_rows(batch["index"], config)
-                rows = np.asarray(prediction) if shown else ()
-                for row in shown:
-                    sample = samples[batch["index"][row]]
-                    _write_panel(pictures, sample, batch["label"][row], rows[row], dataset)
+            if gallery:
+                rows = batch["index"], batch["label"], parallel.local_rows(prediction)
+                for index, label, class_map in zip(*rows, strict=True):
+                    if index >= 0:
+                        gallery.add(index, label, class_map)
             total += np.asarray(confusion, np.int64)
+    if gallery:
+        gallery.close()
     return metrics.scores(total)
 
 
@@ -109,17 +111,6 @@ def _batches(samples, config, mesh) -> Iterator[dict[str, np.ndarray]]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-
-
-def _shown_rows(indices, config):
-    return [row for row, i in enumerate(indices) if 0 <= i < config.eval.pictures]
-
-
-def _write_panel(directory, sample, label, prediction, dataset):
-    directory.mkdir(parents=True, exist_ok=True)
-    image = np.ascontiguousarray(datasets.read_image(sample.image)[..., ::-1])
-    panel = visualize.evaluation_panel(image, label, prediction, dataset.palette, dataset.classes)
-    cv2.imwrite(str(directory / f"{sample.name}.png"), panel[..., ::-1])
 
 
 def evaluate_checkpoint(

@@ -1,6 +1,8 @@
 """Evaluation over devices counts every image once, whatever their number and sizes."""
 
+import csv
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from jaxseg.data.pipeline import evaluation_sample
 from jaxseg.data.synthetic import write_street_scenes
 from jaxseg.errors import ConfigError
 from jaxseg.evaluate import Stopped, evaluate, evaluate_checkpoint
+from jaxseg.gallery import count_pixels
 from jaxseg.models import segmentor
 
 
@@ -69,6 +72,29 @@ def test_scores_do_not_depend_on_the_devices(setting, tmp_path, way):
         np.testing.assert_array_equal(scores.pixels, expected.pixels)
         np.testing.assert_allclose(scores.iou, expected.iou, atol=2e-4)  # ties in the argmax
         assert len(list((tmp_path / str(devices)).glob("*.png"))) == config.eval.pictures
+
+
+def test_the_worst_images_are_drawn_and_all_are_listed(setting, tmp_path):
+    config, model, variables = setting
+    samples = datasets.find_samples("cityscapes", config.data.root, "val")
+    protocol = inference.protocol_of(config.eval)
+    predict = jax.jit(inference.predict, static_argnums=(0, 3, 4))
+    expected = {}
+    for sample in samples:
+        prepared = evaluation_sample(sample, config.data)
+        label = prepared["label"]
+        map_ = np.argmax(predict(model, variables, prepared["image"], label.shape, protocol), -1)
+        scores = metrics.scores(count_pixels(map_.astype(np.uint8), label, 19))
+        expected[str(sample.image)] = scores.miou
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
+    evaluate(model, variables, config, mesh, pictures=tmp_path)
+    with (tmp_path / "images.csv").open(newline="") as file:
+        listed = {row["image"]: float(row["iou"]) for row in csv.DictReader(file)}
+    assert list(listed.values()) == sorted(listed.values())
+    assert listed == pytest.approx(expected, abs=2e-3)  # ties in the argmax
+    (worst,) = (tmp_path / "worst").iterdir()  # as many as config.eval.pictures
+    name = pathlib.Path(next(iter(listed))).name.removesuffix("_leftImg8bit.png")
+    assert worst.name == f"01_{name}.png"
 
 
 def test_a_saved_run_is_evaluated_in_the_windows_of_the_overrides(setting, tmp_path, capsys):
