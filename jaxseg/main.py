@@ -25,6 +25,12 @@ MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(map(": ".join, 
 OVERRIDES: list[str] = []  # of the checkpoint's config, where eval has no --config
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "eval: a run's directory or checkpoints/STEP")
 
+FORMAT_ONLY = flags.DEFINE_bool(
+    "format-only",
+    False,
+    "eval: write class maps for a benchmark's server instead; needs no labels (Cityscapes, ADE20K)",
+)
+
 
 def locate_in(arguments: list[str]) -> list[str]:
     """The command line with the file of --config located."""
@@ -70,9 +76,10 @@ def main(_):
 
         train(config, workdir)
     elif MODE.value == "eval":
-        from jaxseg.evaluate import evaluate_checkpoint
+        from jaxseg.evaluate import evaluate_checkpoint, write_submission
 
-        evaluate_checkpoint(CHECKPOINT.value or workdir, config, workdir, OVERRIDES)
+        task = write_submission if FORMAT_ONLY.value else evaluate_checkpoint
+        task(CHECKPOINT.value or workdir, config, workdir, OVERRIDES)
     else:
         from jaxseg.show import show
 

@@ -21,7 +21,7 @@ from jaxseg.data.ade20k import ADE20K
 from jaxseg.data.chase_db1 import CHASE_DB1
 from jaxseg.data.cityscapes import CITYSCAPES
 from jaxseg.data.coco_stuff import COCO_STUFF_10K, COCO_STUFF_164K
-from jaxseg.data.description import UNKNOWN, Dataset, LabelFormat
+from jaxseg.data.description import IGNORE, UNKNOWN, Dataset, LabelFormat
 from jaxseg.data.mapillary import MAPILLARY_TO_CITYSCAPES
 from jaxseg.data.nyu_depth_v2 import NYU_DEPTH_V2
 from jaxseg.data.pascal_context import PASCAL_CONTEXT_59, PASCAL_CONTEXT_60
@@ -47,25 +47,39 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its label, as files. `name` is the image's file name without its suffix."""
+    """One image and its label, as files. `name` is the image's file name without its suffix.
+
+    Where there is no label, it is the image again, without a format; it reads as all ignored.
+    """
 
     name: str
     image: Path
     label: Path
-    label_format: LabelFormat
+    label_format: LabelFormat | None
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where samples come from: a dataset, the folder it lies in, and a split or several."""
+    """Where samples come from: a dataset, the folder it lies in, and a split or several.
+
+    labelled: False leaves labels aside, whether there are any or not.
+    """
 
     dataset: Dataset
     root: str
     split: str
+    labelled: bool = True
 
     def samples(self) -> tuple[Sample, ...]:
-        """As `find_samples` gives them."""
-        return find_samples(self.dataset.name, self.root, self.split)
+        """All samples, in the reference's order: that of the list that names them, or of their
+        image paths; of several splits, as in "train+train_extra", one after the other.
+
+        Raises DataError where there are no images, no list, listed images that are missing, or
+        images without a label: with the folders expected and what was found in their place.
+        """
+        root, splits = Path(self.root), self.split.split("+")
+        parts = [_samples_of_split(self, root, split, splits) for split in splits]
+        return tuple(sample for part in parts for sample in part)
 
     def __str__(self) -> str:
         return f"{self.dataset.name} in {self.root}, {self.split}"
@@ -91,18 +105,13 @@ def get(name: str) -> Dataset:
 
 
 def find_samples(dataset_name: str, root: str | os.PathLike, split: str) -> tuple[Sample, ...]:
-    """All samples of a split, in the reference's order: that of the list that names them, or of
-    their image paths; of several splits, as in "train+train_extra", one after the other.
-
-    Raises DataError where there are no images, no list, listed images that are missing, or images
-    without a label: with the folders expected and what was found in their place.
-    """
-    dataset, root, splits = get(dataset_name), Path(root), split.split("+")
-    return tuple(s for part in splits for s in _samples_of_split(dataset, root, part, splits))
+    """The samples of a dataset by its name, as `Source.samples` gives them."""
+    return Source(get(dataset_name), os.fspath(root), split).samples()
 
 
-def _samples_of_split(dataset, root, split, splits) -> list[Sample]:
+def _samples_of_split(source, root, split, splits) -> list[Sample]:
     """`splits` are all that are wanted, for messages."""
+    dataset = source.dataset
     image_dir = root / dataset.image_folder(split)
     label_dirs = [root / folder for folder in dataset.label_folders(split)]
     label_dir = next((folder for folder in label_dirs if folder.is_dir()), label_dirs[0])
@@ -124,6 +133,9 @@ def _samples_of_split(dataset, root, split, splits) -> list[Sample]:
 
     if dataset.split_list:
         image_names = _listed(dataset, root, split, splits, image_names)
+    if not source.labelled:
+        images = [image_dir / name for name in image_names]
+        return [Sample(i.name.removesuffix(dataset.image_suffix), i, i, None) for i in images]
     label_names = set(_files_below(label_dir, ".png"))
     samples, unlabelled = [], []
     for image_name in image_names:
@@ -183,6 +195,8 @@ def read_label(sample: Sample) -> np.ndarray:
 
     Raises CorruptFileError, or DataError where the values are not those of the dataset.
     """
+    if sample.label_format is None:
+        return np.full(read_image(sample.image).shape[:2], IGNORE, np.uint8)
     path, content = sample.label, _read_bytes(sample.label)
     try:
         # Pillow, since OpenCV would turn the indices of a palette picture into colours.
