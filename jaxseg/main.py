@@ -59,6 +59,8 @@ def parse(arguments: list[str]) -> list[str]:
 def main(_):
     import jax
 
+    from jaxseg.data import custom
+
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # checkpointing writes fifty lines a save otherwise
     # Compiled programs are kept between runs; a resumed run starts in seconds.
@@ -69,6 +71,8 @@ def main(_):
         raise ConfigError("--config FILE[:VARIANT] is needed, e.g. --config configs/cityscapes.py")
     if config is None and WORKDIR.value is None:
         raise ConfigError("--workdir RUN is needed to evaluate without --config")
+    if config is not None:
+        custom.fill_in(config)
     workdir = pathlib.Path(WORKDIR.value or f"runs/{config.variant}")
 
     if MODE.value == "train":

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from jaxseg.data import custom
 from jaxseg.data.ade20k import ADE20K
 from jaxseg.data.chase_db1 import CHASE_DB1
 from jaxseg.data.cityscapes import CITYSCAPES
@@ -87,20 +88,25 @@ class Source:
 
 def trained_on(config) -> Source:
     """config: has dataset, root and train_split."""
-    return Source(get(config.dataset), config.root, config.train_split)
+    return Source(_described(config.dataset, config), config.root, config.train_split)
 
 
 def evaluated_on(config) -> Source:
     """config: has dataset, root and val_split; val_dataset and val_root, unless they are empty, go
     before the first two."""
-    dataset = get(config.val_dataset or config.dataset)
+    dataset = _described(config.val_dataset or config.dataset, config)
     return Source(dataset, config.val_root or config.root, config.val_split)
+
+
+def _described(name: str, config) -> Dataset:
+    return custom.describe(config) if name == custom.NAME else get(name)
 
 
 def get(name: str) -> Dataset:
     """The dataset of that name. Raises ConfigError with the known names."""
     if name not in DATASETS:
-        raise ConfigError(f"Unknown dataset {name!r}. Known: {', '.join(DATASETS)}.")
+        known = ", ".join([*DATASETS, f"{custom.NAME} (configs/custom.py)"])
+        raise ConfigError(f"Unknown dataset {name!r}. Known: {known}.")
     return DATASETS[name]
 
 
