@@ -23,7 +23,12 @@ from jaxseg.data.chase_db1 import CHASE_DB1
 from jaxseg.data.cityscapes import CITYSCAPES
 from jaxseg.data.coco_stuff import COCO_STUFF_10K, COCO_STUFF_164K
 from jaxseg.data.description import IGNORE, UNKNOWN, Dataset, LabelFormat
-from jaxseg.data.mapillary import MAPILLARY_TO_CITYSCAPES
+from jaxseg.data.mapillary import (
+    MAPILLARY_65,
+    MAPILLARY_66,
+    MAPILLARY_TO_CITYSCAPES,
+    MAPILLARY_TO_CITYSCAPES_STRICT,
+)
 from jaxseg.data.nyu_depth_v2 import NYU_DEPTH_V2
 from jaxseg.data.pascal_context import PASCAL_CONTEXT_59, PASCAL_CONTEXT_60
 from jaxseg.data.potsdam import POTSDAM
@@ -37,7 +42,10 @@ DATASETS = {
         CITYSCAPES,
         COCO_STUFF_10K,
         COCO_STUFF_164K,
+        MAPILLARY_65,
+        MAPILLARY_66,
         MAPILLARY_TO_CITYSCAPES,
+        MAPILLARY_TO_CITYSCAPES_STRICT,
         NYU_DEPTH_V2,
         PASCAL_CONTEXT_59,
         PASCAL_CONTEXT_60,
