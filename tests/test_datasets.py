@@ -169,6 +169,8 @@ def test_photograph_turned_by_its_metadata_is_planned_as_it_is_read(tmp_path):
     samples = datasets.find_samples("ade20k", tmp_path, "training")
     assert [datasets.read_sample(sample)[0].shape[:2] for sample in samples] == [HW, HW]
     assert plan_batches(samples, 2) == [[0, 1]]
+    unlabelled = datasets.Source(datasets.ADE20K, str(tmp_path), "training", labelled=False)
+    assert plan_batches(unlabelled.samples(), 2) == [[0, 1]]
 
 
 def test_unknown_dataset_names_the_known_ones():

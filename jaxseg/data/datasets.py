@@ -239,6 +239,14 @@ def image_hw(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def label_hw(sample: Sample) -> tuple[int, int]:
+    """The size that `read_label` gives, from a header alone. Raises CorruptFileError."""
+    if sample.label_format is None:
+        return image_hw(sample.image)
+    with _opened(sample.label, sample.label) as picture:
+        return picture.height, picture.width
+
+
 def read_label(sample: Sample) -> np.ndarray:
     """uint8 [h, w] of train ids, 255 = ignore.
 
