@@ -14,7 +14,7 @@ from jaxseg.errors import ConfigError, JaxsegError
 MODES = {
     "train": "train, or go on where the work directory stands",
     "eval": "evaluate the work directory's best checkpoint, or --checkpoint",
-    "show": "print the resolved config, parameters and dataset; draw a sheet of training samples",
+    "show": "print the resolved config and parameters, look through the data, draw samples of it",
 }
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file(
