@@ -146,6 +146,7 @@ def test_recipe_trains_and_evaluates(file, variant, datasets_root, tmp_path, tmp
     settings = {
         "init": "",
         "steps": 2,
+        "log_steps": 1,
         "batch_size": 2,
         "data.root": datasets_root / file,
         "data.crop_hw": "(64, 64)",
