@@ -21,7 +21,7 @@ from jaxseg import (
     parallel,
     report,
 )
-from jaxseg.data import datasets, submission
+from jaxseg.data import custom, datasets, submission
 from jaxseg.data.evaluation import evaluation_batches
 from jaxseg.gallery import Gallery
 from jaxseg.models import segmentor
@@ -179,6 +179,7 @@ def load(path: str, config: ConfigDict | None, overrides: Sequence[str]):
     if config is None:
         config = ConfigDict(checkpoints.load_config(checkpoint))
         config_files.override(config, overrides)
+        custom.fill_in(config)
     image_sizes.check(config)
     mesh = parallel.make_mesh(config.mesh)
     model = segmentor.build(config.model)

@@ -185,7 +185,7 @@ def _pairs_of_split(source, root, split, splits, complete):
             f"have no label:{first_few([image_dir / name for name in unlabelled])}\n"
             f"{_expected_and_found(dataset, root, splits, label_dir)}\n"
             f"{dataset.label_origin} Unpack them into the same root, or take the images without "
-            "labels away."
+            "labels away. (--mode eval --format-only needs none.)"
         )
     alone = [
         label_dir / name
