@@ -70,7 +70,7 @@ BASE = {
         "mode": "whole",  # or "slide": in windows of crop_hw every stride_hw, their scores averaged
         "crop_hw": (512, 512),
         "stride_hw": (341, 341),
-        "pictures": 4,
+        "pictures": 4,  # of the first images, and as many of the worst
         # False counts predictions of outputs beyond the dataset's classes as errors, as the
         # published numbers do; True leaves these outputs out.
         "mask_absent_classes": False,

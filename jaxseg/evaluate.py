@@ -1,10 +1,10 @@
 """Evaluation of a model on a dataset, over all devices."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,10 +20,10 @@ from jaxseg import (
     metrics,
     parallel,
     report,
-    visualize,
 )
-from jaxseg.data import datasets
+from jaxseg.data import custom, datasets, submission
 from jaxseg.data.evaluation import evaluation_batches
+from jaxseg.gallery import Gallery
 from jaxseg.models import segmentor
 
 
@@ -61,7 +61,9 @@ def evaluate(
     config: ConfigDict,
     mesh: Mesh,
     *,
+    source: datasets.Source | None = None,
     pictures: pathlib.Path | None = None,
+    on_image: Callable[[int, np.ndarray, np.ndarray], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> metrics.Scores:
     """Scores of a model on the validation split, every image at its own size.
@@ -71,7 +73,11 @@ def evaluate(
 
     Args:
       variables: on the devices of `mesh`, however they are sharded.
-      pictures: where to write panels of the first `config.eval.pictures` images, if anywhere.
+      source: evaluated on; the validation split where None.
+      pictures: where to write panels of the first `config.eval.pictures` images and of as many of
+        the worst, with a table of all (`jaxseg.gallery`), if anywhere.
+      on_image: called, where there are no pictures, with the index of each sample of this process,
+        its label and its class map, both uint8 [h, w].
       stop: asked before every batch.
 
     Raises:
@@ -79,25 +85,29 @@ def evaluate(
       DataError: where a sample is missing or bad.
       ConfigError: where `config.eval` describes windows that cannot be.
     """
-    source = datasets.evaluated_on(config.data)
+    source = source or datasets.evaluated_on(config.data)
     dataset, samples = source.dataset, source.samples()
     outputs = len(dataset.classes) if config.eval.mask_absent_classes else None
     protocol = inference.protocol_of(config.eval)
     step = _make_step(model, protocol, len(dataset.classes), outputs, mesh)
     total = np.zeros((len(dataset.classes) + 1,) * 2, np.int64)
+    if pictures:
+        gallery = Gallery(pictures, samples, dataset, config.eval.pictures)
+        on_image = gallery.add
     with jax.set_mesh(mesh):
         for batch in _batches(samples, config, mesh):
             if stop():
                 raise Stopped
             arrays = parallel.put_batch({k: batch[k] for k in ("image", "label")}, mesh)
             confusion, prediction = step(variables, arrays["image"], arrays["label"])
-            if pictures:
-                shown = _shown_rows(batch["index"], config)
-                rows = np.asarray(prediction) if shown else ()
-                for row in shown:
-                    sample = samples[batch["index"][row]]
-                    _write_panel(pictures, sample, batch["label"][row], rows[row], dataset)
+            if on_image:
+                rows = batch["index"], batch["label"], parallel.local_rows(prediction)
+                for index, label, class_map in zip(*rows, strict=True):
+                    if index >= 0:
+                        on_image(index, label, class_map)
             total += np.asarray(confusion, np.int64)
+    if pictures:
+        gallery.close()
     return metrics.scores(total)
 
 
@@ -111,21 +121,50 @@ def _batches(samples, config, mesh) -> Iterator[dict[str, np.ndarray]]:
     )
 
 
-def _shown_rows(indices, config):
-    return [row for row, i in enumerate(indices) if 0 <= i < config.eval.pictures]
-
-
-def _write_panel(directory, sample, label, prediction, dataset):
-    directory.mkdir(parents=True, exist_ok=True)
-    image = np.ascontiguousarray(datasets.read_image(sample.image)[..., ::-1])
-    panel = visualize.evaluation_panel(image, label, prediction, dataset.palette, dataset.classes)
-    cv2.imwrite(str(directory / f"{sample.name}.png"), panel[..., ::-1])
-
-
 def evaluate_checkpoint(
     path: str, config: ConfigDict | None, workdir: pathlib.Path, overrides: Sequence[str] = ()
 ):
     """Evaluates a saved run and writes the scores and pictures to `workdir`.
+
+    Raises and takes what `load` does.
+    """
+    step, config, model, variables, mesh = load(path, config, overrides)
+    pictures = workdir / "predictions" / f"step_{step:06d}"
+    scores = evaluate(model, variables, config, mesh, pictures=pictures)
+    classes = datasets.evaluated_on(config.data).dataset.classes
+    if jax.process_index() == 0:
+        report.print_evaluation(scores, classes)
+        report.write_evaluation(workdir, scores, classes)
+        print(f"val mIoU = {scores.miou:.3f}\npictures in {pictures}")
+
+
+def write_submission(
+    path: str, config: ConfigDict | None, workdir: pathlib.Path, overrides: Sequence[str] = ()
+):
+    """Writes class maps of the validation split, labelled or not, as the benchmark's server takes
+    them (`jaxseg.data.submission`), to `workdir`/submission.
+
+    Takes what `load` does.
+
+    Raises:
+      ConfigError: for a dataset without a form for submissions, and as `load` does.
+    """
+    _, config, model, variables, mesh = load(path, config, overrides)
+    source = dataclasses.replace(datasets.evaluated_on(config.data), labelled=False)
+    submission.check(source.dataset)
+    samples, folder = source.samples(), workdir / "submission"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(index, _, class_map):
+        submission.write(folder, source.dataset, samples[index], class_map)
+
+    evaluate(model, variables, config, mesh, source=source, on_image=write)
+    if jax.process_index() == 0:
+        print(f"{len(samples)} class maps in {folder}")
+
+
+def load(path: str, config: ConfigDict | None, overrides: Sequence[str]):
+    """(step, config, model, variables, mesh) of a saved run, for its evaluation.
 
     Args:
       path: a run's directory (its best checkpoint) or one checkpoint.
@@ -140,17 +179,12 @@ def evaluate_checkpoint(
     if config is None:
         config = ConfigDict(checkpoints.load_config(checkpoint))
         config_files.override(config, overrides)
+        custom.fill_in(config)
     image_sizes.check(config)
     mesh = parallel.make_mesh(config.mesh)
     model = segmentor.build(config.model)
     variables = checkpoints.load_variables(checkpoint, abstract_variables(model, config, mesh))
-    pictures = workdir / "predictions" / f"step_{int(checkpoint.name):06d}"
-    scores = evaluate(model, variables, config, mesh, pictures=pictures)
-    classes = datasets.evaluated_on(config.data).dataset.classes
-    if jax.process_index() == 0:
-        report.print_evaluation(scores, classes)
-        report.write_evaluation(workdir, scores, classes)
-        print(f"val mIoU = {scores.miou:.3f}\npictures in {pictures}")
+    return int(checkpoint.name), config, model, variables, mesh
 
 
 def abstract_variables(model: segmentor.Segmentor, config: ConfigDict, mesh: Mesh):

@@ -14,7 +14,7 @@ from jaxseg.errors import ConfigError, JaxsegError
 MODES = {
     "train": "train, or go on where the work directory stands",
     "eval": "evaluate the work directory's best checkpoint, or --checkpoint",
-    "show": "print the resolved config, parameters and dataset; draw a sheet of training samples",
+    "show": "print the resolved config and parameters, look through the data, draw samples of it",
 }
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file(
@@ -24,6 +24,12 @@ WORKDIR = flags.DEFINE_string("workdir", None, "all that a run writes; default r
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(map(": ".join, MODES.items())))
 OVERRIDES: list[str] = []  # of the checkpoint's config, where eval has no --config
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "eval: a run's directory or checkpoints/STEP")
+
+FORMAT_ONLY = flags.DEFINE_bool(
+    "format-only",
+    False,
+    "eval: write class maps for a benchmark's server instead; needs no labels (Cityscapes, ADE20K)",
+)
 
 
 def locate_in(arguments: list[str]) -> list[str]:
@@ -53,6 +59,8 @@ def parse(arguments: list[str]) -> list[str]:
 def main(_):
     import jax
 
+    from jaxseg.data import custom
+
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # checkpointing writes fifty lines a save otherwise
     # Compiled programs are kept between runs; a resumed run starts in seconds.
@@ -63,6 +71,8 @@ def main(_):
         raise ConfigError("--config FILE[:VARIANT] is needed, e.g. --config configs/cityscapes.py")
     if config is None and WORKDIR.value is None:
         raise ConfigError("--workdir RUN is needed to evaluate without --config")
+    if config is not None:
+        custom.fill_in(config)
     workdir = pathlib.Path(WORKDIR.value or f"runs/{config.variant}")
 
     if MODE.value == "train":
@@ -70,9 +80,10 @@ def main(_):
 
         train(config, workdir)
     elif MODE.value == "eval":
-        from jaxseg.evaluate import evaluate_checkpoint
+        from jaxseg.evaluate import evaluate_checkpoint, write_submission
 
-        evaluate_checkpoint(CHECKPOINT.value or workdir, config, workdir, OVERRIDES)
+        task = write_submission if FORMAT_ONLY.value else evaluate_checkpoint
+        task(CHECKPOINT.value or workdir, config, workdir, OVERRIDES)
     else:
         from jaxseg.show import show
 

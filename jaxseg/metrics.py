@@ -74,9 +74,11 @@ class Scores:
     A class in neither labels nor predictions has no IoU. One that is predicted but never
     labelled has IoU 0, which counts in `miou`, and no accuracy. Arrays are float64 [C], and
     `pixels` is the labelled area, int64 [C]. `outside` is the share of it that is predicted as
-    none of the classes, by heads that have more outputs.
+    none of the classes, by heads that have more outputs. `confusion` is what all of it is computed
+    from, int64 [C + 1, C + 1].
     """
 
+    confusion: np.ndarray
     iou: np.ndarray
     acc: np.ndarray
     dice: np.ndarray
@@ -94,6 +96,14 @@ class Scores:
         return _mean(self.acc)
 
     @property
+    def mdice(self) -> float:
+        return _mean(self.dice)
+
+    @property
+    def mfscore(self) -> float:
+        return _mean(self.fscore)
+
+    @property
     def iou_classes(self) -> int:
         """Over how many classes `miou` is averaged."""
         return int(np.isfinite(self.iou).sum())
@@ -104,8 +114,9 @@ class Scores:
         return int(np.isfinite(self.acc).sum())
 
     def reported(self) -> dict[str, float]:
-        """The three numbers as the reference reports them, rounded to 0.01 per cent."""
+        """The means as the reference reports them, rounded to 0.01 per cent."""
         raw = {"mIoU": self.miou, "mAcc": self.macc, "aAcc": self.aacc}
+        raw |= {"mDice": self.mdice, "mFscore": self.mfscore}
         return {name: round(100 * value, 2) / 100 for name, value in raw.items()}
 
 
@@ -122,6 +133,7 @@ def scores(confusion: Int[np.ndarray, "rows columns"]) -> Scores:
     precision = _ratio(intersection, predicted)
     recall = _ratio(intersection, labelled)
     return Scores(
+        confusion=confusion,
         iou=_ratio(intersection, labelled + predicted - intersection),
         acc=recall,
         dice=_ratio(2 * intersection, labelled + predicted),

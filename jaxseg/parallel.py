@@ -71,6 +71,12 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def local_rows(array: jax.Array) -> np.ndarray:
+    """This process's rows of an array that is split as `put_batch` splits it."""
+    parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+
 def over_batch(operator: Callable) -> Callable:
     """Runs an operator on every device's share of the batch (the first axis of all arguments).
 

@@ -32,7 +32,9 @@ import rich.progress_bar
 import rich.table
 import rich.text
 import tensorboardX
+from PIL import Image
 
+from jaxseg import charts
 from jaxseg.metrics import Scores
 
 # What the line of progress says about the metrics it knows, in this order. All others are
@@ -176,20 +178,21 @@ class Report:
 def print_evaluation(
     scores: Scores, classes: Sequence[str], console: rich.console.Console | None = None
 ):
-    """IoU and accuracy of every class in per cent, then the means and over how many they go."""
-    rows = [
-        (name, _percent(iou), _percent(acc))
-        for name, iou, acc in zip(classes, scores.iou, scores.acc, strict=True)
-    ]
+    """The scores of every class in per cent, then the means and over how many they go."""
+    columns = (scores.iou, scores.acc, scores.dice)
+    rows = [(name, *map(_percent, values)) for name, *values in zip(classes, *columns, strict=True)]
     console = console or rich.console.Console()
-    _print_table(console, rows, head=("class", "IoU", "accuracy"))
+    _print_table(console, rows, head=("class", "IoU", "accuracy", "Dice"))
     means = {name: _percent(value, "undefined") for name, value in scores.reported().items()}
     _print(
         console,
         f"aAcc {means['aAcc']} · "
         f"mIoU {means['mIoU']} ({scores.iou_classes} of {len(classes)} classes) · "
-        f"mAcc {means['mAcc']} ({scores.acc_classes} of {len(classes)} classes)",
+        f"mAcc {means['mAcc']} ({scores.acc_classes} of {len(classes)} classes) · "
+        f"mDice {means['mDice']} · mFscore {means['mFscore']}",
     )
+    if absent := [name for name, pixels in zip(classes, scores.pixels, strict=True) if not pixels]:
+        _print(console, f"not in the labels: {', '.join(absent)}")
     if scores.outside > 0:
         _print(
             console,
@@ -199,7 +202,11 @@ def print_evaluation(
 
 
 def write_evaluation(directory: str | os.PathLike, scores: Scores, classes: Sequence[str]):
-    """Writes `metrics.json` (rounded as reported) and `per_class.csv` (0..1; empty: undefined)."""
+    """Writes the scores of a dataset.
+
+    `metrics.json` (rounded as reported), `per_class.csv` (0..1; empty: undefined), and as charts
+    `confusion.png` and `per_class.png`.
+    """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     means = _means(scores) | {
@@ -211,12 +218,17 @@ def write_evaluation(directory: str | os.PathLike, scores: Scores, classes: Sequ
     _write_atomically(directory / "metrics.json", _strict_json(means, indent=2) + "\n")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("class", "iou", "acc", "pixels"))
-    columns = (classes, scores.iou.tolist(), scores.acc.tolist(), scores.pixels.tolist())
-    for name, iou, acc, pixels in zip(*columns, strict=True):
-        numbers = ["" if math.isnan(value) else f"{value:.6f}" for value in (iou, acc)]
+    writer.writerow(("class", "iou", "acc", "dice", "pixels"))
+    columns = (scores.iou, scores.acc, scores.dice)
+    for name, *values, pixels in zip(classes, *columns, scores.pixels.tolist(), strict=True):
+        numbers = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
         writer.writerow((name, *numbers, pixels))
     _write_atomically(directory / "per_class.csv", table.getvalue())
+    for name, chart in (
+        ("confusion.png", charts.confusion_chart(scores.confusion, classes)),
+        ("per_class.png", charts.class_bars(scores.iou, classes)),
+    ):
+        Image.fromarray(chart).save(directory / name)
 
 
 def manifest(workdir: str | os.PathLike, facts: Mapping[str, Any]):

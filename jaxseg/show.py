@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from jaxseg import image_sizes, paths, visualize, zoo
 from jaxseg.data import datasets
 from jaxseg.data.pipeline import training_batches
+from jaxseg.data.survey import survey
+from jaxseg.errors import DataError
 from jaxseg.models import flops, segmentor
 
 SAMPLES = 12
@@ -18,21 +20,37 @@ WHOLE = "model"  # the last row of the table of its parts
 
 
 def show(config: ConfigDict, workdir: pathlib.Path):
-    """Prints the resolved config, the parameters and the dataset; writes `samples.png`.
+    """Prints the resolved config, the parameters and what is in the data; writes `samples.png`.
 
     Raises:
       ConfigError: for sizes that the model cannot take.
-      DataError: where the dataset is missing or incomplete, after the rest was printed.
+      DataError: where the data are missing or faulty, after all else was printed.
     """
     image_sizes.check(config)
     print(config)
     print(model_table(config))
-    for source in (datasets.trained_on(config.data), datasets.evaluated_on(config.data)):
-        print(f"{source}: {len(source.samples())} images")
+    faults = sum(
+        show_data(source)
+        for source in (datasets.trained_on(config.data), datasets.evaluated_on(config.data))
+    )
+    if faults:
+        raise DataError(
+            f"{faults} faults in the data, above: training and evaluation would stop at them"
+        )
     path = workdir / "samples.png"
     workdir.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), sample_sheet(config)[..., ::-1])
     print(f"augmented training samples in {path}")
+
+
+def show_data(source: datasets.Source) -> int:
+    """Prints what is in the data; the number of faults."""
+    pairs = source.pairs()
+    count = len(pairs.samples) + len(pairs.images_alone)
+    print(f"{source}: {count} images", flush=True)  # reading them all takes a while
+    found = survey(source.dataset, pairs)
+    print(found)
+    return len(found.faults)
 
 
 def model_table(config: ConfigDict) -> str:

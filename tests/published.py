@@ -18,12 +18,12 @@ MANIFESTS = sorted(
     for path in (REFERENCE / family / "manifests").glob("*.json")
     if not path.stem.endswith("_ms")  # no evaluation at several scales yet
 )
-# The files of recipes by name: all that have variants, but for the demo.
+# The files of recipes by name: all that have variants, but for those without an original.
 RECIPES = {
     path.stem: module
     for path in sorted((ROOT / "configs").glob("*.py"))
     if hasattr(module := importlib.import_module(f"configs.{path.stem}"), "VARIANTS")
-    and path.stem != "demo"
+    and path.stem not in ("custom", "demo")
 }
 # The end of an original's name, which is its dataset, and the config file here.
 FILES = {

@@ -63,6 +63,40 @@ def test_mapillary_has_the_classes_and_colours_of_cityscapes():
     np.testing.assert_array_equal(mapillary.palette, cityscapes.palette)
 
 
+def test_mapillary_in_its_own_classes_has_66_or_ignores_the_last():
+    without, with_unlabeled = map(datasets.get, ("mapillary65", "mapillary66"))
+    assert len(with_unlabeled.classes) == len(set(with_unlabeled.classes)) == 66
+    assert with_unlabeled.classes == (*without.classes, "Unlabeled")
+    named = {0: "Bird", 8: "Crosswalk - Plain", 23: "Lane Marking - Crosswalk", 64: "Ego Vehicle"}
+    assert {index: without.classes[index] for index in named} == named
+    assert with_unlabeled.palette[[0, 13, 65]].tolist() == [[165, 42, 42], [128, 64, 128], [0] * 3]
+    np.testing.assert_array_equal(without.palette, with_unlabeled.palette[:65], strict=True)
+    tables = [dataset.label_formats[0].train_ids for dataset in (without, with_unlabeled)]
+    for table in tables:
+        assert table[:65].tolist() == list(range(65))
+        assert (table[66:255] == datasets.UNKNOWN).all()
+    assert [table[65] for table in tables] == [255, 65]
+
+
+def test_mapillary_as_published_takes_values_above_its_own_for_road_and_strictly_for_errors():
+    published, strict = (
+        datasets.get(name).label_formats[0].train_ids
+        for name in ("mapillary_to_cityscapes", "mapillary_to_cityscapes_strict")
+    )
+    np.testing.assert_array_equal(published[:66], strict[:66])
+    assert (published[66:] == 0).all()
+    assert (strict[66:255] == datasets.UNKNOWN).all()
+    assert strict[255] == 255
+    classes = datasets.CITYSCAPES.classes
+    vistas = datasets.get("mapillary66").classes
+    mapped = {vistas[raw]: classes[strict[raw]] for raw in np.flatnonzero(strict[:66] < 19)}
+    assert mapped["Lane Marking - General"] == mapped["Manhole"] == mapped["Road"] == "road"
+    assert mapped["On Rails"] == "train"
+    same = {"Building", "Wall", "Fence", "Pole", "Vegetation", "Terrain", "Sky", "Person", "Car"}
+    assert all(mapped[name] == name.lower() for name in same)
+    assert len(mapped) == 25
+
+
 @pytest.mark.parametrize("name", ["coco_stuff164k", "coco_stuff10k"])
 def test_coco_stuff_has_171_classes(name):
     dataset = datasets.get(name)
@@ -135,6 +169,8 @@ def test_photograph_turned_by_its_metadata_is_planned_as_it_is_read(tmp_path):
     samples = datasets.find_samples("ade20k", tmp_path, "training")
     assert [datasets.read_sample(sample)[0].shape[:2] for sample in samples] == [HW, HW]
     assert plan_batches(samples, 2) == [[0, 1]]
+    unlabelled = datasets.Source(datasets.ADE20K, str(tmp_path), "training", labelled=False)
+    assert plan_batches(unlabelled.samples(), 2) == [[0, 1]]
 
 
 def test_unknown_dataset_names_the_known_ones():

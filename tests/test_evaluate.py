@@ -1,20 +1,24 @@
 """Evaluation over devices counts every image once, whatever their number and sizes."""
 
+import csv
 import json
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 from test_parallel import initial_state
 from tiny import tiny_config
 
 from jaxseg import checkpoints, inference, metrics, parallel, train
-from jaxseg.data import datasets
+from jaxseg.data import datasets, submission
 from jaxseg.data.pipeline import evaluation_sample
 from jaxseg.data.synthetic import write_street_scenes
 from jaxseg.errors import ConfigError
-from jaxseg.evaluate import Stopped, evaluate, evaluate_checkpoint
+from jaxseg.evaluate import Stopped, evaluate, evaluate_checkpoint, write_submission
+from jaxseg.gallery import count_pixels
 from jaxseg.models import segmentor
 
 
@@ -71,6 +75,29 @@ def test_scores_do_not_depend_on_the_devices(setting, tmp_path, way):
         assert len(list((tmp_path / str(devices)).glob("*.png"))) == config.eval.pictures
 
 
+def test_the_worst_images_are_drawn_and_all_are_listed(setting, tmp_path):
+    config, model, variables = setting
+    samples = datasets.find_samples("cityscapes", config.data.root, "val")
+    protocol = inference.protocol_of(config.eval)
+    predict = jax.jit(inference.predict, static_argnums=(0, 3, 4))
+    expected = {}
+    for sample in samples:
+        prepared = evaluation_sample(sample, config.data)
+        label = prepared["label"]
+        map_ = np.argmax(predict(model, variables, prepared["image"], label.shape, protocol), -1)
+        scores = metrics.scores(count_pixels(map_.astype(np.uint8), label, 19))
+        expected[str(sample.image)] = scores.miou
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
+    evaluate(model, variables, config, mesh, pictures=tmp_path)
+    with (tmp_path / "images.csv").open(newline="") as file:
+        listed = {row["image"]: float(row["iou"]) for row in csv.DictReader(file)}
+    assert list(listed.values()) == sorted(listed.values())
+    assert listed == pytest.approx(expected, abs=2e-3)  # ties in the argmax
+    (worst,) = (tmp_path / "worst").iterdir()  # as many as config.eval.pictures
+    name = pathlib.Path(next(iter(listed))).name.removesuffix("_leftImg8bit.png")
+    assert worst.name == f"01_{name}.png"
+
+
 def test_a_saved_run_is_evaluated_in_the_windows_of_the_overrides(setting, tmp_path, capsys):
     config, model, variables = setting
     checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
@@ -80,6 +107,39 @@ def test_a_saved_run_is_evaluated_in_the_windows_of_the_overrides(setting, tmp_p
     expected, whole = (expected_scores(c, model, variables).miou for c in (slid, config))
     assert f"{expected:.3f}" != f"{whole:.3f}"
     assert f"val mIoU = {expected:.3f}" in capsys.readouterr().out
+
+
+def test_a_split_without_labels_is_predicted_and_written_for_the_server(setting, tmp_path):
+    config, model, variables = setting
+    checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
+    samples = datasets.find_samples("cityscapes", config.data.root, "val")
+    names = [f"bonn_{index:06d}_000019_leftImg8bit.png" for index in range(len(samples))]
+    folder = tmp_path / "leftImg8bit" / "test" / "bonn"
+    folder.mkdir(parents=True)
+    for name, sample in zip(names, samples, strict=True):
+        (folder / name).symlink_to(sample.image)
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
+    predicted = {}
+    evaluate(
+        *(model, variables, config, mesh),
+        on_image=lambda index, _, class_map: predicted.update({index: class_map}),
+    )
+    overrides = [f"--config.data.root={tmp_path}", "--config.data.val_split=test"]
+    write_submission(str(tmp_path / "run"), None, tmp_path / "out", overrides)
+    written = sorted((tmp_path / "out" / "submission").iterdir())
+    assert [path.name for path in written] == names
+    for index, path in enumerate(written):
+        with Image.open(path) as picture:
+            raw = np.asarray(picture)
+        np.testing.assert_array_equal(raw, submission.cityscapes_ids()[predicted[index]])
+
+
+def test_a_dataset_without_a_server_is_refused(setting, tmp_path):
+    config, _, variables = setting
+    checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
+    overrides = ["--config.data.val_dataset=potsdam"]
+    with pytest.raises(ConfigError, match="no form for submissions of potsdam"):
+        write_submission(str(tmp_path / "run"), None, tmp_path / "out", overrides)
 
 
 def test_another_dataset_may_be_evaluated_on_than_trained_on(setting):

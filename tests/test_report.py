@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 import rich.console
+from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from jaxseg import metrics, report
+from jaxseg import charts, metrics, report
 
 CLASSES = ("road", "car [small]", "bus")
 PROGRESS = {
@@ -225,11 +226,13 @@ def test_an_evaluation_says_absent_where_a_score_is_undefined(tmp_path, capsys, 
     with reporter(tmp_path) as run:
         run.evaluation(100, scores, CLASSES)
     assert capsys.readouterr().out.splitlines() == [
-        "class           IoU  accuracy",
-        "road          80.00     80.00",
-        "car [small]    0.00    absent",
-        "bus          absent    absent",
-        "aAcc 80.00 · mIoU 40.00 (2 of 3 classes) · mAcc 80.00 (1 of 3 classes)",
+        "class           IoU  accuracy    Dice",
+        "road          80.00     80.00   88.89",
+        "car [small]    0.00    absent    0.00",
+        "bus          absent    absent  absent",
+        "aAcc 80.00 · mIoU 40.00 (2 of 3 classes) · mAcc 80.00 (1 of 3 classes)"
+        " · mDice 44.44 · mFscore 88.89",
+        "not in the labels: car [small], bus",
     ]
 
 
@@ -237,7 +240,7 @@ def test_an_evaluation_on_a_terminal_is_a_table(tmp_path, scores):
     console = terminal()
     with reporter(tmp_path, console=console) as run:
         run.evaluation(100, scores, CLASSES)
-    assert "│ car [small] │   0.00 │   absent │" in console.file.getvalue()
+    assert "│ car [small] │   0.00 │   absent │   0.00 │" in console.file.getvalue()
 
 
 def test_an_evaluation_is_recorded(tmp_path, scores):
@@ -249,7 +252,7 @@ def test_an_evaluation_is_recorded(tmp_path, scores):
     found = scalars(tmp_path)
     assert found["eval/mIoU", 100] == pytest.approx(0.4)
     assert found["eval_iou/road", 100] == pytest.approx(0.8)
-    assert len(found) == 5  # three means and two classes: what is undefined is left out
+    assert len(found) == 7  # five means and two classes: what is undefined is left out
 
 
 def test_pictures_reach_tensorboard(tmp_path):
@@ -273,6 +276,8 @@ def test_an_evaluation_is_written_as_json_and_csv(tmp_path, scores):
         "mIoU": 0.4,
         "mAcc": 0.8,
         "aAcc": 0.8,
+        "mDice": 0.4444,
+        "mFscore": 0.8889,
         "classes": 3,
         "classes_in_mIoU": 2,
         "classes_in_mAcc": 1,
@@ -280,11 +285,20 @@ def test_an_evaluation_is_written_as_json_and_csv(tmp_path, scores):
     }
     with (tmp_path / "eval" / "per_class.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
-            ["class", "iou", "acc", "pixels"],
-            ["road", "0.800000", "0.800000", "10"],
-            ["car [small]", "0.000000", "", "0"],
-            ["bus", "", "", "0"],
+            ["class", "iou", "acc", "dice", "pixels"],
+            ["road", "0.800000", "0.800000", "0.888889", "10"],
+            ["car [small]", "0.000000", "", "0.000000", "0"],
+            ["bus", "", "", "", "0"],
         ]
+
+
+def test_an_evaluation_is_drawn(tmp_path, scores):
+    report.write_evaluation(tmp_path, scores, CLASSES)
+    for name, chart in (
+        ("confusion.png", charts.confusion_chart(scores.confusion, CLASSES)),
+        ("per_class.png", charts.class_bars(scores.iou, CLASSES)),
+    ):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / name)), chart)
 
 
 def test_the_manifest_says_what_a_run_was_made_with(tmp_path):

@@ -1,8 +1,10 @@
 """`--mode show`: the model's costs as published, the dataset, a picture of samples."""
 
 import cv2
-from processes import run
+import numpy as np
+from processes import failure, run
 from published import config_of
+from tiny_datasets import HW, write_cityscapes
 
 from jaxseg.show import model_table
 
@@ -11,8 +13,18 @@ def test_config_parameters_and_data_are_shown_and_samples_drawn(command, tmp_pat
     shown = run(command(tmp_path, "--mode=show"))
     assert "crop_hw" in shown
     assert "GFLOPs at 64x64" in shown
-    assert "train: 6 images" in shown
+    assert "train: 6 images\n  sizes: 64x128 (6)\n" in shown
+    assert "7  0 road" in shown
     assert cv2.imread(str(tmp_path / "samples.png")) is not None
+
+
+def test_faults_of_the_data_are_shown_and_counted(command, tmp_path):
+    write_cityscapes(tmp_path, "ulm_000000_000019", label=np.full(HW, 40, np.uint8))
+    write_cityscapes(tmp_path, "ulm_000000_000019", split="val")
+    shown = failure(command(tmp_path / "run", "--mode=show", **{"data.root": tmp_path}))
+    assert "holds 40: not in the table" in shown
+    assert "val: 1 images" in shown
+    assert "1 faults in the data" in shown
 
 
 def test_costs_of_a_published_model_are_those_of_its_table():

@@ -1,4 +1,4 @@
-"""Every published recipe makes a real step and a real evaluation at a small crop (full only).
+"""Every recipe makes two real steps and a real evaluation at a small crop (full only).
 
 As programs of their own: the memory of one is gone before the next starts. Variants that share a
 model share what is compiled.
@@ -14,6 +14,8 @@ import pytest
 from processes import ROOT, XLA_FLAGS, run
 from published import RECIPES
 
+from configs import custom
+
 # Backbones with fewer blocks than they have: the weights, moments and gradients of InternImage-H
 # alone are 18 GB, those of G 50, those of BEiT-L with the wide head 9.
 SHORT_INTERNIMAGE = {"depths": "(1, 1, 6, 1)", "level2_post_norm_after": "(5,)"}
@@ -26,7 +28,8 @@ SHORTER = {
     "mask2former_beitv2_adapter_l": SHORT_BEIT,
 }
 KINDS, SPLITS = ("leftImg8bit", "gtFine"), ("train", "val")
-VARIANTS = [(file, variant) for file, module in RECIPES.items() for variant in module.VARIANTS]
+FILES = RECIPES | {"custom": custom}
+VARIANTS = [(file, variant) for file, module in FILES.items() for variant in module.VARIANTS]
 
 
 def write_photographs(images, labels, largest, suffix=".png", image_suffix=".jpg"):
@@ -64,6 +67,8 @@ def datasets_root(scenes, tmp_path_factory):
     lists.mkdir(parents=True)
     for split in SPLITS:
         (lists / f"{split}.txt").write_text("a\nb\n")
+        folder = root / "custom"
+        write_photographs(folder / "images" / split, folder / "masks" / split, 2)
         folder = root / "potsdam"
         write_photographs(folder / "img_dir" / split, folder / "ann_dir" / split, 6, ".png", ".png")
     for split in ("training", "validation"):
@@ -74,6 +79,7 @@ def datasets_root(scenes, tmp_path_factory):
     write_photographs(folder / "image", folder / "label40", 40, ".png", ".png")
     for split in ("train", "test"):
         (folder / f"{split}.txt").write_text("a\nb\n")
+    (root / "custom" / "names.txt").write_text("background\ncell\nedge\n")
     links = {f"{kind}/{split}": scenes / kind / split for kind in KINDS for split in SPLITS}
     links["leftImg8bit/train_extra"] = scenes / "leftImg8bit" / "train"
     links["refinement_final/train_extra"] = scenes / "gtFine" / "train"
@@ -139,7 +145,8 @@ def test_vit_adapter_learns_on_a_small_ade20k(tmp_path, tmp_path_factory):
 def test_recipe_trains_and_evaluates(file, variant, datasets_root, tmp_path, tmp_path_factory):
     settings = {
         "init": "",
-        "steps": 1,
+        "steps": 2,
+        "log_steps": 1,
         "batch_size": 2,
         "data.root": datasets_root / file,
         "data.crop_hw": "(64, 64)",
@@ -151,8 +158,10 @@ def test_recipe_trains_and_evaluates(file, variant, datasets_root, tmp_path, tmp
     }
     if file == "mapillary":
         settings["data.val_root"] = datasets_root / "cityscapes"
+    if file == "custom":
+        settings["data.classes"] = datasets_root / "custom" / "names.txt"
     shorter = next((SHORTER[name] for name in SHORTER if variant.startswith(name)), {})
     settings |= {f"model.backbone.{key}": value for key, value in shorter.items()}
     printed = train(f"configs/{file}.py:{variant}", settings, tmp_path / "run", tmp_path_factory)
-    assert "step 1/1" in printed
+    assert "step 2/2" in printed
     assert "val mIoU" in printed

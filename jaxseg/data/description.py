@@ -79,11 +79,11 @@ class Dataset:
 
 
 def label_table(train_ids: Mapping[int, int]) -> np.ndarray:
-    """uint8 [256]: the given raw values; 255 is ignored, everything else `UNKNOWN`."""
+    """uint8 [256]: the given raw values; else, 255 is ignored and everything else `UNKNOWN`."""
     table = np.full(256, UNKNOWN, np.uint8)
-    table[list(train_ids)] = list(train_ids.values())
     # 255 is "ignore" in ready-made labels, and what the id -1 (licence plate) becomes in uint8.
     table[255] = IGNORE
+    table[list(train_ids)] = list(train_ids.values())
     table.flags.writeable = False
     return table
 

@@ -5,12 +5,10 @@ from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from jaxseg.data.datasets import Sample
+from jaxseg.data.datasets import Sample, label_hw
 from jaxseg.data.description import IGNORE
 from jaxseg.data.pipeline import evaluation_sample
-from jaxseg.errors import CorruptFileError
 
 
 def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
@@ -24,12 +22,7 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
     """
     by_size = defaultdict(list)
     for index, sample in enumerate(samples):
-        try:
-            # The label's size: that of a photograph may be turned by its metadata when it is read.
-            with Image.open(sample.label) as picture:
-                by_size[picture.size].append(index)
-        except (UnidentifiedImageError, OSError) as error:
-            raise CorruptFileError(f"{sample.label} cannot be read: {error}") from error
+        by_size[label_hw(sample)].append(index)
     batches = []
     for indices in by_size.values():
         for start in range(0, len(indices), batch_size):

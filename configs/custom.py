@@ -1,0 +1,68 @@
+"""Your own images and masks.
+
+    python -m jaxseg.main --config configs/custom.py:upernet_internimage_t \\
+        --config.data.root=DIR --config.data.classes=names.txt --workdir RUN
+
+DIR holds
+
+    images/{train,val}/**/NAME.jpg    RGB, grey or with transparency, of any sizes
+    masks/{train,val}/**/NAME.png     one value per pixel, grey or with a palette
+
+and names.txt a class a line: the first is 0 in the masks, the next 1, and so on; 255 is ignored.
+Other values are written before the names; values of one name are one class, `ignore` is none:
+
+    0: background
+    255: vessel
+
+Other folders and suffixes are settings, below. The number of classes follows from the file, and the
+heads have that many outputs. Training starts from the published weights for ADE20K, all but the
+last layer of each head, which has other classes and starts fresh: the log says so. `--mode show`
+tells whether images, masks and names.txt fit. Variants: upernet_internimage_{t,s,b} and
+upernet_deit_adapter_{t,s,b}.
+"""
+
+from configs import common, internimage, vit_adapter
+
+DATA = {
+    "dataset": "custom",
+    "root": "data/custom",
+    "classes": "",  # the file of class names; its lines are then kept in class_lines
+    "class_lines": (),
+    "images": "images/{split}",
+    "image_suffix": ".jpg",
+    "labels": "masks/{split}",
+    "label_suffix": ".png",
+    "train_split": "train",
+    "val_split": "val",
+    "scale_wh": (2048, 512),
+    "crop_hw": (512, 512),
+    "test_scale_wh": (2048, 512),
+    "test_multiple": 32,
+}
+STEPS = {"steps": 40_000}
+CLASSES = 150  # until the file is read
+ADAPTERS = {"t": "tiny", "s": "small", "b": "base"}
+
+VARIANTS = {
+    **{
+        f"upernet_internimage_{size}": {
+            **internimage.upernet(size),
+            **STEPS,
+            "data": DATA,
+            "eval": {"every_steps": 4_000},
+            "init": f"zoo:upernet_internimage_{size}_512_160k_ade20k",
+        }
+        for size in ("t", "s", "b")
+    },
+    **{
+        f"upernet_deit_adapter_{size}": {
+            **vit_adapter.upernet(f"deit_adapter_{size}", CLASSES, DATA, **STEPS),
+            "init": f"zoo:upernet_deit_adapter_{name}_512_160k_ade20k",
+        }
+        for size, name in ADAPTERS.items()
+    },
+}
+
+
+def get_config(variant="upernet_internimage_t"):
+    return common.recipe(variant, VARIANTS)

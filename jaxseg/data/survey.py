@@ -1,0 +1,116 @@
+"""What is in a dataset: sizes of images, values of labels and what they mean, and what is wrong."""
+
+import collections
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from jaxseg.data import datasets
+from jaxseg.data.description import IGNORE, UNKNOWN, Dataset, LabelFormat
+from jaxseg.errors import DataError
+
+THREADS = 8
+
+
+@dataclasses.dataclass
+class Values:
+    """How often each of the 256 values is in the labels of one form."""
+
+    pixels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
+    images: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
+
+
+@dataclasses.dataclass
+class Survey:
+    """Of a source: `sizes` (height, width) by how many images have it, values by label format, and
+    the `faults` that training or evaluation would stop at, a line each."""
+
+    dataset: Dataset
+    sizes: collections.Counter[tuple[int, int]]
+    values: dict[LabelFormat, Values]
+    faults: list[str]
+    labels_alone: tuple
+
+    def class_pixels(self) -> np.ndarray:
+        """Pixels of every class, int64 [K]."""
+        counts = np.zeros(256, np.int64)
+        for form, values in self.values.items():
+            np.add.at(counts, form.train_ids, values.pixels)
+        return counts[: len(self.dataset.classes)]
+
+    def __str__(self) -> str:
+        lines = [f"  sizes: {_sizes(self.sizes)}"]
+        for form, values in self.values.items():
+            lines += _table(self.dataset, form, values)
+        absent = np.flatnonzero(self.class_pixels() == 0)
+        if len(absent):
+            names = ", ".join(self.dataset.classes[k] for k in absent)
+            lines.append(f"  {len(absent)} classes have no pixel: {names}")
+        if self.labels_alone:
+            shown = datasets.first_few(self.labels_alone)
+            lines.append(f"  {len(self.labels_alone)} labels have no image:{shown}")
+        if self.faults:
+            lines.append(f"  {len(self.faults)} faults:{datasets.first_few(self.faults)}")
+        return "\n".join(lines)
+
+
+def survey(dataset: Dataset, pairs: datasets.Pairs) -> Survey:
+    """Reads every label, and of every image the header and the checksums."""
+    faults = [f"{image} has no label" for image in pairs.images_alone]
+    result = Survey(dataset, collections.Counter(), {}, faults, pairs.labels_alone)
+    with ThreadPoolExecutor(THREADS) as threads:
+        for sample, found in zip(pairs.samples, threads.map(_look, pairs.samples), strict=True):
+            hw, pixels, fault = found
+            faults.extend([fault] if fault else [])
+            if hw:
+                result.sizes[hw] += 1
+            if pixels is not None:
+                values = result.values.setdefault(sample.label_format, Values())
+                values.pixels += pixels
+                values.images += pixels > 0
+    return result
+
+
+def _look(sample):
+    """(size of the image, pixels of every value of the label, what is wrong), or None for each."""
+    hw = pixels = None
+    try:
+        datasets.read_bytes(sample.image)
+        hw = datasets.image_hw(sample.image)
+        raw = datasets.read_raw_label(sample.label)
+    except DataError as error:
+        return hw, pixels, str(error)
+    pixels = np.bincount(raw.ravel(), minlength=256)
+    unknown = np.flatnonzero((sample.label_format.train_ids == UNKNOWN) & (pixels > 0))
+    if len(unknown):
+        return hw, pixels, f"{sample.label} holds {datasets.ranges(unknown)}: not in the table"
+    if raw.shape != hw:
+        (h, w), (label_h, label_w) = hw, raw.shape
+        return hw, pixels, f"{sample.image} is {h}x{w}, its label {label_h}x{label_w}"
+    return hw, pixels, None
+
+
+def _table(dataset, form, values):
+    """A line for every value there is: what it means, its share of pixels, in how many images."""
+
+    def meaning(value):
+        train_id = form.train_ids[value]
+        names = {IGNORE: "(ignored)", UNKNOWN: "NOT IN THE TABLE"}
+        return names.get(train_id) or f"{train_id} {dataset.classes[train_id]}"
+
+    total = values.pixels.sum()
+    yield f"  *{form.suffix}: value, class, share of the pixels, images"
+    for value in np.flatnonzero(values.pixels):
+        share = values.pixels[value] / total
+        yield f"  {value:>5}  {meaning(value):<30}{share:>9.3%}{values.images[value]:>9}"
+
+
+def _sizes(sizes, limit=5):
+    """The most frequent ones, and the extent of the others."""
+    common = sizes.most_common()
+    text = ", ".join(f"{h}x{w} ({count})" for (h, w), count in common[:limit])
+    if rest := [hw for hw, _ in common[limit:]]:
+        low, high = np.min(rest, axis=0), np.max(rest, axis=0)
+        text += f" and {len(rest)} more, {low[0]} to {high[0]} high and {low[1]} to {high[1]} wide"
+    return text
