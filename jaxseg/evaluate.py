@@ -1,15 +1,14 @@
 """Evaluation of a model on a dataset, over all devices."""
 
-import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxseg import (
@@ -23,36 +22,15 @@ from jaxseg import (
     visualize,
 )
 from jaxseg.data import datasets
-from jaxseg.data.evaluation import evaluation_batches
+from jaxseg.data.description import IGNORE
+from jaxseg.data.evaluation import evaluation_images
 from jaxseg.models import segmentor
+
+PIXELS = 1 << 20  # that are counted at once
 
 
 class Stopped(Exception):
     """The evaluation was asked to stop before its end."""
-
-
-@functools.cache
-def _make_step(
-    model: segmentor.Segmentor,
-    protocol: inference.Protocol,
-    num_classes: int,
-    outputs: int | None,
-    mesh: Mesh,
-) -> Callable:
-    """(variables, images, labels) -> (confusion of the batch, class maps).
-
-    Only the first `outputs` of the head are looked at, or all.
-    """
-
-    def step(variables, images, labels):
-        forward = inference.forward_of(model, variables, outputs)
-        scores = inference.scores(forward, images, labels.shape[1:], protocol)
-        prediction = jnp.argmax(scores, axis=-1).astype(jnp.int32)
-        confusion = metrics.confusion_matrix(prediction, labels.astype(jnp.int32), num_classes)
-        return confusion, prediction.astype(jnp.uint8)
-
-    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, parallel.BATCH)
-    return jax.jit(step, out_shardings=(whole, split))
 
 
 def evaluate(
@@ -66,59 +44,66 @@ def evaluate(
 ) -> metrics.Scores:
     """Scores of a model on the validation split, every image at its own size.
 
-    The images are split over all devices, whole or in windows as `config.eval` has it; a batch that
-    does not fill them is filled with ignored pixels. Counts are added up in int64 on the host.
+    Views and windows are those of `config.eval`, over all devices. Counts are added up in int64 on
+    the host.
 
     Args:
       variables: on the devices of `mesh`, however they are sharded.
       pictures: where to write panels of the first `config.eval.pictures` images, if anywhere.
-      stop: asked before every batch.
+      stop: asked before every image.
 
     Raises:
       Stopped: when `stop()` is true.
       DataError: where a sample is missing or bad.
-      ConfigError: where `config.eval` describes windows that cannot be.
+      ConfigError: where `config.eval` describes views or windows that cannot be.
     """
     source = datasets.evaluated_on(config.data)
     dataset, samples = source.dataset, source.samples()
     outputs = len(dataset.classes) if config.eval.mask_absent_classes else None
-    protocol = inference.protocol_of(config.eval)
-    step = _make_step(model, protocol, len(dataset.classes), outputs, mesh)
+    predictor = inference.predictor_of(model, variables, config, mesh, outputs)
     total = np.zeros((len(dataset.classes) + 1,) * 2, np.int64)
-    with jax.set_mesh(mesh):
-        for batch in _batches(samples, config, mesh):
-            if stop():
-                raise Stopped
-            arrays = parallel.put_batch({k: batch[k] for k in ("image", "label")}, mesh)
-            confusion, prediction = step(variables, arrays["image"], arrays["label"])
-            if pictures:
-                shown = _shown_rows(batch["index"], config)
-                rows = np.asarray(prediction) if shown else ()
-                for row in shown:
-                    sample = samples[batch["index"][row]]
-                    _write_panel(pictures, sample, batch["label"][row], rows[row], dataset)
-            total += np.asarray(confusion, np.int64)
-    return metrics.scores(total)
+    read, also_read = itertools.tee(_images(samples, config, stop))
+    predictions = predictor.class_maps(item["image"] for item in also_read)
+    for item, prediction in zip(read, predictions, strict=True):
+        total += _confusion(prediction, item["label"], len(dataset.classes))
+        if pictures and 0 <= item["index"] < config.eval.pictures:
+            _write_panel(pictures, samples[item["index"]], item, prediction, dataset)
+    return metrics.scores(_sum_over_processes(total))
 
 
-def _batches(samples, config, mesh) -> Iterator[dict[str, np.ndarray]]:
-    return evaluation_batches(
-        samples,
-        config.data,
-        batch_size=mesh.size * config.eval.images_per_device,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+def _images(samples, config, stop) -> Iterator[dict[str, np.ndarray]]:
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    for item in evaluation_images(samples, config.data, **processes):
+        if stop():
+            raise Stopped
+        yield item
 
 
-def _shown_rows(indices, config):
-    return [row for row, i in enumerate(indices) if 0 <= i < config.eval.pictures]
+def _confusion(prediction, label, num_classes) -> np.ndarray:
+    """Of one image, counted in pieces of one size, so that it is compiled once."""
+    filling = -label.size % PIXELS
+    prediction = np.pad(prediction.ravel(), (0, filling)).reshape(-1, PIXELS)
+    label = np.pad(label.ravel(), (0, filling), constant_values=IGNORE).reshape(-1, PIXELS)
+    counts = [_count(*pair, num_classes) for pair in zip(prediction, label, strict=True)]
+    return np.sum([np.asarray(count, np.int64) for count in counts], axis=0)
 
 
-def _write_panel(directory, sample, label, prediction, dataset):
+_count = jax.jit(metrics.confusion_matrix, static_argnums=2)
+
+
+def _sum_over_processes(total):
+    """Of int64, in halves of 32 bits: JAX has no longer integers here."""
+    halves = multihost_utils.process_allgather(total.view(np.int32))
+    gathered = np.ascontiguousarray(halves).view(np.int64)
+    return gathered.reshape(-1, *total.shape).sum(axis=0)
+
+
+def _write_panel(directory, sample, item, prediction, dataset):
     directory.mkdir(parents=True, exist_ok=True)
-    image = np.ascontiguousarray(datasets.read_image(sample.image)[..., ::-1])
-    panel = visualize.evaluation_panel(image, label, prediction, dataset.palette, dataset.classes)
+    image = np.ascontiguousarray(item["image"][..., ::-1])
+    panel = visualize.evaluation_panel(
+        image, item["label"], prediction, dataset.palette, dataset.classes
+    )
     cv2.imwrite(str(directory / f"{sample.name}.png"), panel[..., ::-1])
 
 
