@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
@@ -59,13 +59,18 @@ def _tiles(bands, width, devices, finish):
     height, num_classes = bands[0].rows.shape[0], bands[0].scores.shape[-1]
     for first in range(0, width, TILE * mesh.size):
         starts = range(first, min(first + TILE * mesh.size, width), TILE)
-        total = _zeros(mesh, num_classes)
+        shape = (mesh.size, TILE, TILE, num_classes)
+        total = jnp.zeros(shape, jnp.float32, device=NamedSharding(mesh, P("tile")))
         for band in bands:
             rows, scores, columns = _padded(band, starts, mesh.size)
-            rows = jax.device_put(rows, NamedSharding(mesh, P()))
-            split = NamedSharding(mesh, P("tile"))
-            scores, columns = (jax.device_put(x, split) for x in (scores, columns))
-            total = _add(total, np.float32(band.weight), rows, scores, columns)
+            total = _add(
+                mesh,
+                total,
+                np.float32(band.weight),
+                jax.device_put(rows, NamedSharding(mesh, P())),
+                _split(scores, mesh),
+                _split(columns, mesh),
+            )
         tiles = np.asarray(finish(total, np.float32(sum(band.weight for band in bands))))
         for start, tile in zip(starts, tiles, strict=False):  # the rest is filling
             columns = slice(start, min(start + TILE, width))
@@ -95,14 +100,15 @@ def _mesh_of(devices):
     return jax.make_mesh((len(devices),), ("tile",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _zeros(mesh, num_classes):
-    shape = (mesh.size, TILE, TILE, num_classes)
-    return jnp.zeros(shape, jnp.float32, device=NamedSharding(mesh, P("tile")))
+def _split(array, mesh):
+    """Over the devices, without a compiled program for every shape, as `jax.device_put` has."""
+    sharding = NamedSharding(mesh, P("tile"))
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _add(
+    mesh: Mesh,
     total: Float[Array, "t y x k"],
     weight: Float[Array, ""],
     rows: Float[Array, "y n"],
@@ -111,7 +117,8 @@ def _add(
 ) -> Float[Array, "t y x k"]:
     einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
     scores = einsum("txm,tymk->tyxk", columns, einsum("yn,tnmk->tymk", rows, scores))
-    return total + weight * jax.nn.softmax(scores, axis=-1)
+    total += weight * jax.nn.softmax(scores, axis=-1)
+    return lax.with_sharding_constraint(total, NamedSharding(mesh, P("tile")))
 
 
 @jax.jit

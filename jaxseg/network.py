@@ -102,6 +102,7 @@ class Network:
     def _fetch(self):
         pieces, scores = self._running.popleft()
         shards = sorted(scores.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-        rows = [row for shard in shards for row in np.asarray(shard.data)]
+        # Copies: where the host is the device, what is not copied stays an array of the device.
+        rows = [row for shard in shards for row in np.array(shard.data)]
         for piece, row in zip(pieces, rows, strict=False):  # the rest is filling
             piece.scores = row

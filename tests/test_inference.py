@@ -329,8 +329,11 @@ def test_windows_and_scales_of_a_cityscapes_image_are_one_shape_in_full_batches(
     # Six scales, for those below 1 are the first one twice; windows of 896 every 512.
     windows = 1 * 3 + 2 * 4 + 2 * 5 + 3 * 6 + 3 * 7 + 4 * 8
     assert counting.batches == [(8, 896, 896, 3)] * (2 * windows // 8)  # and mirrored
-    # The network, and of the averaging the beginning, the end, and one per bucket.
-    assert len(compilations) <= 1 + 2 + 3
+    # The network for one shape; a view is added in one of three buckets, and the beginning and the
+    # end of that are three more. Other tests may have compiled what is not the network.
+    assert compilations.count("jit(<lambda>)") == 1
+    assert compilations.count("jit(_add)") <= 3
+    assert len(compilations) <= 1 + 3 + 3
 
     compilations.clear()
     list(predictor.class_maps([image_of(1000, 1504)]))
@@ -391,8 +394,8 @@ def test_of_a_large_image_a_band_is_held():
     list(Predictor(network, config).class_maps([image_of(side, side)]))
     in_a_row = in_a_column = (side - 128) // 64 + 1
     assert len(held) == 2 * in_a_row * in_a_column
-    # A band of 256 rows is seen by five rows of windows at most, the image has two views.
-    assert max(held) <= 2 * (5 + 1) * in_a_row
+    # Of two views, the nine rows of windows that see a band of 256 rows or the next one.
+    assert max(held) == 2 * 9 * in_a_row
     # A tile of 256 × 256, and a few windows.
     assert max(on_devices) - before < 2 * averaging.TILE**2 * classes * 4
     assert 2 * averaging.TILE**2 * classes * 4 < side**2 * classes * 4 / 10
