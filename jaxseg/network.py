@@ -64,6 +64,7 @@ class Network:
         self._run, self._variables, self._mesh = run, variables, mesh
         self._waiting: dict[tuple[int, ...], list] = defaultdict(list)
         self._running: deque = deque()
+        self._scores_hw: dict[tuple[int, int], tuple[int, int]] = {}
 
     def send(self, pixels: Float[np.ndarray, "h w 3"]) -> Piece:
         """Puts a piece into the next batch of its shape."""
@@ -83,9 +84,14 @@ class Network:
 
     def scores_hw(self, hw: tuple[int, int]) -> tuple[int, int]:
         """The size of the scores of a piece."""
-        images = jax.ShapeDtypeStruct((self._whole_batch, *hw, 3), np.float32)
-        with jax.set_mesh(self._mesh):
-            return jax.eval_shape(self._run, self._variables, images).shape[1:3]
+        if hw not in self._scores_hw:
+            sharding = NamedSharding(self._mesh, parallel.BATCH)
+            shape = (self._whole_batch, *hw, 3)
+            images = jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
+            with jax.set_mesh(self._mesh):
+                scores = jax.eval_shape(self._run, self._variables, images)
+            self._scores_hw[hw] = scores.shape[1:3]
+        return self._scores_hw[hw]
 
     def _start(self, shape):
         pieces, pixels = zip(*self._waiting.pop(shape), strict=True)

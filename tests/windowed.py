@@ -5,21 +5,21 @@ import numpy as np
 
 from jaxseg import averaging, parallel
 from jaxseg.inference import WindowedView
-from jaxseg.network import Network, run_of
+from jaxseg.models import segmentor
+from jaxseg.network import Network
 
 
-def network_of(model, variables, outputs=None):
-    """On one device, one piece after the other."""
-    mesh = parallel.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
-    return Network(run_of(model, outputs, mesh), variables, mesh, 1)
-
-
-def fake_network(forward, devices=1, pieces_per_device=1):
+def network_of(forward, devices=1, pieces_per_device=1, kind=Network):
     """`forward`, a function of images [b, h, w, 3], as a network."""
     mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:devices])
     sharding = jax.NamedSharding(mesh, parallel.BATCH)
     run = jax.jit(lambda _, images: forward(images), out_shardings=sharding)
-    return Network(run, {}, mesh, pieces_per_device)
+    return kind(run, {}, mesh, pieces_per_device)
+
+
+def model_network(model, variables):
+    """A model on one device, one piece after the other."""
+    return network_of(lambda images: segmentor.apply(model, variables, images)[0].logits)
 
 
 def view_of(network, pixels, out_hw, slide=None, kept_hw=None, mirrored=False):
@@ -36,7 +36,8 @@ def logits(view, network, hw):
     """The averaged scores at the size of the image, before the softmax."""
     band = view.band(0, hw[0]).result(network)
     places, columns = band.columns.part(0, hw[1])
-    return np.einsum("yp,pqk,xq->yxk", band.rows, band.scores[:, places], columns)
+    rows = np.einsum("yp,pqk->yqk", band.rows, band.scores[:, places], optimize=True)
+    return np.einsum("xq,yqk->yxk", columns, rows, optimize=True)
 
 
 def probabilities(views, network, hw):
