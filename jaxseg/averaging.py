@@ -17,10 +17,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from jaxseg.windows import Side
+from jaxseg.windows import Side, as_slice
 
 TILE = 256  # pixels of an image along either side
-SMALLEST_BUCKET = 64  # scores along a side that a tile depends on
+# Scores along a side that a tile depends on: enough for one window at the size of the image, whose
+# scores have stride 4; then one half more each time, up to 31 thousand.
+BUCKETS = [72 * 3**k // 2**k for k in range(16)]
 
 
 class Band(NamedTuple):
@@ -80,17 +82,17 @@ def _tiles(bands, width, devices, finish):
 def _padded(band, starts, count):
     """What the tiles that begin at `starts` depend on, [T, n], [count, n, n, k] and [count, T, n].
 
-    Filled up with zeros to `count` tiles of `TILE` pixels, and n to the next power of two.
+    Filled up with zeros to `count` tiles of `TILE` pixels, and n to the next of `BUCKETS`.
     """
     parts = [band.columns.part(start, start + TILE) for start in starts]
-    length = max(len(band.scores), *(len(places) for places, _ in parts))
-    length = max(1 << (length - 1).bit_length(), SMALLEST_BUCKET)
+    longest = max(len(band.scores), *(len(places) for places, _ in parts))
+    length = next(bucket for bucket in BUCKETS if bucket >= longest)
     rows = np.zeros((TILE, length), np.float32)
     rows[: band.rows.shape[0], : band.rows.shape[1]] = band.rows
     scores = np.zeros((count, length, length, band.scores.shape[-1]), np.float32)
     columns = np.zeros((count, TILE, length), np.float32)
     for tile, (places, matrix) in enumerate(parts):
-        scores[tile, : len(band.scores), : len(places)] = band.scores[:, places]
+        scores[tile, : len(band.scores), : len(places)] = band.scores[:, as_slice(places)]
         columns[tile, : matrix.shape[0], : len(places)] = matrix
     return rows, scores, columns
 

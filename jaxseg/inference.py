@@ -20,7 +20,7 @@ from jaxseg import averaging
 from jaxseg.data import views
 from jaxseg.models import segmentor
 from jaxseg.network import Network, Piece, run_of
-from jaxseg.windows import Slide, side_of, slide_of
+from jaxseg.windows import Slide, as_slice, side_of, slide_of
 
 Hw = tuple[int, int]
 Cut = Callable[[int, int, Hw], Float[np.ndarray, "h w 3"]]  # (top, left, (height, width)) -> pixels
@@ -36,7 +36,7 @@ class Band(NamedTuple):
 
     weight: int
     matrix: Float[np.ndarray, "out p"]
-    windows: list[tuple[list[Piece], np.ndarray]]
+    windows: list[tuple[list[Piece], slice | np.ndarray]]
     columns: Any
 
     def result(self, network: Network) -> averaging.Band:
@@ -94,7 +94,7 @@ class WindowedView:
         windows, inside = np.divmod(places, self._rows.scores)
         needed = np.unique(windows).tolist()
         self._sent = {row: self._sent.get(row) or self._send(row) for row in needed}
-        of_windows = [(self._sent[row], inside[windows == row]) for row in needed]
+        of_windows = [(self._sent[row], as_slice(inside[windows == row])) for row in needed]
         return Band(self._weight, matrix, of_windows, self._columns)
 
     def _send(self, row):
