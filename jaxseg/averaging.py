@@ -75,8 +75,8 @@ def _tiles(bands, width, devices, finish):
             )
         tiles = np.asarray(finish(total, np.float32(sum(band.weight for band in bands))))
         for start, tile in zip(starts, tiles, strict=False):  # the rest is filling
-            columns = slice(start, min(start + TILE, width))
-            yield columns, tile[:height, : columns.stop - start]
+            stop = min(start + TILE, width)
+            yield slice(start, stop), tile[:height, : stop - start]
 
 
 def _padded(band, starts, count):

@@ -40,8 +40,9 @@ ALLOWED = {
     "jaxseg/windows.py": {"jaxseg.errors", "jaxseg.resize"},
     "jaxseg/network.py": {"jaxseg.models", "jaxseg.parallel"},
     "jaxseg/averaging.py": {"jaxseg.windows"},
+    "jaxseg/windowed_view.py": {"jaxseg.averaging", "jaxseg.network", "jaxseg.windows"},
     "jaxseg/inference.py": {"jaxseg.averaging", "jaxseg.data.views", "jaxseg.models"}
-    | {"jaxseg.network", "jaxseg.windows"},
+    | {"jaxseg.network", "jaxseg.windowed_view", "jaxseg.windows"},
     "jaxseg/image_sizes.py": {"jaxseg.data.views", "jaxseg.errors", "jaxseg.models"}
     | {"jaxseg.windows"},
     "jaxseg/models": MODELS,

@@ -75,12 +75,13 @@ def test_scores_do_not_depend_on_the_devices(setting, tmp_path, way):
         assert len(list((tmp_path / str(devices)).glob("*.png"))) == config.eval.pictures
 
 
-def test_a_saved_run_is_evaluated_in_the_windows_of_the_overrides(setting, tmp_path, capsys):
+def test_a_saved_run_is_evaluated_by_the_protocol_of_the_overrides(setting, tmp_path, capsys):
     config, model, variables = setting
     checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
-    windows = [f"--config.eval.{key}={value}" for key, value in SLIDE.items()]
-    evaluate_checkpoint(str(tmp_path / "run"), None, tmp_path / "out", windows)
-    slid = in_the_way_of(config, SLIDE)
+    changes = SLIDE | {"protocol": "ms", "ms.ratios": (0.5, 1.0)}
+    overrides = [f"--config.eval.{key}={value}" for key, value in changes.items()]
+    evaluate_checkpoint(str(tmp_path / "run"), None, tmp_path / "out", overrides)
+    slid = in_the_way_of(config, SLIDE | {"protocol": "ms"})
     expected, whole = (expected_scores(c, model, variables).miou for c in (slid, config))
     assert f"{expected:.3f}" != f"{whole:.3f}"
     assert f"val mIoU = {expected:.3f}" in capsys.readouterr().out

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 
 from jaxseg import averaging, parallel
-from jaxseg.inference import WindowedView
 from jaxseg.models import segmentor
 from jaxseg.network import Network
+from jaxseg.windowed_view import WindowedView
 
 
 def network_of(forward, devices=1, pieces_per_device=1, kind=Network):
