@@ -64,9 +64,13 @@ def data(crop, longest):
     }
 
 
-def mask2former_896(backbone, steps):
+def mask2former_896(backbone, steps, **evaluation):
     recipe = vit_adapter.mask2former(backbone, CLASSES, data(896, 3584), steps, num_queries=200)
-    return {**recipe, "eval": {**recipe["eval"], "every_steps": 8_000}}
+    return {**recipe, "eval": {**recipe["eval"], "every_steps": 8_000, **evaluation}}
+
+
+BEIT_MS = vit_adapter.at_sides((640, 768, 896), pad="before_normalize")
+BEITV2_MS = vit_adapter.at_sides((800, 832, 864, 896), pad="after_normalize")
 
 
 VARIANTS = {
@@ -84,19 +88,25 @@ VARIANTS = {
         "beit_adapter_l", CLASSES, data(640, 2048), steps=160_000
     ),
     "mask2former_beit_adapter_l_cocostuff": {
-        **mask2former_896("beit_adapter_l", steps=80_000),
+        **mask2former_896("beit_adapter_l", steps=80_000, ms=BEIT_MS),
         "init": "zoo:mask2former_beit_adapter_large_896_80k_cocostuff164k_ss",
     },
-    "mask2former_beitv2_adapter_l": mask2former_896("beitv2_adapter_l", steps=160_000),
+    "mask2former_beitv2_adapter_l": mask2former_896(
+        "beitv2_adapter_l", steps=160_000, ms=BEITV2_MS
+    ),
     "mask2former_beitv2_adapter_l_cocostuff": {
-        **mask2former_896("beitv2_adapter_l", steps=80_000),
+        # Its score at a single scale is of images and their mirror images too.
+        **mask2former_896("beitv2_adapter_l", steps=80_000, ss={"flip": True}, ms=BEITV2_MS),
         "init": "zoo:mask2former_beitv2_adapter_large_896_80k_cocostuff164k_ss",
     },
     "mask2former_internimage_h_cocostuff": {
         **internimage.mask2former(CLASSES, num_queries=200, size=common.WIDE, lr=1e-5),
         "steps": 80_000,
         "data": data(896, 3584),
-        "eval": {"every_steps": 2_000},
+        "eval": {
+            "every_steps": 2_000,
+            "ms": {"ratios": tuple(side / 896 for side in (768, 832, 896, 960, 1024))},
+        },
         "init": "zoo:mask2former_internimage_h_896_80k_cocostuff164k",
     },
 }

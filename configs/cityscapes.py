@@ -63,7 +63,11 @@ VARIANTS = {
     },
     "mask2former_beit_adapter_l_mapillary": {
         **BEIT_ADAPTER,
-        "eval": {**BEIT_ADAPTER["eval"], "every_steps": 1_000},
+        "eval": {
+            **BEIT_ADAPTER["eval"],
+            "every_steps": 1_000,
+            "ms": {"ratios": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), "resize": "short_side"},
+        },
         "init": "zoo:mask2former_beit_adapter_large_896_80k_mapillary_ss",
     },
     "mask2former_internimage_h_mapillary": {

@@ -32,16 +32,17 @@ def data(crop):
     }
 
 
+def mask2former(backbone):
+    recipe = vit_adapter.mask2former(backbone, CLASSES, data(896), steps=80_000, num_queries=200)
+    several = vit_adapter.at_sides((640, 768, 896), pad="before_normalize")
+    return {**recipe, "eval": {**recipe["eval"], "ms": several}}
+
+
 VARIANTS = {
     "upernet_beit_adapter_l": vit_adapter.upernet(
         "beit_adapter_l", CLASSES, data(640), steps=80_000
     ),
-    **{
-        f"mask2former_{name}": vit_adapter.mask2former(
-            name, CLASSES, data(896), steps=80_000, num_queries=200
-        )
-        for name in ("beit_adapter_l", "beitv2_adapter_l")
-    },
+    **{f"mask2former_{name}": mask2former(name) for name in ("beit_adapter_l", "beitv2_adapter_l")},
     "mask2former_internimage_h": {
         **internimage.mask2former(CLASSES, num_queries=200, size=common.WIDE, clip_norm=0.0),
         "steps": 80_000,

@@ -9,6 +9,23 @@ import ml_collections
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
+# The views of an image in evaluation, whose probabilities are averaged.
+SINGLE_SCALE = {
+    "ratios": (1.0,),  # of test_scale_wh
+    "flip": False,  # mirror images too
+    # "within" test_scale_wh, and then up to test_multiple; or "short_side", as SETR_Resize: the
+    # shorter side that of test_scale_wh, but not below crop_hw, whatever the longer one
+    "resize": "within",
+    # to crop_hw where an image is smaller: "before_normalize" with black, "after_normalize" with
+    # the mean
+    "pad": "none",
+    # True cuts the scores of padding off before the last resize, as mmsegmentation 0.27 and the
+    # published recipes that pad; False keeps them, as mmsegmentation 0.20.
+    "cut_padding": True,
+}
+# As with --aug-test of the originals.
+MULTI_SCALE = {**SINGLE_SCALE, "ratios": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True}
+
 BASE = {
     "variant": "",
     "seed": 0,
@@ -66,7 +83,10 @@ BASE = {
     "checkpoint": {"every_steps": 1000, "keep": 1},  # and the best by mIoU
     "eval": {
         "every_steps": 16_000,
-        "images_per_device": 1,
+        "images_per_device": 1,  # or windows
+        "protocol": "ss",  # or "ms": which of the two below
+        "ss": SINGLE_SCALE,
+        "ms": MULTI_SCALE,
         "mode": "whole",  # or "slide": in windows of crop_hw every stride_hw, their scores averaged
         "crop_hw": (512, 512),
         "stride_hw": (341, 341),

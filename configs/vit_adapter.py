@@ -131,6 +131,12 @@ TO_ONE = {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)}
 NORMALISATION = {"augreg_adapter_b": TO_ONE, "augreg_adapter_l": TO_ONE}
 
 
+def at_sides(sides: tuple[int, ...], pad: str) -> dict[str, Any]:
+    """Evaluation at several scales of the published runs with crops of 896 pixels, where they have
+    no SETR_Resize: of images with these shorter sides, filled up to a window."""
+    return {"ratios": tuple(side / 896 for side in sides), "resize": "within", "pad": pad}
+
+
 def upernet(
     name: str, num_classes: int, data: dict[str, Any], steps: int = 160_000
 ) -> dict[str, Any]:
@@ -162,7 +168,10 @@ def _backbone(name, data):
 
 
 def _published(name, model, data, steps):
-    """Ten times evaluated, in windows of the size of the crops."""
+    """Ten times evaluated, in windows of the size of the crops.
+
+    The tables of BEiT need whole windows: at several scales no image is smaller.
+    """
     crop = data["crop_hw"][0]
     stride = 512 if crop == 896 else 2 * crop // 3
     return {
@@ -175,6 +184,7 @@ def _published(name, model, data, steps):
             "mode": "slide",
             "crop_hw": (crop, crop),
             "stride_hw": (stride, stride),
+            "ms": {"resize": "short_side"} if name.startswith("beit") else {},
         },
         "init": INIT[name],
     }

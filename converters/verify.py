@@ -30,10 +30,11 @@ from ml_collections import ConfigDict
 from converters import convert, recording, rules
 from converters.fill import fill
 from converters.recording import Recording
-from jaxseg import checkpoints, config_files, inference, paths
+from jaxseg import checkpoints, config_files, paths
 from jaxseg.errors import CheckpointError, JaxsegError
 from jaxseg.models import segmentor
 from jaxseg.models.mask2former_head import MaskPredictions
+from jaxseg.resize import resize_bilinear
 
 # Of the largest value of each tensor. The original's own float32 differs from its float64 by 3e-5
 # (features) and 1.5e-5 (logits) absolute, which is a tenth of this.
@@ -122,7 +123,7 @@ def run(
             queries |= {f"mask_logits/{i}": x for i, x in enumerate(predicted.mask_logits)}
             predicted = predicted.semantic()
         maps = {f"backbone/{i}": feature for i, feature in enumerate(features)}
-        output = inference.whole_scores(lambda _: predicted, images, images.shape[1:3])
+        output = resize_bilinear(predicted.astype(jnp.float32), images.shape[1:3])
         maps |= {"logits": predicted, "output": output}
         if auxiliary is not None:
             maps["auxiliary"] = auxiliary

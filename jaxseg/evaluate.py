@@ -1,15 +1,14 @@
 """Evaluation of a model on a dataset, over all devices."""
 
 import dataclasses
-import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxseg import (
@@ -22,37 +21,13 @@ from jaxseg import (
     report,
 )
 from jaxseg.data import custom, datasets, submission
-from jaxseg.data.evaluation import evaluation_batches
+from jaxseg.data.evaluation import evaluation_images
 from jaxseg.gallery import Gallery
 from jaxseg.models import segmentor
 
 
 class Stopped(Exception):
     """The evaluation was asked to stop before its end."""
-
-
-@functools.cache
-def _make_step(
-    model: segmentor.Segmentor,
-    protocol: inference.Protocol,
-    num_classes: int,
-    outputs: int | None,
-    mesh: Mesh,
-) -> Callable:
-    """(variables, images, labels) -> (confusion of the batch, class maps).
-
-    Only the first `outputs` of the head are looked at, or all.
-    """
-
-    def step(variables, images, labels):
-        forward = inference.forward_of(model, variables, outputs)
-        scores = inference.scores(forward, images, labels.shape[1:], protocol)
-        prediction = jnp.argmax(scores, axis=-1).astype(jnp.int32)
-        confusion = metrics.confusion_matrix(prediction, labels.astype(jnp.int32), num_classes)
-        return confusion, prediction.astype(jnp.uint8)
-
-    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, parallel.BATCH)
-    return jax.jit(step, out_shardings=(whole, split))
 
 
 def evaluate(
@@ -68,8 +43,8 @@ def evaluate(
 ) -> metrics.Scores:
     """Scores of a model on the validation split, every image at its own size.
 
-    The images are split over all devices, whole or in windows as `config.eval` has it; a batch that
-    does not fill them is filled with ignored pixels. Counts are added up in int64 on the host.
+    Views and windows are those of `config.eval`, over all devices. Counts are added up in int64 on
+    the host.
 
     Args:
       variables: on the devices of `mesh`, however they are sharded.
@@ -78,47 +53,45 @@ def evaluate(
         the worst, with a table of all (`jaxseg.gallery`), if anywhere.
       on_image: called, where there are no pictures, with the index of each sample of this process,
         its label and its class map, both uint8 [h, w].
-      stop: asked before every batch.
+      stop: asked before every image.
 
     Raises:
       Stopped: when `stop()` is true.
       DataError: where a sample is missing or bad.
-      ConfigError: where `config.eval` describes windows that cannot be.
+      ConfigError: where `config.eval` describes views or windows that cannot be.
     """
     source = source or datasets.evaluated_on(config.data)
     dataset, samples = source.dataset, source.samples()
     outputs = len(dataset.classes) if config.eval.mask_absent_classes else None
-    protocol = inference.protocol_of(config.eval)
-    step = _make_step(model, protocol, len(dataset.classes), outputs, mesh)
+    predictor = inference.predictor_of(model, variables, config, mesh, outputs)
     total = np.zeros((len(dataset.classes) + 1,) * 2, np.int64)
     if pictures:
         gallery = Gallery(pictures, samples, dataset, config.eval.pictures)
         on_image = gallery.add
-    with jax.set_mesh(mesh):
-        for batch in _batches(samples, config, mesh):
-            if stop():
-                raise Stopped
-            arrays = parallel.put_batch({k: batch[k] for k in ("image", "label")}, mesh)
-            confusion, prediction = step(variables, arrays["image"], arrays["label"])
-            if on_image:
-                rows = batch["index"], batch["label"], parallel.local_rows(prediction)
-                for index, label, class_map in zip(*rows, strict=True):
-                    if index >= 0:
-                        on_image(index, label, class_map)
-            total += np.asarray(confusion, np.int64)
+    read, also_read = itertools.tee(_images(samples, config, stop))
+    predictions = predictor.class_maps(item["image"] for item in also_read)
+    for item, prediction in zip(read, predictions, strict=True):
+        total += metrics.confusion_matrix(prediction, item["label"], len(dataset.classes))
+        if on_image and item["index"] >= 0:
+            on_image(item["index"], item["label"], prediction)
     if pictures:
         gallery.close()
-    return metrics.scores(total)
+    return metrics.scores(_sum_over_processes(total))
 
 
-def _batches(samples, config, mesh) -> Iterator[dict[str, np.ndarray]]:
-    return evaluation_batches(
-        samples,
-        config.data,
-        batch_size=mesh.size * config.eval.images_per_device,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+def _images(samples, config, stop) -> Iterator[dict[str, np.ndarray]]:
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    for item in evaluation_images(samples, config.data, **processes):
+        if stop():
+            raise Stopped
+        yield item
+
+
+def _sum_over_processes(total):
+    """Of int64, in halves of 32 bits: JAX has no longer integers here."""
+    halves = multihost_utils.process_allgather(total.view(np.int32))
+    gathered = np.ascontiguousarray(halves).view(np.int64)
+    return gathered.reshape(-1, *total.shape).sum(axis=0)
 
 
 def evaluate_checkpoint(

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from jaxseg import metrics, visualize
 from jaxseg.data.datasets import Sample, read_image
-from jaxseg.data.description import IGNORE, Dataset
+from jaxseg.data.description import Dataset
 
 UNDEFINED = -1.0  # a score of an image without labelled pixels, or of another process's image
 
@@ -45,7 +45,9 @@ class Gallery:
             self._draw(
                 self._directory / f"{self._samples[index].name}.png", index, label, prediction
             )
-        scores = metrics.scores(count_pixels(prediction, label, len(self._dataset.classes)))
+        scores = metrics.scores(
+            metrics.confusion_matrix(prediction, label, len(self._dataset.classes))
+        )
         if not scores.pixels.any():
             return
         self._scores[index] = scores.miou, scores.aacc
@@ -77,14 +79,3 @@ class Gallery:
         palette, classes = self._dataset.palette, self._dataset.classes
         panel = visualize.evaluation_panel(image, label, prediction, palette, classes)
         cv2.imwrite(str(path), panel[..., ::-1])
-
-
-def count_pixels(
-    prediction: UInt8[np.ndarray, "h w"], label: UInt8[np.ndarray, "h w"], num_classes: int
-) -> np.ndarray:
-    """`metrics.confusion_matrix` of one image on the host, int64."""
-    size = num_classes + 1
-    labelled = label != IGNORE
-    row = np.minimum(label[labelled], num_classes).astype(np.int64)
-    column = np.minimum(prediction[labelled], num_classes)
-    return np.bincount(row * size + column, minlength=size * size).reshape(size, size)

@@ -2,9 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from jaxseg import inference
+from jaxseg.data import views
 from jaxseg.errors import ConfigError
 from jaxseg.models import segmentor
+from jaxseg.windows import slide_of
 
 SMALLEST = 32  # pixels: the stride of the coarsest features
 
@@ -23,9 +24,15 @@ def check(config: ConfigDict):
             " the stride of the coarsest features"
         )
     sides = {"config.data.crop_hw": crop, "config.data.test_multiple": [config.data.test_multiple]}
-    protocol = inference.protocol_of(config.eval)
-    if protocol is not None:
-        sides["config.eval.crop_hw"] = protocol.crop_hw
+    rule, slide = views.rule_of(config), slide_of(config.eval)
+    if slide is not None:
+        sides["config.eval.crop_hw"] = slide.crop_hw
+    elif rule.resize == "short_side" and multiple > 1:
+        raise ConfigError(
+            f"config.eval.{config.eval.protocol}.resize=short_side with config.eval.mode=whole"
+            f" gives images of any size, and {config.model.backbone.kind} takes multiples of"
+            f" {multiple} only: config.eval.mode=slide, or resize=within"
+        )
     for name, numbers in sides.items():
         if any(number % multiple for number in numbers):
             raise ConfigError(

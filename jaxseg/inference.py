@@ -1,150 +1,129 @@
-"""From images to class scores, by the rules of the reference; knows nothing of datasets."""
+"""From images to class maps and probabilities, by the rules of the reference; knows no datasets.
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+An image is shown to the network in several views (`jaxseg.data.views`), each whole or in windows
+(`jaxseg.windowed_view`), which go through it in batches of few shapes (`jaxseg.network`). The image
+is made from top to bottom, a band of rows after the other; of each view only the windows that the
+next band needs are held, at the stride of the head.
+"""
 
-import jax
-import jax.numpy as jnp
+import functools
+from collections import deque
+from collections.abc import Iterable, Iterator
+
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
 
-from jaxseg.errors import ConfigError
+from jaxseg import averaging
+from jaxseg.data import views
 from jaxseg.models import segmentor
-from jaxseg.resize import resize_bilinear
-
-Forward = Callable[[Float[Array, "b h w 3"]], Float[Array, "b p q k"]]
-
-
-class Slide(NamedTuple):
-    """Windows of `crop_hw` every `stride_hw`, in pixels of the network's input."""
-
-    crop_hw: tuple[int, int]
-    stride_hw: tuple[int, int]
+from jaxseg.network import Network, run_of
+from jaxseg.windowed_view import WindowedView
+from jaxseg.windows import slide_of
 
 
-Protocol = Slide | None  # None: the image in one piece
+class Predictor:
+    """Class maps and probabilities of images, by the protocol of `config.eval`.
 
-
-def protocol_of(settings: Mapping[str, Any]) -> Protocol:
-    """How `config.eval` wants images to go through the network.
+    Args:
+      network: as many images may be on their way through it as fit into one of its batches, so that
+        images in one piece fill a batch too.
 
     Raises:
-      ConfigError: for another mode than these two, and for windows that cannot cover an image.
+      ConfigError: where `config.eval` describes views or windows that cannot be.
     """
-    mode = settings["mode"]
-    if mode not in ("whole", "slide"):
-        raise ConfigError(f"config.eval.mode={mode}: 'whole' or 'slide'")
-    if mode == "whole":
-        return None
-    slide = Slide(*(tuple(settings[key]) for key in Slide._fields))
-    for key, sides in slide._asdict().items():
-        if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
-            raise ConfigError(f"config.eval.{key}={sides}: height and width, whole and above 0")
-    if any(stride > crop for crop, stride in zip(*slide, strict=True)):
-        raise ConfigError(
-            f"config.eval.stride_hw={slide.stride_hw} leaves gaps between windows of"
-            f" config.eval.crop_hw={slide.crop_hw}; neither side may be longer than the window's"
-        )
-    return slide
+
+    def __init__(self, network: Network, config: ConfigDict):
+        self._network, self._config = network, config
+        self._slide, self._rule = slide_of(config.eval), views.rule_of(config)
+
+    def class_maps(
+        self, images: Iterable[UInt8[np.ndarray, "h w 3"]]
+    ) -> Iterator[UInt8[np.ndarray, "h w"]]:
+        """The class of every pixel of BGR images, in their order."""
+        return self._assembled(images, averaging.classes)
+
+    def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
+        """Class probabilities of a BGR image."""
+        (found,) = self._assembled([image], averaging.probabilities)
+        return found
+
+    def _assembled(self, images, tiles_of):
+        for (height, width), start, stop, bands in self._ahead(self._bands(images)):
+            results = [band.result(self._network) for band in bands]
+            for columns, tile in tiles_of(results, width, self._network.devices):
+                if (start, columns.start) == (0, 0):
+                    out = np.empty((height, width, *tile.shape[2:]), tile.dtype)
+                out[start:stop, columns] = tile
+            if stop == height:
+                yield out
+
+    def _bands(self, images):
+        """(number of the image, (its size, start, stop, bands of its views)), top to bottom."""
+        for number, image in enumerate(images):
+            hw = image.shape[:2]
+            windowed = self._windowed(image)
+            for start in range(0, hw[0], averaging.TILE):
+                stop = min(start + averaging.TILE, hw[0])
+                yield number, (hw, start, stop, [view.band(start, stop) for view in windowed])
+
+    def _windowed(self, image):
+        hw, config = image.shape[:2], self._config
+        resized = functools.cache(functools.partial(views.resize, image))  # shared by mirror images
+        found = []
+        for view in views.views_of(hw, config):
+            kept_hw = view.hw if self._rule.cut_padding else view.padded_hw
+
+            def cut(top, left, hw, view=view):
+                return views.cut(resized(view.sizes), view, top, left, hw, config)
+
+            found.append(
+                WindowedView(
+                    self._network,
+                    cut,
+                    view.padded_hw,
+                    kept_hw,
+                    hw,
+                    self._slide,
+                    view.mirrored,
+                    view.weight,
+                )
+            )
+        return found
+
+    def _ahead(self, bands):
+        """Bands whose windows are all sent in full batches, as far as there are images enough."""
+        queue = deque()
+        for number, band in bands:
+            queue.append((number, band))
+            while queue and (
+                _all_running(queue[0][1]) or number - queue[0][0] >= self._network.batch_size
+            ):
+                yield queue.popleft()[1]
+        for _, band in queue:
+            yield band
 
 
-def scores(
-    forward: Forward, images: Float[Array, "b h w 3"], out_hw: Sequence[int], protocol: Protocol
-) -> Float[Array, "b H W k"]:
-    """Scores at `out_hw`, float32; see `whole_scores` and `slide_scores`."""
-    if protocol is None:
-        return whole_scores(forward, images, out_hw)
-    return slide_scores(forward, images, out_hw, *protocol)
+def _all_running(band):
+    *_, views_of_band = band
+    return not any(
+        piece.waiting for view in views_of_band for pieces, _ in view.windows for piece in pieces
+    )
 
 
-def whole_scores(
-    forward: Forward, images: Float[Array, "b h w 3"], out_hw: Sequence[int]
-) -> Float[Array, "b H W k"]:
-    """Scores at `out_hw` of images that go through the network in one piece, float32.
-
-    Two resizes, as in the reference: from the head's stride to the network's input, then from there
-    to the image's own size. Where both are the same size the second does nothing.
-    """
-    return resize_bilinear(_input_scores(forward, images), out_hw)
-
-
-def slide_scores(
-    forward: Forward,
-    images: Float[Array, "b h w 3"],
-    out_hw: Sequence[int],
-    crop_hw: Sequence[int],
-    stride_hw: Sequence[int],
-) -> Float[Array, "b H W k"]:
-    """Scores at `out_hw` of images that go through the network in windows, float32.
-
-    The scores of a pixel are averaged over its windows, before any softmax, as the reference does
-    it (`slide_inference` of mmsegmentation's EncoderDecoder). Where an image is smaller than
-    `crop_hw`, its windows are too.
-
-    The windows follow each other, each for all images at once: the network is compiled for one
-    shape, every image stays on its device, and there is one array of sums.
-    """
-    batch, *image_hw, channels = images.shape
-    crop_hw = [min(crop, size) for crop, size in zip(crop_hw, image_hw, strict=True)]
-    rows, columns = map(window_starts, image_hw, crop_hw, stride_hw)
-
-    def add_window(total, start):
-        corner = (0, *start, 0)
-        window = lax.dynamic_slice(images, corner, (batch, *crop_hw, channels))
-        found = _input_scores(forward, window)
-        found += lax.dynamic_slice(total, corner, found.shape)
-        return lax.dynamic_update_slice(total, found, corner), None
-
-    window = jax.ShapeDtypeStruct((batch, *crop_hw, channels), images.dtype)
-    classes = jax.eval_shape(forward, window).shape[-1]
-    starts = np.array(list(itertools.product(rows, columns)), np.int32)
-    total, _ = lax.scan(add_window, jnp.zeros((batch, *image_hw, classes)), starts)
-
-    in_row, in_column = map(_windows_at, image_hw, crop_hw, (rows, columns))
-    return resize_bilinear(total / (in_row[:, None, None] * in_column[:, None]), out_hw)
-
-
-def window_starts(size: int, crop: int, stride: int) -> Int[np.ndarray, "n"]:
-    """Where windows of length `crop` <= `size` begin: every `stride`, the last one moved inside."""
-    count = (size - crop + stride - 1) // stride + 1
-    return np.minimum(np.arange(count) * stride, size - crop)
-
-
-def _windows_at(size, crop, starts):
-    """How many windows every position lies in, float32 [size]."""
-    offset = np.arange(size) - starts[:, None]
-    return np.sum((offset >= 0) & (offset < crop), axis=0).astype(np.float32)
-
-
-def _input_scores(forward, images):
-    """Scores at the size of the network's input, float32."""
-    return resize_bilinear(forward(images).astype(jnp.float32), images.shape[1:3])
-
-
-def forward_of(
-    model: segmentor.Segmentor, variables: segmentor.Variables, num_classes: int | None = None
-) -> Forward:
-    """The model in evaluation mode as a function of images.
-
-    It gives the first `num_classes` outputs of the head, or all: some published heads have more
-    outputs than their dataset has classes.
-    """
-    return lambda images: segmentor.apply(model, variables, images)[0].logits[..., :num_classes]
-
-
-def predict(
+def predictor_of(
     model: segmentor.Segmentor,
     variables: segmentor.Variables,
-    image: Float[Array, "h w 3"],
-    out_hw: Sequence[int],
-    protocol: Protocol = None,
-    num_classes: int | None = None,
-) -> Float[Array, "H W k"]:
-    """Class probabilities at `out_hw` of one normalised image.
+    config: ConfigDict,
+    mesh: Mesh,
+    outputs: int | None = None,
+) -> Predictor:
+    """A model with what `config.eval` says.
 
-    Over all outputs of the head, as the reference has it, or over the first `num_classes`.
+    Args:
+      variables: on the devices of `mesh`, however they are sharded.
+      outputs: look only at so many outputs of the head, or at all.
     """
-    forward = forward_of(model, variables, num_classes)
-    return jax.nn.softmax(scores(forward, image[None], out_hw, protocol)[0], axis=-1)
+    run = run_of(model, outputs, mesh)
+    return Predictor(Network(run, variables, mesh, config.eval.images_per_device), config)

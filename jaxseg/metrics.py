@@ -1,4 +1,4 @@
-"""How well a segmentation agrees with its labels: counts on the device, scores on the host.
+"""How well a segmentation agrees with its labels: counts, and scores made of them.
 
 The rules are those of mmsegmentation's `eval_metrics`, which produced the published numbers:
 sums over all images first, ratios after. One matrix with a place for values outside the classes
@@ -7,64 +7,37 @@ holds everything they need: intersection, predicted area and labelled area of ev
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
 
 def confusion_matrix(
-    prediction: Int[Array, "..."],
-    label: Int[Array, "..."],
+    prediction: Int[np.ndarray, "..."],
+    label: Int[np.ndarray, "..."],
     num_classes: int,
     ignore_index: int = 255,
-) -> Int[Array, "rows columns"]:
+) -> Int[np.ndarray, "rows columns"]:
     """Counts the pixels of every pair (label, prediction).
 
-    The result is int32 [num_classes + 1, num_classes + 1]: rows are labels, columns predictions,
+    The result is int64 [num_classes + 1, num_classes + 1]: rows are labels, columns predictions,
     the last of each stands for every value outside 0..num_classes-1. Pixels labelled
     `ignore_index` count nowhere. Both arrays have the same shape, any integer type, any number
-    of images; `num_classes` is static under `jit`.
-
-    One call is exact up to 2^31 pixels. Add its results up in `np.int64` on the host: the
-    reference adds in float32, which drops pixels beyond 2^24, which Cityscapes val has.
+    of images. (The reference adds in float32, which drops pixels beyond 2^24, which Cityscapes val
+    has.)
     """
     if prediction.shape != label.shape:
         raise ValueError(
             f"prediction {prediction.shape} and label {label.shape} are not of the same shape"
         )
-    prediction = prediction.astype(jnp.int32)
-    label = label.astype(jnp.int32)
-    row = jnp.where(label == ignore_index, num_classes + 1, _inside(label, num_classes))
-    column = _inside(prediction, num_classes)
-    return jax.lax.platform_dependent(
-        row,
-        column,
-        tpu=lambda row, column: _count_by_matmul(row, column, num_classes + 1),
-        default=lambda row, column: _count_by_bins(row, column, num_classes + 1),
-    )
+    size, labelled = num_classes + 1, label != ignore_index
+    row, column = (_inside(values[labelled], num_classes) for values in (label, prediction))
+    return np.bincount(row * size + column, minlength=size * size).reshape(size, size)
 
 
 def _inside(values, num_classes):
     """Values in 0..num_classes-1 stay, all others become num_classes."""
-    return jnp.where((values >= 0) & (values < num_classes), values, num_classes)
-
-
-def _count_by_bins(row, column, size):
-    """Adds one per pixel: 3 ms for 1024x2048 on two CPU cores, for 19 classes as for 150."""
-    bins = jnp.bincount((row * size + column).ravel(), length=(size + 1) * size)
-    return bins[: size * size].reshape(size, size)  # what follows are the ignored pixels
-
-
-def _count_by_matmul(row, column, size):
-    """The same as a product of one-hot matrices.
-
-    A TPU adds one pixel after the other into bins, but has a unit for products; int8 operands
-    with int32 sums stay exact. An ignored row is beyond the classes, hence all zeros.
-    """
-    row = jax.nn.one_hot(row.ravel(), size, dtype=jnp.int8)
-    column = jax.nn.one_hot(column.ravel(), size, dtype=jnp.int8)
-    return jnp.einsum("nr,nc->rc", row, column, preferred_element_type=jnp.int32)
+    values = values.astype(np.int64)
+    return np.where((values >= 0) & (values < num_classes), values, num_classes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

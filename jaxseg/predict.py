@@ -12,12 +12,11 @@ from collections.abc import Sequence
 
 import cv2
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoints, image_sizes, inference, visualize
+from jaxseg import checkpoints, image_sizes, inference, parallel, visualize
 from jaxseg.data import datasets, transforms
 from jaxseg.errors import ConfigError, DataError, JaxsegError
 from jaxseg.models import segmentor
@@ -59,21 +58,20 @@ class Segmenter:
         image_sizes.check(config)
         return cls(config, dataset, model, variables)
 
-    def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[jax.Array, "h w k"]:
+    def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
         """Class probabilities of an RGB image, at its own size.
 
-        Whole or in windows, as the model was evaluated; windows follow each other on one device.
+        In the views and windows in which the model was evaluated, on one device.
 
         Raises:
           ValueError: for anything but an RGB uint8 array.
         """
-        protocol = inference.protocol_of(self.config.eval)
-        prepared, hw, classes = self._prepared(image), image.shape[:2], self._num_classes
-        return _predict(self._model, self._variables, prepared, hw, protocol, classes)
+        return self._predictor.probabilities(_bgr(image))
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
         """The class of every pixel of an RGB image; names are in `dataset.classes`."""
-        return np.asarray(jnp.argmax(self.probabilities(image), axis=-1).astype(jnp.uint8))
+        (classes,) = self._predictor.class_maps([_bgr(image)])
+        return classes
 
     def segments(self, image: UInt8[np.ndarray, "h w 3"], *, overlapping: bool = False) -> Segments:
         """Masks, classes and scores of the segments of an RGB image, by the queries of Mask2Former.
@@ -91,7 +89,7 @@ class Segmenter:
                 "segments come from the queries of a mask2former head, and this model's is"
                 f" config.model.decode_head.kind={self.config.model.decode_head.kind}"
             )
-        prepared = self._prepared(image)
+        prepared = transforms.test_transform(_bgr(image), self.config.data)
         predicted = _last_prediction(self._model, self._variables, prepared)
         read = instance_segments if overlapping else panoptic_segments
         return read(*predicted, prepared.shape[:2], image.shape[:2], self._num_classes)
@@ -101,18 +99,19 @@ class Segmenter:
         # Some published heads have outputs beyond the dataset's classes; here they mean nothing.
         return len(self.dataset.classes)
 
-    def _prepared(self, image):
-        """An image as the network takes it."""
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(
-                f"an RGB uint8 image [h, w, 3] is needed, not {image.dtype} {image.shape}"
-            )
-        # The transforms take what OpenCV reads, BGR.
-        bgr = np.ascontiguousarray(image[..., ::-1])
-        return jnp.asarray(transforms.test_transform(bgr, self.config.data))
+    @functools.cached_property
+    def _predictor(self):
+        mesh = parallel.make_mesh({"data": 1, "fsdp": 1}, jax.local_devices()[:1])
+        return inference.predictor_of(
+            self._model, self._variables, self.config, mesh, self._num_classes
+        )
 
 
-_predict = jax.jit(inference.predict, static_argnums=(0, 3, 4, 5))
+def _bgr(image):
+    """As OpenCV reads images, which the transforms take."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"an RGB uint8 image [h, w, 3] is needed, not {image.dtype} {image.shape}")
+    return np.ascontiguousarray(image[..., ::-1])
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -10,18 +10,23 @@ from jaxtyping import Array, Float
 
 
 def interpolation_matrix(size: int, out_size: int) -> np.ndarray:
-    """The [out_size, size] matrix of linear interpolation along one axis.
+    """The [out_size, size] matrix of linear interpolation along one axis, see
+    `interpolation_taps`."""
+    lower, upper, fraction = interpolation_taps(size, out_size)
+    matrix = np.zeros((out_size, size))
+    np.add.at(matrix, (np.arange(out_size), lower), 1 - fraction)
+    np.add.at(matrix, (np.arange(out_size), upper), fraction)
+    return matrix
+
+
+def interpolation_taps(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For every place of the output its two neighbours, and the weight of the second.
 
     Half-pixel centres (align_corners=False), edges clamped, no antialiasing when shrinking.
     """
     position = np.maximum(_positions(size, out_size), 0)
     lower = np.minimum(np.floor(position).astype(int), size - 1)
-    upper = np.minimum(lower + 1, size - 1)
-    fraction = position - lower
-    matrix = np.zeros((out_size, size))
-    np.add.at(matrix, (np.arange(out_size), lower), 1 - fraction)
-    np.add.at(matrix, (np.arange(out_size), upper), fraction)
-    return matrix
+    return lower, np.minimum(lower + 1, size - 1), position - lower
 
 
 def cubic_matrix(size: int, out_size: int) -> np.ndarray:

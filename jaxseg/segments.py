@@ -1,8 +1,8 @@
 """Segments from what the queries of a Mask2Former say: two readings of one prediction.
 
 Both take the class and mask logits of an image's last prediction, and resize the mask logits twice,
-as `jaxseg.inference.whole_scores` does. Queries follow each other, so that no array holds the
-probabilities of all masks at the size of the image.
+to the network's input and then to the image, as the reference does with scores. Queries follow each
+other, so that no array holds the probabilities of all masks at the size of the image.
 """
 
 from functools import partial

@@ -12,12 +12,14 @@ from reference_files import REFERENCE
 
 from jaxseg import config_files
 
-MANIFESTS = sorted(
+_MANIFESTS = sorted(
     path
     for family in ("internimage", "vit_adapter")
     for path in (REFERENCE / family / "manifests").glob("*.json")
-    if not path.stem.endswith("_ms")  # no evaluation at several scales yet
 )
+# Those that differ from another one by their evaluation at several scales, and all others.
+MULTI_SCALE = [path.stem for path in _MANIFESTS if path.stem.endswith("_ms")]
+MANIFESTS = [path for path in _MANIFESTS if path.stem not in MULTI_SCALE]
 # The files of recipes by name: all that have variants, but for those without an original.
 RECIPES = {
     path.stem: module
@@ -53,9 +55,11 @@ def manifest_of(name: str) -> dict:
 def recipe_of(name: str) -> str:
     """FILE:VARIANT of the recipe here of an original config.
 
-    The original's name is HEAD_BACKBONE_SIZE_CROP_STEPS_DATASET, with _ss for evaluation at a
-    single scale; a variant's is HEAD_BACKBONE_SIZE and the dataset of the segmentor it starts from.
+    The original's name is HEAD_BACKBONE_SIZE_CROP_STEPS_DATASET, with _ss or _ms for evaluation at
+    a single scale or several; a variant's is HEAD_BACKBONE_SIZE and the dataset of the segmentor it
+    starts from, which only the former says.
     """
+    name = re.sub("_ms$", "_ss", name)
     backbone = re.match(r"[a-z0-9]+_(internimage_[a-z]+|[a-z0-9_]+_[tsbl](?=[a-z]+_\d))", name)
     dataset = next(end for end in FILES if name.removesuffix("_ss").endswith(end))
     start = re.search(r"mapillary|cocostuff", manifest_of(name)["resolved"]["load_from"] or "")

@@ -38,8 +38,14 @@ ALLOWED = {
     "jaxseg/mask_losses.py": {"jaxseg.matching", "jaxseg.parallel", "jaxseg.points"},
     "jaxseg/segments.py": {"jaxseg.resize"},
     "jaxseg/parallel.py": {"jaxseg.errors", "jaxseg.paths"},
-    "jaxseg/image_sizes.py": {"jaxseg.errors", "jaxseg.inference", "jaxseg.models"},
-    "jaxseg/inference.py": {"jaxseg.errors", "jaxseg.models", "jaxseg.resize"},
+    "jaxseg/windows.py": {"jaxseg.errors", "jaxseg.resize"},
+    "jaxseg/network.py": {"jaxseg.models", "jaxseg.parallel"},
+    "jaxseg/averaging.py": {"jaxseg.windows"},
+    "jaxseg/windowed_view.py": {"jaxseg.averaging", "jaxseg.network", "jaxseg.windows"},
+    "jaxseg/inference.py": {"jaxseg.averaging", "jaxseg.data.views", "jaxseg.models"}
+    | {"jaxseg.network", "jaxseg.windowed_view", "jaxseg.windows"},
+    "jaxseg/image_sizes.py": {"jaxseg.data.views", "jaxseg.errors", "jaxseg.models"}
+    | {"jaxseg.windows"},
     "jaxseg/models": MODELS,
     "jaxseg/data": {"jaxseg.data", "jaxseg.errors"},
 }
@@ -49,7 +55,7 @@ ONLY_IN = {
     | {"jaxseg/gallery.py"},
     "flax": {"jaxseg/models", "jaxseg/train_step.py"},
     "grain": {"jaxseg/data"},
-    "scipy": {"jaxseg/position_tables.py"},
+    "scipy": {"jaxseg/position_tables.py", "jaxseg/windows.py"},
     "converters": {"converters", "jaxseg/initial_weights.py"},
 }
 NEVER = {

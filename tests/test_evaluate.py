@@ -7,18 +7,15 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 from test_parallel import initial_state
 from tiny import tiny_config
 
 from jaxseg import checkpoints, inference, metrics, parallel, train
 from jaxseg.data import datasets, submission
-from jaxseg.data.pipeline import evaluation_sample
 from jaxseg.data.synthetic import write_street_scenes
 from jaxseg.errors import ConfigError
 from jaxseg.evaluate import Stopped, evaluate, evaluate_checkpoint, write_submission
-from jaxseg.gallery import count_pixels
 from jaxseg.models import segmentor
 
 
@@ -43,28 +40,34 @@ def setting(tmp_path_factory):
 
 
 def expected_scores(config, model, variables):
-    """One image after the other, without any of the machinery."""
+    """One image after the other on one device, by their probabilities."""
     total = np.zeros((20, 20), np.int64)
-    protocol = inference.protocol_of(config.eval)
-    predict = jax.jit(inference.predict, static_argnums=(0, 3, 4))
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
+    predictor = inference.predictor_of(model, variables, config, mesh)
     for sample in datasets.find_samples("cityscapes", config.data.root, "val"):
-        prepared = evaluation_sample(sample, config.data)
-        hw = prepared["label"].shape
-        probabilities = predict(model, variables, prepared["image"], hw, protocol)
-        prediction = np.argmax(np.asarray(probabilities), axis=-1)
-        label = prepared["label"].astype(np.int32)
+        image, label = datasets.read_sample(sample)
+        prediction = np.argmax(predictor.probabilities(image), axis=-1)
+        label = label.astype(np.int32)
         labelled = label != 255
         np.add.at(total, (label[labelled], prediction[labelled]), 1)
     return metrics.scores(total)
 
 
-WAYS = {"whole": {}, "slide": {"mode": "slide", "crop_hw": (48, 64), "stride_hw": (32, 40)}}
+SLIDE = {"mode": "slide", "crop_hw": (48, 64), "stride_hw": (32, 40)}
+WAYS = {"whole": {}, "slide": SLIDE, "slide in several views": SLIDE | {"protocol": "ms"}}
+
+
+def in_the_way_of(config, way):
+    config = config.copy_and_resolve_references()
+    config.eval.ms.ratios = (0.5, 1.0)
+    config.eval.update(way)
+    return config
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_scores_do_not_depend_on_the_devices(setting, tmp_path, way):
     config, model, variables = setting
-    config = ConfigDict(config.to_dict() | {"eval": config.eval.to_dict() | way})
+    config = in_the_way_of(config, way)
     expected = expected_scores(config, model, variables)
     assert expected.pixels.sum() > 0
     for devices in (1, 8):
@@ -78,16 +81,14 @@ def test_scores_do_not_depend_on_the_devices(setting, tmp_path, way):
 def test_the_worst_images_are_drawn_and_all_are_listed(setting, tmp_path):
     config, model, variables = setting
     samples = datasets.find_samples("cityscapes", config.data.root, "val")
-    protocol = inference.protocol_of(config.eval)
-    predict = jax.jit(inference.predict, static_argnums=(0, 3, 4))
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
+    predictor = inference.predictor_of(model, variables, config, mesh)
     expected = {}
     for sample in samples:
-        prepared = evaluation_sample(sample, config.data)
-        label = prepared["label"]
-        map_ = np.argmax(predict(model, variables, prepared["image"], label.shape, protocol), -1)
-        scores = metrics.scores(count_pixels(map_.astype(np.uint8), label, 19))
-        expected[str(sample.image)] = scores.miou
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
+        image, label = datasets.read_sample(sample)
+        (class_map,) = predictor.class_maps([image])
+        counts = metrics.confusion_matrix(class_map, label, 19)
+        expected[str(sample.image)] = metrics.scores(counts).miou
     evaluate(model, variables, config, mesh, pictures=tmp_path)
     with (tmp_path / "images.csv").open(newline="") as file:
         listed = {row["image"]: float(row["iou"]) for row in csv.DictReader(file)}
@@ -98,12 +99,13 @@ def test_the_worst_images_are_drawn_and_all_are_listed(setting, tmp_path):
     assert worst.name == f"01_{name}.png"
 
 
-def test_a_saved_run_is_evaluated_in_the_windows_of_the_overrides(setting, tmp_path, capsys):
+def test_a_saved_run_is_evaluated_by_the_protocol_of_the_overrides(setting, tmp_path, capsys):
     config, model, variables = setting
     checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
-    windows = [f"--config.eval.{key}={value}" for key, value in WAYS["slide"].items()]
-    evaluate_checkpoint(str(tmp_path / "run"), None, tmp_path / "out", windows)
-    slid = ConfigDict(config.to_dict() | {"eval": config.eval.to_dict() | WAYS["slide"]})
+    changes = SLIDE | {"protocol": "ms", "ms.ratios": (0.5, 1.0)}
+    overrides = [f"--config.eval.{key}={value}" for key, value in changes.items()]
+    evaluate_checkpoint(str(tmp_path / "run"), None, tmp_path / "out", overrides)
+    slid = in_the_way_of(config, SLIDE | {"protocol": "ms"})
     expected, whole = (expected_scores(c, model, variables).miou for c in (slid, config))
     assert f"{expected:.3f}" != f"{whole:.3f}"
     assert f"val mIoU = {expected:.3f}" in capsys.readouterr().out

@@ -22,12 +22,17 @@ def check(kind, **changes):
         ({"data.crop_hw": (64, 60)}, r"config\.data\.crop_hw=64, 60: multiples of 32"),
         ({"data.test_multiple": 1}, r"config\.data\.test_multiple=1: multiples of 32"),
         (SLIDE | {"eval.crop_hw": (60, 64)}, r"config\.eval\.crop_hw=60, 64: multiples of 32"),
+        (
+            {"eval.ss.resize": "short_side"},
+            r"eval\.ss\.resize=short_side .*multiples of 32",
+        ),
     ],
 )
 def test_transformers_of_patches_take_multiples_of_32(kind, changes, said):
     with pytest.raises(ConfigError, match=said):
         check(kind, **{"data.test_multiple": 32} | changes)
     check(kind, **{"data.test_multiple": 32} | SLIDE)
+    check(kind, **{"data.test_multiple": 32} | SLIDE | {"eval.ss.resize": "short_side"})
 
 
 def test_intern_image_takes_any_size():

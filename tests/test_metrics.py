@@ -3,8 +3,6 @@
 import json
 import warnings
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference_files import REFERENCE
@@ -176,33 +174,6 @@ def test_another_ignored_value_may_be_a_class_number():
     prediction = np.array([0, 1, 1], np.int32)
     confusion = metrics.confusion_matrix(prediction, label, 2, ignore_index=0)
     np.testing.assert_array_equal(confusion, [[0, 0, 0], [0, 1, 0], [0, 1, 0]])
-
-
-def test_counting_with_a_matrix_product_as_on_a_tpu_gives_the_same():
-    rng = np.random.default_rng(0)
-    row = jnp.asarray(rng.integers(0, 7, (2, 40, 30), np.int32))  # 6: ignored
-    column = jnp.asarray(rng.integers(0, 6, (2, 40, 30), np.int32))
-    bins = metrics._count_by_bins(row, column, 6)
-    product = metrics._count_by_matmul(row, column, 6)
-    np.testing.assert_array_equal(product, bins)
-    assert product.dtype == bins.dtype == jnp.int32
-
-
-def test_images_sharded_over_devices_are_counted_where_they_are():
-    devices = jax.device_count()
-    mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    sharding = jax.NamedSharding(mesh, jax.P("data"))
-    rng = np.random.default_rng(0)
-    label, prediction = rng.integers(0, 5, (2, 2 * devices, 16, 8), np.int32)
-    compiled = (
-        jax.jit(metrics.confusion_matrix, static_argnums=2)
-        .lower(jax.device_put(prediction, sharding), jax.device_put(label, sharding), 4)
-        .compile()
-    )
-    # The counts travel, the pixels do not.
-    assert "all-gather" not in compiled.as_text()
-    counted = compiled(jax.device_put(prediction, sharding), jax.device_put(label, sharding))
-    np.testing.assert_array_equal(counted, count(prediction, label, 4))
 
 
 def test_arrays_of_different_shapes_are_refused():

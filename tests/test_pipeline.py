@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from jaxseg.data import datasets, pipeline, synthetic
+from jaxseg.data import datasets, evaluation, pipeline, synthetic
 from jaxseg.errors import ConfigError, DataError
 
 TRAIN = 5  # samples
@@ -238,21 +238,22 @@ def test_missing_data_and_impossible_batches_are_refused_at_once(root, tmp_path)
             pipeline.training_batches(make_config(root), seed=0, **wrong)
 
 
-def test_evaluation_sample_keeps_the_label_as_it_is(root):
-    (sample,) = datasets.find_samples("cityscapes", root, "val")
-    data = pipeline.evaluation_sample(sample, make_config(root, test_scale_wh=(128, 64)))
-    assert data["image"].shape == (64, 128, 3)
-    assert data["image"].dtype == np.float32
-    np.testing.assert_array_equal(data["label"], datasets.read_label(sample), strict=True)
-    assert data["name"] == sample.name
-
-
-def test_evaluation_sample_may_be_stretched_to_a_multiple(root):
-    (sample,) = datasets.find_samples("cityscapes", root, "val")
-    config = make_config(root, test_scale_wh=(128, 48), test_multiple=32)
-    data = pipeline.evaluation_sample(sample, config)
-    assert data["image"].shape == (64, 96, 3)
-    assert data["label"].shape == (32, 64)
+def test_images_are_evaluated_as_they_are_and_filled_in_where_a_process_has_none_left(root):
+    samples = datasets.find_samples("cityscapes", root, "train")[:3]
+    config = make_config(root)
+    first, second = (
+        list(evaluation.evaluation_images(samples, config, process_index=i, process_count=2))
+        for i in range(2)
+    )
+    assert [item["index"] for item in first] == [0, 2]
+    assert [item["index"] for item in second] == [1, -1]
+    for item in (*first, second[0]):
+        image, label = datasets.read_sample(samples[item["index"]])
+        np.testing.assert_array_equal(item["image"], image, strict=True)
+        np.testing.assert_array_equal(item["label"], label, strict=True)
+    # Of the size that the other process has, and all ignored.
+    assert second[1]["image"].shape == first[1]["image"].shape
+    assert np.all(second[1]["label"] == 255)
 
 
 TAKE_ONE_AND_WAIT = """

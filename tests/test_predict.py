@@ -10,8 +10,7 @@ import pytest
 from processes import ROOT, failure, run
 from tiny import tiny_config
 
-from jaxseg import checkpoints, inference
-from jaxseg.data import transforms
+from jaxseg import checkpoints, inference, parallel
 from jaxseg.errors import CheckpointError, DataError
 from jaxseg.models import segmentor
 from jaxseg.predict import Segmenter, find_images, main
@@ -54,13 +53,14 @@ def test_a_model_evaluated_in_windows_predicts_in_windows(tmp_path):
     variables = jax.jit(segmentor.init, static_argnums=(0, 2))(model, jax.random.key(0), (64, 128))
     checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
     image = np.random.default_rng(0).integers(0, 256, (70, 110, 3)).astype(np.uint8)
-    prepared = transforms.test_transform(np.ascontiguousarray(image[..., ::-1]), config.data)
-
     found = Segmenter.from_checkpoint(tmp_path / "run").probabilities(image)
-    predict = jax.jit(inference.predict, static_argnums=(0, 3, 4))
-    slid = predict(model, variables, prepared, image.shape[:2], inference.Slide(**windows))
+
+    bgr = np.ascontiguousarray(image[..., ::-1])
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
+    slid = inference.predictor_of(model, variables, config, mesh).probabilities(bgr)
     np.testing.assert_allclose(found, slid, atol=1e-5)
-    whole = predict(model, variables, prepared, image.shape[:2])
+    config.eval.mode = "whole"
+    whole = inference.predictor_of(model, variables, config, mesh).probabilities(bgr)
     assert np.abs(found - whole).max() > 1e-3
 
 

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import windowed
 from flax import linen as nn
 from recorded_modules import GRADIENTS, VALUES, check_module, first, last
 from recorded_vits import config_of
 from reference_files import REFERENCE, Recording, recordings, relative_error
 
 from converters import rules, verify
-from jaxseg import inference, resize
+from jaxseg import resize, windows
 from jaxseg.models import beit, layers, segmentor, vit, vit_adapter
 from jaxseg.models.uper_head import FCNHead, UPerHead
 
@@ -182,21 +183,16 @@ def check_slide_inference(training, recording):
     model = segmentor.build(config.model)
     variables = rules.to_variables(verify.filled_state_dict(config))
     meta = recording.json("meta")
-    way = inference.Slide(tuple(meta["crop"]), tuple(meta["stride"]))
-
-    @jax.jit
-    def slide(images):
-        return inference.scores(
-            inference.forward_of(model, variables), images, meta["ori_shape"], way
-        )
-
-    images = last(recording["inputs/img"])
-    logits, mirrored = slide(images), slide(images[:, :, ::-1])[:, :, ::-1]
-    probabilities, of_mirrored = jax.nn.softmax(logits), jax.nn.softmax(mirrored)
+    slide = windows.Slide(tuple(meta["crop"]), tuple(meta["stride"]))
+    network, hw = windowed.model_network(model, variables), tuple(meta["ori_shape"])
+    image = np.asarray(last(recording["inputs/img"])[0])
+    view = windowed.view_of(network, image, hw, slide)
+    mirrored = windowed.view_of(network, image[:, ::-1], hw, slide, mirrored=True)
+    logits = windowed.logits(view, network, hw)[None]
     outputs = {
         "slide_logits_rescaled": logits,
-        "probs": probabilities,
-        "flip_averaged_probs": (probabilities + of_mirrored) / 2,
+        "probs": windowed.probabilities([view], network, hw)[None],
+        "flip_averaged_probs": windowed.probabilities([view, mirrored], network, hw)[None],
     }
     for name, value in outputs.items():
         if f"outputs/{name}" in recording:

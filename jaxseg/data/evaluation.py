@@ -1,4 +1,4 @@
-"""Batches for evaluation: every sample exactly once, at its own size, by one fixed plan."""
+"""Images for evaluation: every sample exactly once, at its own size, by one fixed plan."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from jaxseg.data.datasets import Sample, label_hw
+from jaxseg.data.datasets import Sample, label_hw, read_sample
 from jaxseg.data.description import IGNORE
-from jaxseg.data.pipeline import evaluation_sample
 
 
 def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
@@ -31,38 +30,26 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
     return batches
 
 
-def evaluation_batches(
-    samples: Sequence[Sample], config, *, batch_size: int, process_index=0, process_count=1
-) -> Iterator[dict[str, np.ndarray]]:
-    """This process's rows of every planned batch, read ahead by threads.
+def evaluation_images(
+    samples: Sequence[Sample], config, *, process_index=0, process_count=1
+) -> Iterator[dict]:
+    """This process's image of every planned batch of one per process, read ahead by threads.
 
-    Each is {"image": float32 [b, h', w', 3] at test size, "label": uint8 [b, h, w] at its own,
-    "index": int [b]}; rows of index -1 are filled up and all ignored.
+    Each is {"image": uint8 [h, w, 3] in BGR, "label": uint8 [h, w], "index": int}; one of index -1
+    is filled in, and all ignored, so that all processes see images of the same sizes.
 
     Raises:
       DataError: where a sample is bad; an evaluation never leaves one out.
     """
-    rows = slice(
-        process_index * batch_size // process_count,
-        (process_index + 1) * batch_size // process_count,
-    )
 
     def load(indices):
-        # Every row is filled with the first sample's shape, which all of the batch have.
-        loaded = {
-            i: evaluation_sample(samples[i], config) for i in {indices[0], *indices[rows]} - {-1}
-        }
-        pattern = loaded[indices[0]]
-        mine = [loaded.get(i) for i in indices[rows]]
-        return {
-            "image": np.stack([s["image"] if s else np.zeros_like(pattern["image"]) for s in mine]),
-            "label": np.stack(
-                [s["label"] if s else np.full_like(pattern["label"], IGNORE) for s in mine]
-            ),
-            "index": np.array(indices[rows]),
-        }
+        index = indices[process_index]
+        image, label = read_sample(samples[max(index, indices[0])])
+        if index < 0:
+            label = np.full_like(label, IGNORE)
+        return {"image": image, "label": label, "index": index}
 
     threads = max(config.workers, 1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    batches = grain.MapDataset.source(plan_batches(samples, batch_size)).map(load)
-    return iter(batches.to_iter_dataset(options))
+    images = grain.MapDataset.source(plan_batches(samples, process_count)).map(load)
+    return iter(images.to_iter_dataset(options))

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from jaxseg.data import transforms
-from jaxseg.data.datasets import Sample, read_sample, trained_on
+from jaxseg.data.datasets import read_sample, trained_on
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
 
 
@@ -56,16 +56,6 @@ def training_batches(config, *, batch_size, seed, process_index=0, process_count
         .batch(batch_size, drop_remainder=True)
     )
     return Batches(dataset, workers=config.workers, prefetch=config.prefetch)
-
-
-def evaluation_sample(sample: Sample, config) -> dict:
-    """{"image": float32 [h', w', 3] at test size, "label": uint8 [h, w] at its own, "name"}.
-
-    Raises DataError where the sample is bad: an evaluation never leaves one out.
-    """
-    image, label = read_sample(sample)
-    image = transforms.test_transform(image, config)
-    return {"image": image, "label": label, "name": sample.name}
 
 
 class Batches(grain.DatasetIterator):

@@ -55,9 +55,21 @@ def resized_hw(hw, scale_wh) -> tuple[int, int]:
     return int(hw[0] * factor + 0.5), int(hw[1] * factor + 0.5)
 
 
+def short_side_hw(hw, scale_wh, shortest: int) -> tuple[int, int]:
+    """The size of the same shape whose shorter side is that of `scale_wh`, or `shortest` where that
+    is more; the longer side of `scale_wh` bounds nothing (SETR_Resize of the reference)."""
+    short = max(min(scale_wh), shortest)
+    return resized_hw(hw, (short * max(hw) / min(hw), short))
+
+
 def resize(image: Image, scale_wh) -> Image:
     """Bilinear, without anti-aliasing, to `resized_hw`."""
-    return _resize(image, resized_hw(image.shape[:2], scale_wh), cv2.INTER_LINEAR)
+    return resize_to(image, resized_hw(image.shape[:2], scale_wh))
+
+
+def resize_to(image: Image, hw) -> Image:
+    """Bilinear, without anti-aliasing, to exactly this height and width."""
+    return _resize(image, hw, cv2.INTER_LINEAR)
 
 
 def resize_label(label: Label, scale_wh) -> Label:
@@ -67,7 +79,7 @@ def resize_label(label: Label, scale_wh) -> Label:
 
 def resize_to_multiple(image: Image, multiple: int) -> Image:
     """Bilinear, each side stretched up to the next multiple; the shape changes a little."""
-    return _resize(image, multiple_hw(image.shape[:2], multiple), cv2.INTER_LINEAR)
+    return resize_to(image, multiple_hw(image.shape[:2], multiple))
 
 
 def multiple_hw(hw, multiple: int) -> tuple[int, int]:

@@ -1,0 +1,47 @@
+"""Views of prepared images through `jaxseg.inference`, without a config or a dataset."""
+
+import jax
+import numpy as np
+
+from jaxseg import averaging, parallel
+from jaxseg.models import segmentor
+from jaxseg.network import Network
+from jaxseg.windowed_view import WindowedView
+
+
+def network_of(forward, devices=1, pieces_per_device=1, kind=Network):
+    """`forward`, a function of images [b, h, w, 3], as a network."""
+    mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:devices])
+    sharding = jax.NamedSharding(mesh, parallel.BATCH)
+    run = jax.jit(lambda _, images: forward(images), out_shardings=sharding)
+    return kind(run, {}, mesh, pieces_per_device)
+
+
+def model_network(model, variables):
+    """A model on one device, one piece after the other."""
+    return network_of(lambda images: segmentor.apply(model, variables, images)[0].logits)
+
+
+def view_of(network, pixels, out_hw, slide=None, kept_hw=None, mirrored=False):
+    """A view whose pixels [h, w, 3] are these."""
+
+    def cut(top, left, hw):
+        return np.asarray(pixels[top : top + hw[0], left : left + hw[1]], np.float32)
+
+    hw = pixels.shape[:2]
+    return WindowedView(network, cut, hw, kept_hw or hw, out_hw, slide, mirrored)
+
+
+def logits(view, network, hw):
+    """The averaged scores at the size of the image, before the softmax."""
+    band = view.band(0, hw[0]).result(network)
+    places, columns = band.columns.part(0, hw[1])
+    rows = np.einsum("yp,pqk->yqk", band.rows, band.scores[:, places], optimize=True)
+    return np.einsum("xq,yqk->yxk", columns, rows, optimize=True)
+
+
+def probabilities(views, network, hw):
+    """The mean over views, of an image that is a tile."""
+    bands = [view.band(0, hw[0]).result(network) for view in views]
+    ((_, found),) = averaging.probabilities(bands, hw[1], network.devices)
+    return found
