@@ -2,7 +2,7 @@
 
 pip install 'jaxseg[tpu]'
 python benchmarks/tpu_static.py [--chip v5e …] [--shapes PATTERN …] [--dtype bfloat16 …]
-    [--json benchmarks/results/tpu_static_v5e.json]
+    [--memory-only] [--json benchmarks/results/tpu_static_v5e.json]
 
 Compiles both kernels of every deformable call of the published models (`pallas_kernels.shapes`) for
 one image, and prints for each what it holds in memory and how many instruction bundles it runs: the
@@ -127,8 +127,8 @@ class Loops:
 KERNELS = {shapes.DCNv3: dcnv3_kernels, shapes.MSDeformAttn: ms_deform_attn_kernels}
 
 
-def compile_call(name: str, call, chip: str, dtype, listings: Path) -> list[dict]:
-    """A row for each direction."""
+def compile_call(name: str, call, chip: str, dtype, listings: Path | None) -> list[dict]:
+    """A row for each direction; without bundles where there are no listings."""
     device = topologies.get_topology_desc(CHIPS[chip], platform="tpu").devices[0]
     where = jax.sharding.SingleDeviceSharding(device)
     operator, arguments, bundles = KERNELS[type(call)](call, dtype)
@@ -146,16 +146,17 @@ def compile_call(name: str, call, chip: str, dtype, listings: Path) -> list[dict
         compiled = jax.jit(function).lower(*given).compile()
         memory = compiled.memory_analysis()
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-        rows.append(
-            {
-                "shape": name,
-                "chip": chip,
-                "dtype": jnp.dtype(dtype).name,
-                "direction": direction,
-                "megabytes": round((held + memory.temp_size_in_bytes) / 1e6, 1),
-                "kilobundles": round(bundles(direction, Loops(listing(listings, direction))) / 1e3),
-            }
-        )
+        row = {
+            "shape": name,
+            "chip": chip,
+            "dtype": jnp.dtype(dtype).name,
+            "direction": direction,
+            "megabytes": round((held + memory.temp_size_in_bytes) / 1e6, 1),
+        }
+        if listings:
+            loops = Loops(listing(listings, direction))
+            row["kilobundles"] = round(bundles(direction, loops) / 1e3)
+        rows.append(row)
     return rows
 
 
@@ -175,6 +176,7 @@ def main():
     parser.add_argument("--chip", nargs="+", choices=CHIPS, default=list(CHIPS))
     parser.add_argument("--shapes", nargs="+", default=["*"], metavar="PATTERN")
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=("bfloat16", "float32"))
+    parser.add_argument("--memory-only", action="store_true", help="no bundles: much faster")
     parser.add_argument("--json", metavar="FILE", help="write the table there, too")
     options = parser.parse_args()
     calls = [
@@ -183,11 +185,13 @@ def main():
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in options.shapes)
     ]
     table = []
-    with tempfile.TemporaryDirectory() as listings:
-        dump = f"--xla_jf_dump_to={listings} --xla_jf_dump_llo_text=true"
-        os.environ["LIBTPU_INIT_ARGS"] = dump  # read when the first topology is asked for
+    with tempfile.TemporaryDirectory() as folder:
+        listings = None if options.memory_only else Path(folder)
+        if listings:  # read when the first topology is asked for
+            dump = f"--xla_jf_dump_to={listings} --xla_jf_dump_llo_text=true"
+            os.environ["LIBTPU_INIT_ARGS"] = dump
         for chip, (name, call), dtype in itertools.product(options.chip, calls, options.dtype):
-            rows = compile_call(name, call, chip, jnp.dtype(dtype), Path(listings))
+            rows = compile_call(name, call, chip, jnp.dtype(dtype), listings)
             table += rows
             print(*map(json.dumps, rows), sep="\n", flush=True)
     if not table:
