@@ -13,11 +13,7 @@ both loops from the offsets, so that any offset is exact; time grows with how fa
 backward pass goes through the same displacements: the value's gradient has the same weights, and
 the gradients of a point follow from product = Σ_channels cotangent · value at its four pixels.
 
-How it lies in memory. An *instance* is one group of one image. Lanes hold the columns of an
-instance and sublanes eight instances, so that one vector instruction serves all of them. What loops
-count, rows of pixels, channels and points, comes before: *planes* are [image, row, channel or
-point, group, column], with groups rounded up to eight and columns to whole registers. Narrow images
-are *folded*: several instances, of any image, lie side by side in the lanes.
+How it all lies in memory is told in `tpu_planes`.
 """
 
 import functools
@@ -31,49 +27,14 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
+from pallas_kernels.tpu_planes import LANES, SUBLANES, from_planes, to_planes
+
 POINTS = 9
 X, Y = 0, 1
-SUBLANES, LANES = 8, 128
 FAR = 2.0**20  # in pixels; farther than any two of an image
 VMEM_BYTES = 60 * 2**20  # of the 64 MiB that the smallest chips have
 PLANE_BYTES = 52 * 2**20  # the share of whole images in it; the rest is for single rows
 ROW_AXIS = 3  # of the grid: images, blocks of instances, passes over the channels, rows
-
-
-def _to_planes(x: Float[Array, "n h w g k"]) -> Float[Array, "b h k 8*i l"]:
-    """Images as wide as the lanes become planes by a transpose; narrow ones are folded."""
-    x = x.transpose(0, 1, 4, 3, 2)
-    if x.shape[-1] <= LANES // 2:
-        x = _fold(x)
-    groups, width = x.shape[-2:]
-    return jnp.pad(x, ((0, 0),) * 3 + ((0, -groups % SUBLANES), (0, -width % LANES)))
-
-
-def _from_planes(
-    x: Float[Array, "b h k 8*i l"], shape: tuple[int, ...]
-) -> Float[Array, "n h w g k"]:
-    """The inverse; `shape` is that of the result."""
-    n, _, width, groups, _ = shape
-    x = x[..., :groups, :width] if width > LANES // 2 else _unfold(x, n, groups, width)
-    return x.transpose(0, 1, 4, 3, 2)
-
-
-def _fold(x: Float[Array, "n h k g w"]) -> Float[Array, "b h k 8 fw"]:
-    """The groups of all images, f side by side in the lanes."""
-    n, height, k, groups, width = x.shape
-    side_by_side = LANES // width
-    x = x.transpose(0, 3, 1, 2, 4).reshape(n * groups, height, k, width)
-    x = jnp.pad(x, ((0, -len(x) % (SUBLANES * side_by_side)), (0, 0), (0, 0), (0, 0)))
-    x = x.reshape(-1, SUBLANES, side_by_side, height, k, width)
-    return x.transpose(0, 3, 4, 1, 2, 5).reshape(-1, height, k, SUBLANES, side_by_side * width)
-
-
-def _unfold(x: Float[Array, "b h k 8 l"], n, groups, width) -> Float[Array, "n h k g w"]:
-    _, height, k, _, _ = x.shape
-    side_by_side = LANES // width
-    x = x[..., : side_by_side * width].reshape(-1, height, k, SUBLANES, side_by_side, width)
-    x = x.transpose(0, 3, 4, 1, 2, 5).reshape(-1, height, k, width)[: n * groups]
-    return x.reshape(n, groups, height, k, width).transpose(0, 2, 3, 1, 4)
 
 
 def _hat(u):
@@ -432,7 +393,7 @@ def planes(
     """What `sample` takes: the value, the points relative to their output pixel, and the mask."""
     height, width = value.shape[1:3]
     value, offset, mask = (
-        _to_planes(x.reshape(*x.shape[:3], groups, -1))
+        to_planes(x.reshape(*x.shape[:3], groups, -1))
         for x in (value, offset.astype(jnp.float32), mask.astype(jnp.float32))
     )
     offset = offset.reshape(*offset.shape[:2], POINTS, 2, *offset.shape[3:])
@@ -460,5 +421,5 @@ def dcnv3(value, offset, mask, *, kernel_size, stride, padding, dilation, groups
     if not n:
         return value
     output = sample(*planes(value, offset, mask, groups, offset_scale), width)
-    output = _from_planes(output, (n, height, width, groups, channels // groups))
+    output = from_planes(output, (n, height, width, groups, channels // groups))
     return output.reshape(value.shape)
