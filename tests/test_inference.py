@@ -434,3 +434,10 @@ def test_views_and_windows_that_cannot_be_are_refused_before_training(changes, m
         config.eval.update({"mode": "slide", **changes})
     with pytest.raises(ConfigError, match=message):
         train.check(config, parallel.make_mesh({"data": -1, "fsdp": 1}))
+
+
+def test_a_config_from_before_there_were_protocols_says_so():
+    config = tiny_config()
+    del config.eval.protocol
+    with pytest.raises(ConfigError, match="of an earlier jaxseg"):
+        train.check(config, parallel.make_mesh({"data": -1, "fsdp": 1}))

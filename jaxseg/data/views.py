@@ -43,8 +43,13 @@ def rule_of(config):
     """The settings of `config.eval.protocol`.
 
     Raises:
-      ConfigError: for another protocol than these two, and for settings that make no view.
+      ConfigError: for another protocol than these two or none, and for settings that make no view.
     """
+    if "protocol" not in config.eval:
+        raise ConfigError(
+            "config.eval has no protocol: the config is of an earlier jaxseg; --mode eval takes the"
+            " recipe's file of today instead, by --config"
+        )
     protocol = config.eval.protocol
     if protocol not in ("ss", "ms"):
         raise ConfigError(f"config.eval.protocol={protocol}: 'ss' or 'ms'")
