@@ -15,8 +15,9 @@ from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 
 from jaxseg import metrics, visualize
-from jaxseg.data.datasets import Sample, read_image
 from jaxseg.data.description import Dataset
+from jaxseg.data.pictures import read_image
+from jaxseg.data.samples import Sample
 
 UNDEFINED = -1.0  # a score of an image without labelled pixels, or of another process's image
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from jaxseg import checkpoints, image_sizes, inference, parallel, visualize
-from jaxseg.data import datasets, transforms
+from jaxseg.data import datasets, pictures, transforms
 from jaxseg.errors import ConfigError, DataError, JaxsegError
 from jaxseg.models import segmentor
 from jaxseg.models.mask2former_head import Mask2FormerHead
@@ -152,7 +152,7 @@ def find_images(inputs: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]
 def predict_files(segmenter: Segmenter, inputs: Sequence[str], out: pathlib.Path):
     """Writes NAME_classes.png (class ids) and NAME_overlay.png for every image; one line each."""
     for path, name in find_images(inputs):
-        image = np.ascontiguousarray(datasets.read_image(path)[..., ::-1])
+        image = np.ascontiguousarray(pictures.read_image(path)[..., ::-1])
         classes = segmenter(image)
         dataset = segmenter.dataset
         picture = visualize.prediction_picture(image, classes, dataset.classes, dataset.palette)

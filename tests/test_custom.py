@@ -13,6 +13,7 @@ from configs.custom import VARIANTS
 from jaxseg import config_files, image_sizes, zoo
 from jaxseg.data import custom, datasets
 from jaxseg.data.description import IGNORE, UNKNOWN
+from jaxseg.data.samples import read_sample
 from jaxseg.errors import ConfigError, DataError
 
 
@@ -101,7 +102,7 @@ def test_images_and_masks_are_found_below_their_folders(tmp_path):
         write_photograph(tmp_path, *files, pixels=[0, 1, 255, 0, 1, 255, 0, 1])
     samples = datasets.trained_on(config_with(tmp_path, "a\nb\n").data).samples()
     assert [sample.name for sample in samples] == ["b", "a"]
-    assert datasets.read_sample(samples[0])[1][0].tolist() == [0, 1, 255, 0, 1, 255, 0, 1]
+    assert read_sample(samples[0])[1][0].tolist() == [0, 1, 255, 0, 1, 255, 0, 1]
 
 
 def test_folders_and_suffixes_are_settings(tmp_path):
@@ -109,7 +110,7 @@ def test_folders_and_suffixes_are_settings(tmp_path):
     layout = {"images": "{split}/rgb", "labels": "{split}/truth"}
     layout |= {"image_suffix": ".png", "label_suffix": "_mask.png"}
     (sample,) = datasets.trained_on(config_with(tmp_path, "a\nb\n", **layout).data).samples()
-    assert (datasets.read_sample(sample)[1] == 1).all()
+    assert (read_sample(sample)[1] == 1).all()
 
 
 def test_an_image_without_a_mask_is_named_with_the_settings(tmp_path):

@@ -15,6 +15,7 @@ from tiny_datasets import (
 )
 
 from jaxseg.data import datasets
+from jaxseg.data.samples import read_label, read_sample
 from jaxseg.errors import DataError
 
 
@@ -38,11 +39,11 @@ def test_hidden_files_and_other_label_files_are_passed_over(tmp_path):
 
 def test_ready_made_train_ids_are_preferred(tmp_path):
     write_cityscapes(tmp_path, "ulm_000000_000019", label=np.full(HW, 26, np.uint8))
-    assert (datasets.read_label(only_sample(tmp_path)) == 13).all()
+    assert (read_label(only_sample(tmp_path)) == 13).all()
     write_cityscapes(
         tmp_path, "ulm_000000_000019", kind="labelTrainIds", label=np.full(HW, 18, np.uint8)
     )
-    assert (datasets.read_label(only_sample(tmp_path)) == 18).all()
+    assert (read_label(only_sample(tmp_path)) == 18).all()
 
 
 def test_links_to_folders_elsewhere_are_followed(tmp_path):
@@ -51,7 +52,7 @@ def test_links_to_folders_elsewhere_are_followed(tmp_path):
         (tmp_path / "root" / kind / "train").mkdir(parents=True)
         link = tmp_path / "root" / kind / "train" / "ulm"
         link.symlink_to(tmp_path / "disk" / kind / "train" / "ulm")
-    assert datasets.read_sample(only_sample(tmp_path / "root"))[1].shape == HW
+    assert read_sample(only_sample(tmp_path / "root"))[1].shape == HW
 
 
 def test_coarse_data_have_their_labels_in_a_folder_of_their_own(tmp_path):
@@ -82,7 +83,7 @@ def test_ade20k_is_read_as_released(tmp_path):
     write_ade20k(tmp_path, 2, split="validation")
     samples = datasets.find_samples("ade20k", tmp_path, "training")
     assert [sample.name for sample in samples] == ["ADE_train_00000001", "ADE_train_00000003"]
-    image, label = datasets.read_sample(samples[0])
+    image, label = read_sample(samples[0])
     np.testing.assert_array_equal(image, cv2.imread(str(samples[0].image)), strict=True)
     assert label[0].tolist() == [255, 0, 1, 2, 3, 4, 5, 149]
     (sample,) = datasets.find_samples("ade20k", tmp_path, "validation")
@@ -102,7 +103,7 @@ def test_mapillary_is_read_as_released_old_and_new(tmp_path, folder):
     find = datasets.find_samples
     samples = find("mapillary_to_cityscapes", tmp_path, "training+validation")
     assert [sample.name for sample in samples] == list(MAPILLARY.values())
-    first, second = (datasets.read_sample(sample)[1] for sample in samples)
+    first, second = (read_sample(sample)[1] for sample in samples)
     assert first[0].tolist() == [1, 0, 0, 0, 11, 12, 255, 255]
     assert (second == datasets.get("cityscapes").classes.index("car")).all()
 
@@ -119,7 +120,7 @@ def test_coco_stuff_164k_is_read_as_released(tmp_path):
     label = write_coco_stuff(tmp_path, "train2017/000000000009", "", pixels=raw)
     (sample,) = datasets.find_samples("coco_stuff164k", tmp_path, "train2017")
     assert (sample.name, sample.label) == ("000000000009", label)
-    assert datasets.read_sample(sample)[1][0].tolist() == [0, 10, 11, 79, 80, 169, 170, 255]
+    assert read_sample(sample)[1][0].tolist() == [0, 10, 11, 79, 80, 169, 170, 255]
 
 
 def test_coco_stuff_164k_prefers_converted_labels(tmp_path):
@@ -127,14 +128,14 @@ def test_coco_stuff_164k_prefers_converted_labels(tmp_path):
         label = write_coco_stuff(tmp_path, "val2017/1", kind, pixels=170)
     (sample,) = datasets.find_samples("coco_stuff164k", tmp_path, "val2017")
     assert sample.label == label
-    assert (datasets.read_label(sample) == 170).all()
+    assert (read_label(sample) == 170).all()
 
 
 def test_coco_stuff_10k_stores_the_unlabelled_as_zero(tmp_path):
     raw = [0, 1, 2, 3, 80, 81, 170, 171]
     write_coco_stuff(tmp_path, "test2014/COCO_train2014_1", "_labelTrainIds", pixels=raw)
     (sample,) = datasets.find_samples("coco_stuff10k", tmp_path, "test2014")
-    assert datasets.read_sample(sample)[1][0].tolist() == [255, 0, 1, 2, 79, 80, 169, 170]
+    assert read_sample(sample)[1][0].tolist() == [255, 0, 1, 2, 79, 80, 169, 170]
 
 
 def test_message_says_where_the_labels_of_coco_stuff_10k_come_from(tmp_path):
@@ -150,9 +151,9 @@ def test_potsdam_is_read_as_tiles(tmp_path):
     write_photograph(tmp_path, f"img_dir/train/{tile}", f"ann_dir/train/{tile}", pixels=range(8))
     (sample,) = datasets.find_samples("potsdam", tmp_path, "train")
     with pytest.raises(DataError, match="the label values 7, "):
-        datasets.read_sample(sample)
+        read_sample(sample)
     write_photograph(tmp_path, f"img_dir/train/{tile}", f"ann_dir/train/{tile}", pixels=6)
-    assert (datasets.read_sample(sample)[1] == 5).all()
+    assert (read_sample(sample)[1] == 5).all()
 
 
 def test_chase_db1_is_read_as_converted(tmp_path):
@@ -161,7 +162,7 @@ def test_chase_db1_is_read_as_converted(tmp_path):
         write_photograph(tmp_path, "images/training/Image_01L.png", label, pixels=[0, 1] * 4)
     (sample,) = datasets.find_samples("chase_db1", tmp_path, "training")
     assert sample.label.name == "Image_01L_1stHO.png"
-    assert datasets.read_sample(sample)[1][0].tolist() == [0, 1] * 4
+    assert read_sample(sample)[1][0].tolist() == [0, 1] * 4
 
 
 def test_nyu_depth_v2_is_read_by_its_lists(tmp_path):
@@ -171,7 +172,7 @@ def test_nyu_depth_v2_is_read_by_its_lists(tmp_path):
     (tmp_path / "test.txt").write_text("00002\n")
     samples = datasets.find_samples("nyu_depth_v2", tmp_path, "train")
     assert [sample.name for sample in samples] == ["00003", "00001"]
-    assert datasets.read_sample(samples[0])[1][0].tolist() == [255, 39] * 4
+    assert read_sample(samples[0])[1][0].tolist() == [255, 39] * 4
     (sample,) = datasets.find_samples("nyu_depth_v2", tmp_path, "test")
     assert sample.name == "00002"
 
@@ -187,7 +188,7 @@ PASCAL_CONTEXT = ("pascal_context59", "pascal_context60")
 def test_pascal_context_reads_one_file_both_ways(tmp_path, name, expected):
     write_pascal_context(tmp_path, ["2008_000002"], pixels=[0, 1, 2, 3, 4, 58, 59, 255])
     (sample,) = datasets.find_samples(name, tmp_path, "train")
-    image, label = datasets.read_sample(sample)
+    image, label = read_sample(sample)
     np.testing.assert_array_equal(image, cv2.imread(str(sample.image)), strict=True)
     assert label[0].tolist() == expected
 

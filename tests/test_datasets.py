@@ -9,7 +9,9 @@ from PIL import Image
 from tiny_datasets import HW, only_sample, write_ade20k, write_cityscapes
 
 from jaxseg.data import datasets
+from jaxseg.data.description import UNKNOWN
 from jaxseg.data.evaluation import plan_batches
+from jaxseg.data.samples import read_sample
 from jaxseg.errors import ConfigError, CorruptFileError, DataError, JaxsegError
 
 
@@ -29,16 +31,16 @@ def test_raw_ids_become_train_ids():
     assert {raw: classes[raw_ids[raw]] for raw in named} == named
     assert sorted(set(raw_ids[:34])) == [*range(19), 255]
     assert (raw_ids[[0, 1, 4, 9, 10, 14, 18, 29, 30, 255]] == 255).all()
-    assert (raw_ids[34:255] == datasets.UNKNOWN).all()
+    assert (raw_ids[34:255] == UNKNOWN).all()
     assert train_ids[:19].tolist() == list(range(19))
-    assert (train_ids[19:255] == datasets.UNKNOWN).all()
+    assert (train_ids[19:255] == UNKNOWN).all()
 
 
 def test_image_is_bgr_and_label_is_mapped(tmp_path):
     raw = np.arange(HW[0] * HW[1], dtype=np.uint8).reshape(HW) % 34
     raw[0, 0] = 255
     image_path, _ = write_cityscapes(tmp_path, "ulm_000000_000019", label=raw)
-    image, label = datasets.read_sample(only_sample(tmp_path))
+    image, label = read_sample(only_sample(tmp_path))
     np.testing.assert_array_equal(image, cv2.imread(str(image_path)), strict=True)
     expected = datasets.CITYSCAPES.label_formats[1].train_ids[raw]
     np.testing.assert_array_equal(label, expected, strict=True)
@@ -53,7 +55,7 @@ def test_ade20k_has_150_classes_and_ignores_the_raw_zero():
     assert dataset.palette[[0, 149]].tolist() == [[120, 120, 120], [92, 0, 255]]
     table = dataset.label_formats[0].train_ids
     assert table[:151].tolist() == [255, *range(150)]
-    assert (table[151:255] == datasets.UNKNOWN).all()
+    assert (table[151:255] == UNKNOWN).all()
     assert table[255] == 255
 
 
@@ -74,7 +76,7 @@ def test_mapillary_in_its_own_classes_has_66_or_ignores_the_last():
     tables = [dataset.label_formats[0].train_ids for dataset in (without, with_unlabeled)]
     for table in tables:
         assert table[:65].tolist() == list(range(65))
-        assert (table[66:255] == datasets.UNKNOWN).all()
+        assert (table[66:255] == UNKNOWN).all()
     assert [table[65] for table in tables] == [255, 65]
 
 
@@ -85,7 +87,7 @@ def test_mapillary_as_published_takes_values_above_its_own_for_road_and_strictly
     )
     np.testing.assert_array_equal(published[:66], strict[:66])
     assert (published[66:] == 0).all()
-    assert (strict[66:255] == datasets.UNKNOWN).all()
+    assert (strict[66:255] == UNKNOWN).all()
     assert strict[255] == 255
     classes = datasets.CITYSCAPES.classes
     vistas = datasets.get("mapillary66").classes
@@ -111,7 +113,7 @@ def test_every_class_of_coco_stuff_164k_has_one_raw_id():
     table = datasets.get("coco_stuff164k").label_formats[1].train_ids
     unused = [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90]
     assert np.delete(table[:182], unused).tolist() == list(range(171))
-    assert (table[[*unused, *range(182, 255)]] == datasets.UNKNOWN).all()
+    assert (table[[*unused, *range(182, 255)]] == UNKNOWN).all()
 
 
 def test_pascal_context_60_is_59_and_the_background():
@@ -142,7 +144,7 @@ def test_classes_and_raw_values(name, classes, raw):
     assert dataset.palette.shape == (len(dataset.classes), 3)
     table = dataset.label_formats[0].train_ids
     assert table[: len(raw)].tolist() == raw
-    assert (table[len(raw) : 255] == datasets.UNKNOWN).all()
+    assert (table[len(raw) : 255] == UNKNOWN).all()
 
 
 def test_another_dataset_may_be_evaluated_on_than_trained_on():
@@ -167,7 +169,7 @@ def test_photograph_turned_by_its_metadata_is_planned_as_it_is_read(tmp_path):
     Image.fromarray(np.zeros(HW[::-1], np.uint8)).save(path, exif=exif)
     write_ade20k(tmp_path, 2)
     samples = datasets.find_samples("ade20k", tmp_path, "training")
-    assert [datasets.read_sample(sample)[0].shape[:2] for sample in samples] == [HW, HW]
+    assert [read_sample(sample)[0].shape[:2] for sample in samples] == [HW, HW]
     assert plan_batches(samples, 2) == [[0, 1]]
     unlabelled = datasets.Source(datasets.ADE20K, str(tmp_path), "training", labelled=False)
     assert plan_batches(unlabelled.samples(), 2) == [[0, 1]]
@@ -227,7 +229,7 @@ def test_images_without_labels_are_counted_and_named(tmp_path):
 def test_label_of_another_size_names_both_files_and_sizes(tmp_path):
     image, label = write_cityscapes(tmp_path, "ulm_000000_000019", image_hw=(12, 16))
     with pytest.raises(DataError, match="size") as error:
-        datasets.read_sample(only_sample(tmp_path))
+        read_sample(only_sample(tmp_path))
     assert f"{image}: (12, 16)" in str(error.value)
     assert f"{label}: (6, 8)" in str(error.value)
 
@@ -237,7 +239,7 @@ def test_label_value_outside_the_table_is_named_with_its_file(tmp_path):
     raw[0, :5] = (40, 41, 42, 200, 254)
     _, label = write_cityscapes(tmp_path, "ulm_000000_000019", label=raw)
     with pytest.raises(DataError, match=r"40-42, 200, 254.*known: 0-33, 255") as error:
-        datasets.read_sample(only_sample(tmp_path))
+        read_sample(only_sample(tmp_path))
     assert str(label) in str(error.value)
     assert not isinstance(error.value, CorruptFileError)
 
@@ -245,7 +247,7 @@ def test_label_value_outside_the_table_is_named_with_its_file(tmp_path):
 def test_colour_picture_in_the_place_of_a_label_is_refused(tmp_path):
     write_cityscapes(tmp_path, "ulm_000000_000019", label=np.zeros((*HW, 3), np.uint8))
     with pytest.raises(DataError, match="is no label"):
-        datasets.read_sample(only_sample(tmp_path))
+        read_sample(only_sample(tmp_path))
 
 
 def damage(content: bytes, how: str) -> bytes:
@@ -268,7 +270,7 @@ def test_damaged_file_is_named_with_the_remedy(tmp_path, which, how):
     path = image if which == "image" else label
     path.write_bytes(damage(path.read_bytes(), how))
     with pytest.raises(CorruptFileError, match="cannot be read") as error:
-        datasets.read_sample(only_sample(tmp_path))
+        read_sample(only_sample(tmp_path))
     assert str(path) in str(error.value)
 
 
@@ -278,7 +280,7 @@ def test_damaged_photograph_is_named_with_the_remedy(tmp_path, how):
     image.write_bytes(damage(image.read_bytes(), how))
     (sample,) = datasets.find_samples("ade20k", tmp_path, "training")
     with pytest.raises(CorruptFileError, match="cannot be read") as error:
-        datasets.read_sample(sample)
+        read_sample(sample)
     assert str(image) in str(error.value)
 
 
@@ -287,7 +289,7 @@ def test_file_that_vanished_is_named(tmp_path):
     sample = only_sample(tmp_path)
     image.unlink()
     with pytest.raises(CorruptFileError, match="No such file"):
-        datasets.read_sample(sample)
+        read_sample(sample)
 
 
 def test_errors_of_this_package_are_value_errors():

@@ -13,6 +13,7 @@ from tiny import tiny_config
 
 from jaxseg import checkpoints, inference, metrics, parallel, train
 from jaxseg.data import datasets, submission
+from jaxseg.data.samples import read_sample
 from jaxseg.data.synthetic import write_street_scenes
 from jaxseg.errors import ConfigError
 from jaxseg.evaluate import Stopped, evaluate, evaluate_checkpoint, write_submission
@@ -45,7 +46,7 @@ def expected_scores(config, model, variables):
     mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
     predictor = inference.predictor_of(model, variables, config, mesh)
     for sample in datasets.find_samples("cityscapes", config.data.root, "val"):
-        image, label = datasets.read_sample(sample)
+        image, label = read_sample(sample)
         prediction = np.argmax(predictor.probabilities(image), axis=-1)
         label = label.astype(np.int32)
         labelled = label != 255
@@ -85,7 +86,7 @@ def test_the_worst_images_are_drawn_and_all_are_listed(setting, tmp_path):
     predictor = inference.predictor_of(model, variables, config, mesh)
     expected = {}
     for sample in samples:
-        image, label = datasets.read_sample(sample)
+        image, label = read_sample(sample)
         (class_map,) = predictor.class_maps([image])
         counts = metrics.confusion_matrix(class_map, label, 19)
         expected[str(sample.image)] = metrics.scores(counts).miou

@@ -7,6 +7,7 @@ from PIL import Image
 from tiny_datasets import HW, only_sample, write_ade20k, write_cityscapes, write_photograph
 
 from jaxseg.data import datasets
+from jaxseg.data.samples import read_label, read_sample
 from jaxseg.errors import DataError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (*HW, 4)).astype(np.uint8)
@@ -14,7 +15,7 @@ VALUES = np.arange(HW[0] * HW[1], dtype=np.uint8).reshape(HW) % 34
 
 
 def read(tmp_path):
-    return datasets.read_sample(only_sample(tmp_path))
+    return read_sample(only_sample(tmp_path))
 
 
 def with_image(tmp_path, picture):
@@ -62,10 +63,10 @@ def test_a_photograph_is_turned_by_its_metadata_and_its_label_is_not(tmp_path):
     Image.fromarray(np.zeros((*HW, 3), np.uint8)).save(image, exif=exif)
     (sample,) = datasets.find_samples("ade20k", tmp_path, "training")
     with pytest.raises(DataError, match="turned as its EXIF data say") as error:
-        datasets.read_sample(sample)
+        read_sample(sample)
     assert f"{image}: {HW[::-1]}" in str(error.value)
     Image.fromarray(np.zeros(HW[::-1], np.uint8)).save(label)
-    assert datasets.read_sample(sample)[1].shape == HW[::-1]
+    assert read_sample(sample)[1].shape == HW[::-1]
 
 
 def test_a_label_of_16_bits_counts_by_its_values(tmp_path):
@@ -92,7 +93,7 @@ def test_a_label_of_one_bit_has_the_values_0_and_1(tmp_path):
     bits = VALUES % 2 == 1
     Image.fromarray(bits).save(tmp_path / files[1])
     (sample,) = datasets.find_samples("chase_db1", tmp_path, "training")
-    np.testing.assert_array_equal(datasets.read_label(sample), bits.astype(np.uint8), strict=True)
+    np.testing.assert_array_equal(read_label(sample), bits.astype(np.uint8), strict=True)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
@@ -110,6 +111,6 @@ def test_an_image_without_a_label_is_all_ignored(tmp_path):
     source = datasets.Source(datasets.CITYSCAPES, str(tmp_path), "test", labelled=False)
     (sample,) = source.samples()
     assert (sample.name, sample.image) == ("ulm_000000_000019", image)
-    found, label = datasets.read_sample(sample)
+    found, label = read_sample(sample)
     np.testing.assert_array_equal(found, cv2.imread(str(image)), strict=True)
     np.testing.assert_array_equal(label, np.full(HW, 255, np.uint8), strict=True)

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from jaxseg.data import datasets, evaluation, pipeline, synthetic
+from jaxseg.data.samples import read_sample
 from jaxseg.errors import ConfigError, DataError
 
 TRAIN = 5  # samples
@@ -248,7 +249,7 @@ def test_images_are_evaluated_as_they_are_and_filled_in_where_a_process_has_none
     assert [item["index"] for item in first] == [0, 2]
     assert [item["index"] for item in second] == [1, -1]
     for item in (*first, second[0]):
-        image, label = datasets.read_sample(samples[item["index"]])
+        image, label = read_sample(samples[item["index"]])
         np.testing.assert_array_equal(item["image"], image, strict=True)
         np.testing.assert_array_equal(item["label"], label, strict=True)
     # Of the size that the other process has, and all ignored.
@@ -260,7 +261,7 @@ TAKE_ONE_AND_WAIT = """
 import multiprocessing, sys, time
 sys.path.insert(0, {tests!r})
 from test_pipeline import make_config
-from jaxseg.data import pipeline
+from jaxseg.data import pipeline, samples
 if __name__ == "__main__":
     batches = pipeline.training_batches(make_config({root!r}, workers=2), batch_size=2, seed=0)
     next(batches), next(batches)  # one of each worker

@@ -9,6 +9,7 @@ from PIL import Image
 from reference_files import REFERENCE
 
 from jaxseg.data import datasets, submission
+from jaxseg.data.samples import Sample
 from jaxseg.errors import ConfigError
 
 
@@ -21,7 +22,7 @@ def recorded(case):
 
 def written(tmp_path, name, image, class_map):
     """The file that is written for an image, as (name, picture)."""
-    sample = datasets.Sample("any", pathlib.Path(image), pathlib.Path(image), None)
+    sample = Sample("any", pathlib.Path(image), pathlib.Path(image), None)
     submission.write(tmp_path, datasets.get(name), sample, class_map)
     (path,) = tmp_path.iterdir()
     with Image.open(path) as picture:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from tiny_datasets import HW, write_ade20k, write_cityscapes
 
-from jaxseg.data import datasets
+from jaxseg.data import datasets, pictures
 from jaxseg.data.survey import survey
 
 
@@ -84,7 +84,7 @@ def test_pairs_of_different_sizes_are_named_by_the_size_that_is_read(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
     Image.fromarray(np.zeros((*HW, 3), np.uint8)).save(image, exif=exif)
-    assert datasets.image_hw(image) == datasets.read_image(image).shape[:2] == HW[::-1]
+    assert pictures.image_hw(image) == pictures.read_image(image).shape[:2] == HW[::-1]
     found = survey_of("ade20k", tmp_path, "training")
     assert found.faults == [f"{image} is 8x6, its label 6x8"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxseg.data import datasets, synthetic
+from jaxseg.data.samples import read_sample
 from jaxseg.data.street import scene
 from jaxseg.errors import DataError
 
@@ -26,7 +27,7 @@ def test_all_classes_occur_in_both_splits(tmp_path):
         assert len(samples) == count
         pixels = np.zeros(256, int)
         for sample in samples:
-            image, label = datasets.read_sample(sample)
+            image, label = read_sample(sample)
             assert image.shape == (128, 256, 3)
             pixels += np.bincount(label.ravel(), minlength=256)
         rare = [
@@ -127,4 +128,4 @@ def test_command_line_writes_a_set(tmp_path):
     output = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "1 training and 1 validation scenes" in output.stdout
     (sample,) = datasets.find_samples("cityscapes", tmp_path / "scenes", "val")
-    assert datasets.read_sample(sample)[1].shape == (32, 64)
+    assert read_sample(sample)[1].shape == (32, 64)

@@ -10,6 +10,7 @@ from reference_files import Recording, recordings
 from scipy import stats
 
 from jaxseg.data import datasets, transforms
+from jaxseg.data.description import UNKNOWN
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -111,7 +112,7 @@ def check_resize_to_multiple_px(case):
 
 def check_reduce_zero_label(case):
     label = datasets.get("ade20k").label_formats[0].train_ids[case.label]
-    exists = label != datasets.UNKNOWN  # the recorded picture goes beyond 150
+    exists = label != UNKNOWN  # the recorded picture goes beyond 150
     np.testing.assert_array_equal(label[exists], case.out[exists])
     assert np.unique(case.label[exists]).max() == 255
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from jaxseg.data.datasets import Sample, label_hw, read_sample
 from jaxseg.data.description import IGNORE
+from jaxseg.data.samples import Sample, label_hw, read_sample
 
 
 def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:

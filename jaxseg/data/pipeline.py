@@ -17,7 +17,8 @@ import numpy as np
 from absl import flags
 
 from jaxseg.data import transforms
-from jaxseg.data.datasets import read_sample, trained_on
+from jaxseg.data.datasets import trained_on
+from jaxseg.data.samples import read_sample
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
 
 

@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jaxseg.data.cityscapes import RAW_IDS, RAW_PALETTE
-from jaxseg.data.datasets import Sample
 from jaxseg.data.description import IGNORE, Dataset
+from jaxseg.data.samples import Sample
 from jaxseg.errors import ConfigError
 
 ClassMap = UInt8[np.ndarray, "h w"]

@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from jaxseg.data import datasets
+from jaxseg.data import pictures
 from jaxseg.data.description import IGNORE, UNKNOWN, Dataset, LabelFormat
+from jaxseg.data.listings import first_few, ranges
+from jaxseg.data.samples import Pairs
 from jaxseg.errors import DataError
 
 THREADS = 8
@@ -48,14 +50,14 @@ class Survey:
             names = ", ".join(self.dataset.classes[k] for k in absent)
             lines.append(f"  {len(absent)} classes have no pixel: {names}")
         if self.labels_alone:
-            shown = datasets.first_few(self.labels_alone)
+            shown = first_few(self.labels_alone)
             lines.append(f"  {len(self.labels_alone)} labels have no image:{shown}")
         if self.faults:
-            lines.append(f"  {len(self.faults)} faults:{datasets.first_few(self.faults)}")
+            lines.append(f"  {len(self.faults)} faults:{first_few(self.faults)}")
         return "\n".join(lines)
 
 
-def survey(dataset: Dataset, pairs: datasets.Pairs) -> Survey:
+def survey(dataset: Dataset, pairs: Pairs) -> Survey:
     """Reads every label, and of every image the header and the checksums."""
     faults = [f"{image} has no label" for image in pairs.images_alone]
     result = Survey(dataset, collections.Counter(), {}, faults, pairs.labels_alone)
@@ -76,15 +78,15 @@ def _look(sample):
     """(size of the image, pixels of every value of the label, what is wrong), or None for each."""
     hw = pixels = None
     try:
-        datasets.read_bytes(sample.image)
-        hw = datasets.image_hw(sample.image)
-        raw = datasets.read_raw_label(sample.label)
+        pictures.read_bytes(sample.image)
+        hw = pictures.image_hw(sample.image)
+        raw = pictures.read_raw_label(sample.label)
     except DataError as error:
         return hw, pixels, str(error)
     pixels = np.bincount(raw.ravel(), minlength=256)
     unknown = np.flatnonzero((sample.label_format.train_ids == UNKNOWN) & (pixels > 0))
     if len(unknown):
-        return hw, pixels, f"{sample.label} holds {datasets.ranges(unknown)}: not in the table"
+        return hw, pixels, f"{sample.label} holds {ranges(unknown)}: not in the table"
     if raw.shape != hw:
         (h, w), (label_h, label_w) = hw, raw.shape
         return hw, pixels, f"{sample.image} is {h}x{w}, its label {label_h}x{label_w}"
