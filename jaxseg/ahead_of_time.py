@@ -1,39 +1,157 @@
-"""The train step of a recipe for devices that need not be there, from shapes alone."""
+"""The train step or the evaluation of a recipe, compiled for devices that need not be there.
 
+From shapes alone: nothing is computed, and nothing of the model's size is held.
+"""
+
+import dataclasses
+import math
+import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from jaxseg import optim, parallel, train_step
-from jaxseg.models import segmentor
+from jaxseg import chips, collectives, network, optim, parallel, paths, train_step
+from jaxseg.data import views
+from jaxseg.errors import ConfigError
+from jaxseg.models import flops, segmentor
+from jaxseg.windows import slide_of
+
+WHAT = ("train", "eval")
+# Of XLA's optimisation: a fourth of the time of the usual level; memory within a tenth.
+LEVEL = "O1"
+OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMG]) of|required for HLO temporaries \(([\d.]+)([KMG])\)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a compiled program needs of each device.
+
+    Memory is in bytes: arguments (weights, moments, images), temporaries, the outputs that do not
+    take the place of arguments, and the program itself. `needed_bytes` is their sum, or what the
+    compiler asked for where that is more than there is; then the other figures are zero.
+
+    flops, read_bytes: of the operations and the memory traffic of one device, as XLA counts them,
+      which is without what goes on inside the kernels.
+    compiled: None where it does not fit.
+    """
+
+    needed_bytes: float
+    argument_bytes: float = 0
+    temporary_bytes: float = 0
+    output_bytes: float = 0
+    program_bytes: float = 0
+    flops: float = 0
+    read_bytes: float = 0
+    collectives: tuple[collectives.Collective, ...] = ()
+    compile_seconds: float = 0
+    compiled: jax.stages.Compiled | None = None
+
+
+def devices_of(topology: str, slices: int = 1) -> tuple[chips.Chip, list[jax.Device]]:
+    """The devices of a topology, CHIP:SHAPE, such as v5e:4x4, v5p:2x2x4 or h100:8.
+
+    slices: of that topology each, for TPUs; the nodes, for GPUs.
+
+    Raises:
+      ConfigError: for a topology that does not exist, or whose compiler is not installed.
+    """
+    name, _, shape = topology.partition(":")
+    chip = chips.get(name)
+    if not re.fullmatch(r"\d+(x\d+)*", shape):
+        raise ConfigError(f"--topology {topology}: CHIP:SHAPE is needed, such as v5e:4x4")
+    try:
+        if chip.platform == "tpu":
+            found = topologies.get_topology_desc(topology, "tpu", num_slices=slices)
+        else:
+            found = topologies.get_topology_desc(
+                name, chip.platform, topology=f"{slices}x1x{math.prod(map(int, shape.split('x')))}"
+            )
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"--topology {topology}: {reason}. Needed is the compiler for it (pip install"
+            f" 'jaxseg[{chip.platform}]') and a shape that exists, such as v5e:4x4, v5p:2x2x4,"
+            " v6e:16x16"
+        ) from error
+    return chip, list(found.devices)
 
 
 def trace_train_step(
-    config: ConfigDict, devices: Sequence[jax.Device], batch_size: int
+    config: ConfigDict, devices: Sequence[jax.Device]
 ) -> tuple[jax.stages.Traced, Any]:
-    """The traced step, sharded over `config.mesh` of the devices, and the abstract state it takes.
-
-    Nothing is computed, and nothing of the model's size is held.
-    """
+    """The traced step, sharded over `config.mesh` of the devices, and the abstract state it takes."""
     model = segmentor.build(config.model)
     optimizer = optim.make(config.optim, config.model.backbone, config.steps)
     mesh = parallel.make_mesh(config.mesh, devices)
-    state = jax.eval_shape(lambda: train_step.init_state(config, model, optimizer))
-    shardings = parallel.infer(state, config.sharding, mesh)
-    state = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), state, shardings)
-    over_devices = jax.NamedSharding(mesh, parallel.BATCH)
-    hw = (batch_size, *config.data.crop_hw)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*hw, 3), np.float32, sharding=over_devices),
-        "label": jax.ShapeDtypeStruct(hw, np.int32, sharding=over_devices),
-    }
+    shapes = jax.eval_shape(lambda: train_step.init_state(config, model, optimizer))
+    state = _sharded(shapes, config, mesh)
+    hw = (config.batch_size, *config.data.crop_hw)
+    batch = {"image": _images((*hw, 3), mesh), "label": _images(hw, mesh, np.int32)}
     step = jax.jit(
         train_step.make_train_step(config, model, optimizer),
         donate_argnums=0,
-        out_shardings=(shardings, None),
+        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
     )
     with jax.set_mesh(mesh):
         return step.trace(state, batch), state
+
+
+def trace_evaluation(
+    config: ConfigDict, devices: Sequence[jax.Device]
+) -> tuple[jax.stages.Traced, Any]:
+    """The traced forward pass of a batch of windows, or of whole images at test size, and the
+    abstract variables it takes."""
+    model = segmentor.build(config.model)
+    mesh = parallel.make_mesh(config.mesh, devices)
+    variables = _sharded(segmentor.shapes(model), config, mesh)
+    slide = slide_of(config.eval)
+    width, height = config.data.test_scale_wh
+    hw = slide.crop_hw if slide else views.views_of((height, width), config)[0].padded_hw
+    images = _images((len(devices) * config.eval.images_per_device, *hw, 3), mesh)
+    with jax.set_mesh(mesh):
+        return network.run_of(model, None, mesh).trace(variables, images), variables
+
+
+def _sharded(shapes, config, mesh):
+    shardings = parallel.infer(shapes, config.sharding, mesh)
+    return jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)
+
+
+def _images(shape, mesh, dtype=np.float32):
+    return jax.ShapeDtypeStruct(
+        shape, dtype, sharding=jax.NamedSharding(mesh, parallel.BATCH)
+    )
+
+
+def compile_traced(traced: jax.stages.Traced) -> Program:
+    """Compiles; a program that needs more memory than there is, is an answer, too."""
+    lowered = traced.lower()
+    begun = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if not (found := OUT_OF_MEMORY.search(str(error))):
+            raise
+        return Program(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]])
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    parts = (
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        outputs,
+        memory.generated_code_size_in_bytes,
+    )
+    return Program(
+        sum(parts),
+        *parts,
+        flops=costs.get("flops", 0),
+        read_bytes=costs.get("bytes accessed", 0),
+        collectives=tuple(collectives.of_program(compiled.as_text())),
+        compile_seconds=time.monotonic() - begun,
+        compiled=compiled,
+    )

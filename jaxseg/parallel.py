@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -24,20 +25,35 @@ BATCH = P(AXES)
 def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The ("data", "fsdp") mesh; one axis may be -1, "all devices that are left".
 
+    Neighbours on "fsdp" are neighbours in the machine. Where the devices lie in several TPU slices,
+    "data" runs through one slice after the other, so that only sums over the batch pass the slow
+    network between them.
+
     Raises:
-      ConfigError: where the axes do not use the devices exactly.
+      ConfigError: where the axes do not use the devices exactly, or "fsdp" would span slices.
     """
-    devices = devices or jax.devices()
+    devices = list(devices or jax.devices())
     sizes = [config[axis] for axis in AXES]
     given = math.prod(size for size in sizes if size > 0)
     if sizes.count(-1) == 1 and len(devices) % given == 0:
         sizes[sizes.index(-1)] = len(devices) // given
-    if math.prod(sizes) != len(devices) or min(sizes) < 1:
+    data, fsdp = sizes
+    if data * fsdp != len(devices) or min(sizes) < 1:
         raise ConfigError(
             f"config.mesh data={config['data']} fsdp={config['fsdp']} does not fit"
             f" {len(devices)} devices; their product must be that, one of them may be -1"
         )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    types = (AxisType.Auto,) * len(AXES)
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    if data % slices:
+        raise ConfigError(
+            f"config.mesh fsdp={fsdp} does not fit into the {len(devices) // slices} devices of each"
+            f" of {slices} slices"
+        )
+    within, across = (data // slices, fsdp), (slices, 1)
+    return Mesh(mesh_utils.create_hybrid_device_mesh(within, across, devices), AXES, types)
 
 
 def infer(shapes: Any, rules: Sequence[tuple[str, str]], mesh: Mesh) -> Any:

@@ -1,0 +1,44 @@
+"""What accelerators can do, per device of JAX, by their makers' data sheets.
+
+https://docs.cloud.google.com/tpu/docs (v5e, v5p, v6e), and NVIDIA's data sheets of H100 and H200
+SXM. Bandwidth between chips is that in one direction, half of what is called bidirectional.
+"""
+
+from dataclasses import dataclass
+
+from jaxseg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Chip:
+    """
+    memory_bytes: of one device.
+    flops: bfloat16 operations per second.
+    memory_bandwidth: bytes per second, between the device and its memory.
+    link_bandwidth: bytes per second that a device can send within a slice or a node.
+    network_bandwidth: bytes per second, a device's share of its host's network.
+    platform: that of JAX.
+    """
+
+    memory_bytes: float
+    flops: float
+    memory_bandwidth: float
+    link_bandwidth: float
+    network_bandwidth: float
+    platform: str = "tpu"
+
+
+CHIPS = {
+    "v5e": Chip(16e9, 197e12, 819e9, 200e9, 3.1e9),
+    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, 6.25e9),
+    "v6e": Chip(32e9, 918e12, 1600e9, 400e9, 12.5e9),
+    "h100": Chip(80e9, 989e12, 3350e9, 450e9, 50e9, "cuda"),
+    "h200": Chip(141e9, 989e12, 4800e9, 450e9, 50e9, "cuda"),
+}
+
+
+def get(name: str) -> Chip:
+    """The chip of that name. Raises ConfigError with the known names."""
+    if name not in CHIPS:
+        raise ConfigError(f"no chip {name!r} is known; known are {', '.join(CHIPS)}")
+    return CHIPS[name]

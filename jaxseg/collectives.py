@@ -1,0 +1,135 @@
+"""What a compiled program sends from device to device, read from its text.
+
+The text is XLA's HLO after partitioning, `compiled.as_text()`: the program of one device.
+"""
+
+import collections
+import math
+import re
+from dataclasses import dataclass
+
+KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter", "send")
+
+# %name = SHAPE operation(operands), attributes
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
+COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) (?:\(.*\) -> .* )?\{$")
+CALLED = re.compile(r"(?:calls|body|branch_computations)=(%?[\w.-]+|\{[^}]*\})")
+CONDITION = re.compile(r"condition=%?([\w.-]+)")
+ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+# {{0,1},{2,3}} or [2,2]<=[4] or mesh['axis_0'=2,'axis_1'=2] {'axis_1'}
+GROUPS = re.compile(
+    r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\]<=|mesh\[([^]]*)\] \{([^}]*)\})"
+)
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective of a program.
+
+    kind: of `KINDS`; "send" goes to another slice.
+    shapes: of the arrays that every device gives, each (type, dimensions).
+    devices: that take part in one group.
+    times: how often it runs, by the trips of the loops around it.
+    """
+
+    kind: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    devices: int
+    times: int
+
+    @property
+    def sent_bytes(self) -> float:
+        """By one device, with the algorithms on a ring."""
+        given = self.times * sum(size_bytes(shape) for shape in self.shapes)
+        n = self.devices
+        return given * {
+            "all-gather": n - 1,
+            "all-reduce": 2 * (n - 1) / n,
+            "all-to-all": (n - 1) / n,
+            "reduce-scatter": (n - 1) / n,
+            "collective-permute": 1,
+            "send": 1,
+        }[self.kind]
+
+
+def size_bytes(shape: tuple[str, tuple[int, ...]]) -> float:
+    kind, dimensions = shape
+    bits = int(re.search(r"\d+", kind)[0]) if kind != "pred" else 8
+    return math.prod(dimensions) * bits / 8
+
+
+def of_program(text: str, devices: int) -> list[Collective]:
+    """All collectives of a program for so many devices (of one slice)."""
+    computations, entry = _computations(text)
+    times = collections.Counter()
+
+    def visit(name, count):
+        times[name] += count
+        for _, _, operation, rest in computations[name]:
+            trips = _trips(rest, computations) if operation == "while" else 1
+            for callee in _called(rest):
+                visit(callee, count * trips)
+
+    visit(entry, 1)
+    return [
+        Collective(kind, shapes, groups or devices, times[name])
+        for name, instructions in computations.items()
+        if times[name]
+        for kind, shapes, groups in _collectives(instructions)
+    ]
+
+
+def _computations(text: str):
+    """({name: [(instruction, shape, operation, rest)]}, name of the one that is run)."""
+    found, entry, current = {}, None, None
+    for line in text.splitlines():
+        if match := COMPUTATION.match(line):
+            current = found[match[2]] = []
+            entry = match[2] if match[1] else entry
+        elif current is not None and (match := INSTRUCTION.match(line)):
+            current.append(match.groups())
+    return found, entry
+
+
+def _called(rest: str) -> list[str]:
+    return [
+        name for called in CALLED.findall(rest) for name in re.findall(r"[\w.-]+", called)
+    ]
+
+
+def _trips(rest: str, computations) -> int:
+    """Of a loop: `lax.scan` counts from 0 to the one number in the loop's condition."""
+    condition = computations[CONDITION.search(rest)[1]]
+    limits = [int(rest.partition(")")[0]) for *_, operation, rest in condition if operation == "constant"]
+    return limits[0] if len(limits) == 1 else 1
+
+
+def _collectives(instructions):
+    shapes = {name: _arrays(shape) for name, shape, _, _ in instructions}
+    for _, _, operation, rest in instructions:
+        kind = operation.removesuffix("-start")
+        if kind not in KINDS:
+            continue
+        operands = re.findall(r"%([\w.-]+)", rest.partition(")")[0])
+        given = tuple(array for name in operands for array in shapes[name])
+        yield kind, given, _group_size(rest)
+
+
+def _group_size(attributes: str) -> int | None:
+    """How many devices take part in one group; None for all."""
+    if not (match := GROUPS.search(attributes)):
+        return None
+    listed, size, mesh, axes = match.groups()
+    if listed:
+        return listed.count(",") + 1
+    if size:
+        return int(size)
+    sizes = {axis: int(n) for axis, n in re.findall(r"'(\w+)'=(\d+)", mesh)}
+    return math.prod(sizes[axis] for axis in re.findall(r"'(\w+)'", axes))
+
+
+def _arrays(shape: str):
+    return tuple(
+        (kind, tuple(int(n) for n in dimensions.split(",") if n))
+        for kind, dimensions in ARRAY.findall(shape)
+    )
