@@ -7,24 +7,25 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import topologies
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxseg import chips, collectives, network, optim, parallel, paths, train_step
+from jaxseg import chips, collectives, network, optim, parallel, train_step
+from jaxseg.collectives import Collective
 from jaxseg.data import views
 from jaxseg.errors import ConfigError
-from jaxseg.models import flops, segmentor
+from jaxseg.models import segmentor
 from jaxseg.windows import slide_of
 
-WHAT = ("train", "eval")
 # Of XLA's optimisation: a fourth of the time of the usual level; memory within a tenth.
 LEVEL = "O1"
-OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMG]) of|required for HLO temporaries \(([\d.]+)([KMG])\)")
+OUT_OF_MEMORY = re.compile(
+    r"Used ([\d.]+)([KMG]) of|required for HLO temporaries \(([\d.]+)([KMG])\)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Program:
     program_bytes: float = 0
     flops: float = 0
     read_bytes: float = 0
-    collectives: tuple[collectives.Collective, ...] = ()
+    collectives: tuple[Collective, ...] = ()
     compile_seconds: float = 0
     compiled: jax.stages.Compiled | None = None
 
@@ -82,12 +83,11 @@ def devices_of(topology: str, slices: int = 1) -> tuple[chips.Chip, list[jax.Dev
 
 
 def trace_train_step(
-    config: ConfigDict, devices: Sequence[jax.Device]
-) -> tuple[jax.stages.Traced, Any]:
-    """The traced step, sharded over `config.mesh` of the devices, and the abstract state it takes."""
+    config: ConfigDict, mesh: Mesh
+) -> tuple[jax.stages.Traced, train_step.TrainState, jax.ShapeDtypeStruct]:
+    """The traced step, and the abstract state and images that it takes."""
     model = segmentor.build(config.model)
     optimizer = optim.make(config.optim, config.model.backbone, config.steps)
-    mesh = parallel.make_mesh(config.mesh, devices)
     shapes = jax.eval_shape(lambda: train_step.init_state(config, model, optimizer))
     state = _sharded(shapes, config, mesh)
     hw = (config.batch_size, *config.data.crop_hw)
@@ -98,23 +98,22 @@ def trace_train_step(
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
     )
     with jax.set_mesh(mesh):
-        return step.trace(state, batch), state
+        return step.trace(state, batch), state, batch["image"]
 
 
 def trace_evaluation(
-    config: ConfigDict, devices: Sequence[jax.Device]
-) -> tuple[jax.stages.Traced, Any]:
-    """The traced forward pass of a batch of windows, or of whole images at test size, and the
-    abstract variables it takes."""
+    config: ConfigDict, mesh: Mesh
+) -> tuple[jax.stages.Traced, segmentor.Variables, jax.ShapeDtypeStruct]:
+    """The traced forward pass of a batch of windows, or of whole images at test size; and the
+    abstract variables and images that it takes."""
     model = segmentor.build(config.model)
-    mesh = parallel.make_mesh(config.mesh, devices)
     variables = _sharded(segmentor.shapes(model), config, mesh)
     slide = slide_of(config.eval)
     width, height = config.data.test_scale_wh
     hw = slide.crop_hw if slide else views.views_of((height, width), config)[0].padded_hw
-    images = _images((len(devices) * config.eval.images_per_device, *hw, 3), mesh)
+    images = _images((mesh.size * config.eval.images_per_device, *hw, 3), mesh)
     with jax.set_mesh(mesh):
-        return network.run_of(model, None, mesh).trace(variables, images), variables
+        return network.run_of(model, None, mesh).trace(variables, images), variables, images
 
 
 def _sharded(shapes, config, mesh):
@@ -123,12 +122,10 @@ def _sharded(shapes, config, mesh):
 
 
 def _images(shape, mesh, dtype=np.float32):
-    return jax.ShapeDtypeStruct(
-        shape, dtype, sharding=jax.NamedSharding(mesh, parallel.BATCH)
-    )
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, parallel.BATCH))
 
 
-def compile_traced(traced: jax.stages.Traced) -> Program:
+def compile_traced(traced: jax.stages.Traced, devices: int) -> Program:
     """Compiles; a program that needs more memory than there is, is an answer, too."""
     lowered = traced.lower()
     begun = time.monotonic()
@@ -151,7 +148,7 @@ def compile_traced(traced: jax.stages.Traced) -> Program:
         *parts,
         flops=costs.get("flops", 0),
         read_bytes=costs.get("bytes accessed", 0),
-        collectives=tuple(collectives.of_program(compiled.as_text())),
+        collectives=tuple(collectives.of_program(compiled.as_text(), devices)),
         compile_seconds=time.monotonic() - begun,
         compiled=compiled,
     )

@@ -42,14 +42,17 @@ class Collective:
         """By one device, with the algorithms on a ring."""
         given = self.times * sum(size_bytes(shape) for shape in self.shapes)
         n = self.devices
-        return given * {
-            "all-gather": n - 1,
-            "all-reduce": 2 * (n - 1) / n,
-            "all-to-all": (n - 1) / n,
-            "reduce-scatter": (n - 1) / n,
-            "collective-permute": 1,
-            "send": 1,
-        }[self.kind]
+        return (
+            given
+            * {
+                "all-gather": n - 1,
+                "all-reduce": 2 * (n - 1) / n,
+                "all-to-all": (n - 1) / n,
+                "reduce-scatter": (n - 1) / n,
+                "collective-permute": 1,
+                "send": 1,
+            }[self.kind]
+        )
 
 
 def size_bytes(shape: tuple[str, tuple[int, ...]]) -> float:
@@ -92,15 +95,15 @@ def _computations(text: str):
 
 
 def _called(rest: str) -> list[str]:
-    return [
-        name for called in CALLED.findall(rest) for name in re.findall(r"[\w.-]+", called)
-    ]
+    return [name for called in CALLED.findall(rest) for name in re.findall(r"[\w.-]+", called)]
 
 
 def _trips(rest: str, computations) -> int:
     """Of a loop: `lax.scan` counts from 0 to the one number in the loop's condition."""
     condition = computations[CONDITION.search(rest)[1]]
-    limits = [int(rest.partition(")")[0]) for *_, operation, rest in condition if operation == "constant"]
+    limits = [
+        int(rest.partition(")")[0]) for *_, operation, rest in condition if operation == "constant"
+    ]
     return limits[0] if len(limits) == 1 else 1
 
 

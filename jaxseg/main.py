@@ -1,4 +1,4 @@
-"""python -m jaxseg.main --config configs/cityscapes.py [--mode train|eval|show] --workdir RUN"""
+"""python -m jaxseg.main --config configs/cityscapes.py [--mode MODE] [--workdir RUN]"""
 
 import os
 import pathlib
@@ -15,6 +15,7 @@ MODES = {
     "train": "train, or go on where the work directory stands",
     "eval": "evaluate the work directory's best checkpoint, or --checkpoint",
     "show": "print the resolved config and parameters, look through the data, draw samples of it",
+    "compile": "say what the recipe needs of devices that need not be there",
 }
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file(
@@ -22,6 +23,14 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "all that a run writes; default runs/VARIANT")
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(map(": ".join, MODES.items())))
+# Nothing runs on devices that are not there, nor are they looked for.
+ABSENT_DEVICES = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
 OVERRIDES: list[str] = []  # of the checkpoint's config, where eval has no --config
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "eval: a run's directory or checkpoints/STEP")
 
@@ -30,6 +39,9 @@ FORMAT_ONLY = flags.DEFINE_bool(
     False,
     "eval: write class maps for a benchmark's server instead; needs no labels (Cityscapes, ADE20K)",
 )
+TOPOLOGY = flags.DEFINE_string("topology", None, "compile: CHIP:SHAPE, such as v5e:16x16, h100:8")
+SLICES = flags.DEFINE_integer("slices", 1, "compile: how many of that topology", lower_bound=1)
+WHAT = flags.DEFINE_enum("what", "train", ["train", "eval"], "compile: which program")
 
 
 def locate_in(arguments: list[str]) -> list[str]:
@@ -57,6 +69,9 @@ def parse(arguments: list[str]) -> list[str]:
 
 
 def main(_):
+    if MODE.value == "compile":
+        os.environ.update(ABSENT_DEVICES)  # before jax is imported
+
     import jax
 
     from jaxseg.data import custom
@@ -84,6 +99,12 @@ def main(_):
 
         task = write_submission if FORMAT_ONLY.value else evaluate_checkpoint
         task(CHECKPOINT.value or workdir, config, workdir, OVERRIDES)
+    elif MODE.value == "compile":
+        from jaxseg.compile_report import report
+
+        if TOPOLOGY.value is None:
+            raise ConfigError("--topology CHIP:SHAPE is needed, such as --topology v5e:16x16")
+        report(config, TOPOLOGY.value, SLICES.value, WHAT.value, workdir)
     else:
         from jaxseg.show import show
 

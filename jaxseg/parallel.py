@@ -49,8 +49,8 @@ def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = 
         return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
     if data % slices:
         raise ConfigError(
-            f"config.mesh fsdp={fsdp} does not fit into the {len(devices) // slices} devices of each"
-            f" of {slices} slices"
+            f"config.mesh fsdp={fsdp} does not fit into one of {slices} slices of"
+            f" {len(devices) // slices} devices"
         )
     within, across = (data // slices, fsdp), (slices, 1)
     return Mesh(mesh_utils.create_hybrid_device_mesh(within, across, devices), AXES, types)
