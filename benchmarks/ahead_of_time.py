@@ -4,9 +4,9 @@ pip install 'jaxseg[tpu]'
 python benchmarks/ahead_of_time.py [--only PATTERN] [--table]
 
 Runs `--mode compile` for each row of ROWS: the real train step in bfloat16, the kernels inside. The
-reports go to benchmarks/results/ahead_of_time.json, one after the other; a row that is there already
-is left out. A row takes minutes, and up to 15 GB of memory. --table prints the file as a table
-instead.
+reports go to benchmarks/results/ahead_of_time.json, one after the other; a row that is there
+already is left out. A row takes minutes, and up to 15 GB of memory. --table prints the file as a
+table instead.
 """
 
 import argparse
@@ -96,12 +96,12 @@ def table(reports: list[dict]) -> str:
     ]
     for report in reports:
         memory = report["memory"]
-        chips = f"{report['slices']} × " * (report["slices"] > 1) + report["topology"]
+        chips = f"{report['slices']} x " * (report["slices"] > 1) + report["topology"]
         sent = sum(kind["bytes"] for kind in report["collectives"].values()) / 1e9
         cells = (
             f"`{report['recipe'].replace('.py', '')}`",
             chips,
-            " × ".join(map(str, report["mesh"].values())),
+            " x ".join(map(str, report["mesh"].values())),
             f"{memory['needed'] / 1e9:.1f} of {memory['capacity'] / 1e9:.0f}",
             f"{sent:.2f}",
             f"{report['step_seconds'] * 1e3:.0f}",

@@ -17,6 +17,7 @@ ADAPTER = {
     "extra_extractors": 2,
     "add_vit_feature": True,
     "remat": False,
+    "remat_keeps": "nothing",  # or "matmuls", "matmuls_on_host"
 }
 VIT = {"kind": "vit_adapter", **ADAPTER, "pretrain_grid": 14}
 UNIPERCEIVER = {**VIT, "kind": "uniperceiver_adapter"}

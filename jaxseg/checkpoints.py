@@ -21,7 +21,7 @@ from jaxseg.train_step import TrainState
 # Settings that a run may change when it goes on: they do not alter what is computed.
 FREE = re.compile(
     r"(variant|log_steps|init|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
-    r"|data\.(root|workers|prefetch|skip_corrupt|val_.*|test_.*)|model\.backbone\.remat)$"
+    r"|data\.(root|workers|prefetch|skip_corrupt|val_.*|test_.*)|model\.backbone\.remat(_keeps)?)$"
 )
 
 

@@ -33,11 +33,12 @@ def initial_state():
 
 
 @functools.cache
-def run(data, fsdp, devices, accumulation=1, remat=False, random_drops=True, repeated=1):
+def run(data, fsdp, devices, accumulation=1, remat_keeps=None, random_drops=True, repeated=1):
     """Losses of ten steps, and the state after them."""
     config = tiny_config()
     config.optim.accumulation = accumulation
-    config.model.backbone.remat = remat
+    if remat_keeps:
+        config.model.backbone.remat, config.model.backbone.remat_keeps = True, remat_keeps
     if not random_drops:
         config.model.backbone.drop_path = 0.0
         config.model.decode_head.dropout = config.model.auxiliary_head.dropout = 0.0
@@ -88,9 +89,13 @@ def test_fsdp_holds_an_eighth_of_parameters_and_optimizer_state_per_device():
     assert all(leaf.addressable_shards[0].data.nbytes * 8 == leaf.nbytes for leaf in kernels)
 
 
-def test_rematerialisation_changes_nothing():
+@pytest.mark.parametrize(
+    "keeps",
+    ["nothing", *(pytest.param(k, marks=pytest.mark.full) for k in ("matmuls", "matmuls_on_host"))],
+)
+def test_rematerialisation_changes_nothing(keeps):
     expected, _ = run(1, 1, 1)
-    losses, _ = run(1, 1, 1, remat=True)
+    losses, _ = run(1, 1, 1, remat_keeps=keeps)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 

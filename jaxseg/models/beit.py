@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from jaxseg.models import vit
 from jaxseg.models.attention import self_attend
 from jaxseg.models.layers import BatchNorm, DType, Linear, gelu, torch_uniform
+from jaxseg.models.rematerialisation import rematerialised
 from jaxseg.models.vit_adapter import Upsample, ViTAdapter
 from jaxseg.position_tables import OF_CLASS_TOKEN, spline_matrix
 from jaxseg.resize import along_height, along_width
@@ -133,7 +134,9 @@ class Trunk:
 
     def block(self, index):
         """The block of that index."""
-        kind = vit.rematerialised(Block) if self.remat else Block
+        kind = Block
+        if self.remat:
+            kind = rematerialised(kind, self.remat_keeps, static_argnums=(2, 3))
         return kind(
             self.num_heads,
             self.mlp_ratio,
@@ -166,6 +169,7 @@ class BEiT(Trunk, nn.Module):
     layer_scale: float | None = 1e-6
     window: tuple[int, int] = (32, 32)
     remat: bool = False
+    remat_keeps: str = "nothing"
     dtype: DType = jnp.float32
 
     side_multiple = vit.STRIDE  # of images

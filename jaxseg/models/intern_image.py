@@ -11,6 +11,7 @@ import pallas_kernels
 from jaxseg.models.displacement import sow_range
 from jaxseg.models.group_linear import FromGroups, ToGroups, padded
 from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, gelu, layer_norm
+from jaxseg.models.rematerialisation import rematerialised
 from jaxseg.parallel import over_batch
 
 
@@ -149,13 +150,15 @@ class Stage(nn.Module):
     downsample: bool
     post_norm_after: Sequence[int] = ()
     remat: bool = False
+    remat_keeps: str = "nothing"
     layer: dict | None = None
     dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool):
-        layer_class = nn.remat(InternImageLayer, static_argnums=(2,)) if self.remat else None
-        layer_class = layer_class or InternImageLayer
+        layer_class = InternImageLayer
+        if self.remat:
+            layer_class = rematerialised(layer_class, self.remat_keeps, static_argnums=(2,))
         options = dict(self.layer or {})
         for i in range(self.depth):
             block = layer_class(
@@ -194,6 +197,7 @@ class InternImage(nn.Module):
     center_feature_scale: bool = False
     level2_post_norm_after: Sequence[int] = ()
     remat: bool = False
+    remat_keeps: str = "nothing"
     dtype: DType = jnp.float32
 
     side_multiple = 1  # sides of images may be any number of pixels
@@ -224,6 +228,7 @@ class InternImage(nn.Module):
                 downsample=i < len(self.depths) - 1,
                 post_norm_after=self.level2_post_norm_after if i == 2 else (),
                 remat=self.remat,
+                remat_keeps=self.remat_keeps,
                 layer=layer,
                 dtype=self.dtype,
                 name=f"levels_{i}",

@@ -124,11 +124,6 @@ class Block(nn.Module):
         return MLP(hidden_dim, dtype=self.dtype, name="mlp")(x)
 
 
-def rematerialised(block: type[Block]) -> type[Block]:
-    """A block that computes its activations again in the backward pass, instead of keeping them."""
-    return nn.remat(block, static_argnums=(2, 3))
-
-
 def drop_path_of(index: int, depth: int, rate: float) -> float:
     """The rate of a block: from 0 for the first it grows linearly to `rate` for the last."""
     return rate * index / max(depth - 1, 1)

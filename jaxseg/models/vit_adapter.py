@@ -27,6 +27,7 @@ from jaxseg.models.layers import (
     layer_norm,
     matmul,
 )
+from jaxseg.models.rematerialisation import rematerialised
 from jaxseg.parallel import over_batch
 from jaxseg.resize import resize_bilinear
 
@@ -331,6 +332,7 @@ class ViTAdapter(nn.Module):
     window: int | None = None
     window_blocks: Sequence[int] = ()
     remat: bool = False
+    remat_keeps: str = "nothing"
     dtype: DType = jnp.float32
 
     block_kind, block_name = vit.Block, "blocks_{}"  # of the transformer
@@ -392,7 +394,9 @@ class ViTAdapter(nn.Module):
 
     def block(self, index):
         """The ViT's block of that index."""
-        kind = vit.rematerialised(self.block_kind) if self.remat else self.block_kind
+        kind = self.block_kind
+        if self.remat:
+            kind = rematerialised(kind, self.remat_keeps, static_argnums=(2, 3))
         return kind(
             self.num_heads,
             self.mlp_ratio,
