@@ -93,6 +93,14 @@ def local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
+def gathered(parameter: jax.Array) -> jax.Array:
+    """A parameter as a whole on every device of the mesh; its gradient need not be."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape.get("fsdp", 1) == 1:
+        return parameter
+    return jax.lax.with_sharding_constraint(parameter, P())
+
+
 def over_batch(operator: Callable) -> Callable:
     """Runs an operator on every device's share of the batch (the first axis of all arguments).
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from jaxseg import optim, parallel, train_step
+from jaxseg import ahead_of_time, collectives, optim, parallel, train_step
 from jaxseg.errors import ConfigError
 from jaxseg.models import segmentor
 from jaxseg.paths import path_of
@@ -125,20 +125,28 @@ def test_a_parameter_without_sharding_rule_is_named():
         parallel.infer({"head": {"bias": np.zeros(3)}}, (("kernel", "fsdp"),), mesh)
 
 
+def shapes_gathered(config, axes):
+    """What the devices of a mesh give to one another, in a whole train step."""
+    mesh = parallel.make_mesh(axes)
+    traced, state, _ = ahead_of_time.trace_train_step(config, mesh)
+    program = traced.lower().compile().as_text()
+    found = collectives.of_program(program, mesh.size)
+    assert found  # at the least, the gradients are summed
+    given = [c.shapes for c in found if c.kind not in ("all-reduce", "reduce-scatter")]
+    return given, state.params
+
+
 def test_operators_stay_on_their_share_of_the_batch():
     """Neither a step's gathers nor their gradients bring the batch together on one device."""
-    config = tiny_config()
-    mesh = parallel.make_mesh({"data": 8, "fsdp": 1})
-    model = segmentor.build(config.model)
-    batch = parallel.put_batch(next(batches()), mesh)
+    given, _ = shapes_gathered(tiny_config(), {"data": 8, "fsdp": 1})
+    assert given == []
 
-    def loss(params, image):
-        variables = {"params": params, "batch_stats": initial_state().batch_stats}
-        output, _ = segmentor.apply(
-            model, variables, image, train=True, dropout_rng=jax.random.key(0)
-        )
-        return output.logits.sum()
 
-    with jax.set_mesh(mesh):
-        compiled = jax.jit(jax.grad(loss)).lower(initial_state().params, batch["image"]).compile()
-    assert "all-gather" not in compiled.as_text()
+def test_of_split_weights_only_those_are_gathered_one_by_one():
+    given, params = shapes_gathered(tiny_config(), {"data": 1, "fsdp": 8})
+    split = [x.sharding.shard_shape(x.shape) for x in jax.tree.leaves(params) if not replicated(x)]
+    assert sorted(given) == sorted((("f32", shape),) for shape in split)
+
+
+def replicated(leaf):
+    return leaf.sharding.is_fully_replicated

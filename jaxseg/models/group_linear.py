@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 import pallas_kernels
-from jaxseg.models.layers import DType, matmul
+from jaxseg.models.layers import DType, kernel_of, matmul
 
 
 def padded(groups: int) -> int:
@@ -49,9 +49,9 @@ class ToGroups(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... p*k"]:
         width = self.groups * self.features
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], width))
-        bias = self.param("bias", nn.initializers.zeros, (width,))
-        kernel, bias = (to_kernel_order(w.astype(self.dtype), self.groups) for w in (kernel, bias))
+        kernel = kernel_of(self, self.kernel_init, (x.shape[-1], width))
+        bias = self.param("bias", nn.initializers.zeros, (width,)).astype(self.dtype)
+        kernel, bias = (to_kernel_order(w, self.groups) for w in (kernel, bias))
         return from_kernel_order(matmul(x.astype(self.dtype), kernel) + bias, self.groups)
 
 
@@ -66,7 +66,7 @@ class FromGroups(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... p*k"]) -> Float[Array, "... d"]:
         width = x.shape[-1] // padded(self.groups) * self.groups
-        kernel = self.param("kernel", self.kernel_init, (width, self.features)).astype(self.dtype)
+        kernel = kernel_of(self, self.kernel_init, (width, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = to_kernel_order(x.astype(self.dtype), padded(self.groups))
         return matmul(x, to_kernel_order(kernel.T, self.groups).T) + bias

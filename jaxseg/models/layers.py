@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxseg.parallel import gathered
 from jaxseg.resize import along_height, along_width, interpolation_matrix, resize_bilinear
 
 DType = jnp.dtype
@@ -162,6 +163,15 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return 0.5 * x * (1 + lax.erf(x * np.asarray(0.5**0.5, x.dtype)))
 
 
+def kernel_of(module: nn.Module, init: Callable, shape: Sequence[int]) -> Array:
+    """The parameter "kernel" of a layer, in the layer's type.
+
+    Whole on every device: where it is split, as "fsdp" does, it is gathered for the layer, and let
+    go of again. Left to itself, XLA may split the layer's work instead, and sends activations.
+    """
+    return gathered(module.param("kernel", init, tuple(shape)).astype(module.dtype))
+
+
 class Linear(nn.Module):
     """A linear layer over the last axis."""
 
@@ -173,8 +183,8 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        x = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
+        kernel = kernel_of(self, self.kernel_init, (x.shape[-1], self.features))
+        x = matmul(x.astype(self.dtype), kernel)
         if self.use_bias:
             x += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
         return x
@@ -210,8 +220,8 @@ class Conv(nn.Module):
         size, channels = self.kernel_size, x.shape[-1]
         default_init = torch_uniform(size * size * channels)
         shape = (size, size, channels, self.features)
-        kernel = self.param("kernel", self.kernel_init or default_init, shape)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        kernel = kernel_of(self, self.kernel_init or default_init, shape)
+        x = x.astype(self.dtype)
         if size == 1 and self.stride == 1:
             x = matmul(x, kernel[0, 0])
         elif size == 3 and self.stride == 1:
@@ -237,7 +247,7 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         size, channels = self.kernel_size, x.shape[-1]
         init = torch_uniform(size * size)
-        kernel = self.param("kernel", init, (size, size, 1, channels)).astype(self.dtype)
+        kernel = kernel_of(self, init, (size, size, 1, channels))
         bias = self.param("bias", init, (channels,)).astype(self.dtype)
         return depthwise_conv(x.astype(self.dtype), kernel) + bias
 
@@ -293,7 +303,7 @@ class ConcatConv(nn.Module):
     def __call__(self, maps: Sequence[Float[Array, "b h w c"]]) -> Float[Array, "b p q d"]:
         size, widths = self.kernel_size, [x.shape[-1] for x in maps]
         shape = (size, size, sum(widths), self.features)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        kernel = kernel_of(self, self.kernel_init, shape)
         first, *others = jnp.split(kernel, np.cumsum(widths)[:-1], axis=2)
         hw = maps[0].shape[1:3]
         maps = [x.astype(self.dtype) for x in maps]
@@ -339,9 +349,9 @@ class Classifier(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)
         kernel_shape = (1, 1, x.shape[-1], self.num_classes)
-        kernel = self.param("kernel", nn.initializers.normal(0.01), kernel_shape)
+        kernel = kernel_of(self, nn.initializers.normal(0.01), kernel_shape)
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
-        return matmul(x, kernel[0, 0].astype(self.dtype)) + bias.astype(self.dtype)
+        return matmul(x, kernel[0, 0]) + bias.astype(self.dtype)
 
 
 def layer_norm(

@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from jaxseg.models.attention import attend
-from jaxseg.models.layers import DType, Linear, matmul, torch_uniform
+from jaxseg.models.layers import DType, Linear, kernel_of, matmul, torch_uniform
 
 EPSILON = 1e-5  # of all norms
 XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
@@ -29,9 +29,9 @@ class PackedLinear(nn.Module):
         value: Float[Array, "b m c"],
     ) -> list[Float[Array, "b _ c"]]:
         channels = query.shape[-1]
-        kernel = self.param("kernel", XAVIER_NORMAL, (channels, 3 * channels))
-        bias = self.param("bias", nn.initializers.zeros, (3 * channels,))
-        kernels, biases = (jnp.split(x.astype(self.dtype), 3, axis=-1) for x in (kernel, bias))
+        kernel = kernel_of(self, XAVIER_NORMAL, (channels, 3 * channels))
+        bias = self.param("bias", nn.initializers.zeros, (3 * channels,)).astype(self.dtype)
+        kernels, biases = (jnp.split(x, 3, axis=-1) for x in (kernel, bias))
         return [
             matmul(x.astype(self.dtype), kernel) + bias
             for x, kernel, bias in zip((query, key, value), kernels, biases, strict=True)

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxseg.models.attention import self_attend
-from jaxseg.models.layers import MLP, DType, Linear, drop_path, layer_norm, matmul
+from jaxseg.models.layers import MLP, DType, Linear, drop_path, kernel_of, layer_norm, matmul
 from jaxseg.resize import resize_bicubic
 
 PATCH = 16  # pixels along a side
@@ -25,10 +25,9 @@ class PatchConv(nn.Module):
         b, height, width, _ = images.shape
         h, w = height // PATCH, width // PATCH
         shape = (PATCH, PATCH, 3, self.embed_dim)
-        kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
+        kernel = kernel_of(self, nn.initializers.normal(0.02), shape).reshape(-1, self.embed_dim)
         bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,))
         patches = images.reshape(b, h, PATCH, w, PATCH, 3).swapaxes(2, 3).reshape(b, h, w, -1)
-        kernel = kernel.reshape(-1, self.embed_dim).astype(self.dtype)
         return matmul(patches.astype(self.dtype), kernel) + bias.astype(self.dtype)
 
 

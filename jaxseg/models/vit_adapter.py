@@ -24,6 +24,7 @@ from jaxseg.models.layers import (
     Linear,
     drop_path,
     gelu,
+    kernel_of,
     layer_norm,
     matmul,
 )
@@ -254,9 +255,9 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
         b, h, w, channels = x.shape
-        kernel = self.param("kernel", self.kernel_init, (2, 2, channels, channels))  # y, x, out, in
+        kernel = kernel_of(self, self.kernel_init, (2, 2, channels, channels))  # y, x, out, in
         bias = self.param("bias", self.bias_init, (channels,))
-        flat = kernel.astype(self.dtype).reshape(4 * channels, channels).T
+        flat = kernel.reshape(4 * channels, channels).T
         cells = matmul(x.astype(self.dtype), flat).reshape(b, h, w, 2, 2, channels)
         return cells.swapaxes(2, 3).reshape(b, 2 * h, 2 * w, channels) + bias.astype(self.dtype)
 

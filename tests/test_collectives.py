@@ -1,0 +1,96 @@
+"""What devices send, as read from compiled programs whose communication is known."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from jaxseg import collectives, parallel
+
+N = 8
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return parallel.make_mesh({"data": 2, "fsdp": 4})
+
+
+WHOLE = P()
+
+
+def collectives_of(mesh, function, *shapes, outputs=WHOLE):
+    """Those of a function of arrays that are split over all devices along their first axis."""
+    split = jax.NamedSharding(mesh, parallel.BATCH)
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split) for shape in shapes]
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(function, out_shardings=jax.NamedSharding(mesh, outputs))
+        return collectives.of_program(compiled.lower(*arrays).compile().as_text(), N)
+
+
+def test_a_sum_over_the_batch_goes_around_twice(mesh):
+    (found,) = collectives_of(mesh, lambda x: x.sum(0), (N, 1000))
+    assert (found.kind, found.devices, found.times) == ("all-reduce", N, 1)
+    assert found.sent_bytes == 2 * 7 / 8 * 4000
+
+
+def test_what_is_wanted_whole_is_sent_to_the_others(mesh):
+    (found,) = collectives_of(mesh, lambda x: x, (N, 1000))
+    assert (found.kind, found.shapes) == ("all-gather", (("f32", (1, 1000)),))
+    assert found.sent_bytes == 7 * 4000
+
+
+def test_a_group_may_be_some_of_the_devices(mesh):
+    (found,) = collectives_of(mesh, lambda x: x, (N, 1000), outputs=P("data"))
+    assert (found.devices, found.sent_bytes) == (4, 3 * 4000)
+
+
+def test_in_a_loop_it_counts_as_often_as_it_runs(mesh):
+    def total(x):
+        def add(carry, _):
+            return carry + jnp.sin(x + carry).sum(0), None
+
+        return lax.scan(add, jnp.zeros(1000), length=5)[0]
+
+    (found,) = collectives_of(mesh, total, (N, 1000))
+    assert (found.kind, found.times) == ("all-reduce", 5)
+    assert found.sent_bytes == 5 * 2 * 7 / 8 * 4000
+
+
+def test_what_needs_no_others_sends_nothing(mesh):
+    assert collectives_of(mesh, jnp.sin, (N, 1000), outputs=parallel.BATCH) == []
+
+
+# As the compilers for TPU write them.
+HLO = """
+%region (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+ENTRY %main (x: bf16[4,8]) -> f32[4,8] {
+  %x = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %gather = (bf16[4,8]{1,0}, bf16[16,8]{1,0}) all-gather-start(%x), replica_groups=GROUPS
+  %done = bf16[16,8]{1,0} all-gather-done(%gather)
+  %token = token[] after-all()
+  %sent = (bf16[4,8]{1,0}, u32[], token[]) send(%x, %token), is_host_transfer=true
+  ROOT %all = f32[4,8]{1,0:T(8,128)S(1)} convert(%x)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("groups", "devices"),
+    [
+        ("{{0,1,2,3},{4,5,6,7}}", 4),
+        ("[2,4]<=[8]", 4),
+        ("[4,2]<=[2,4]T(1,0)", 2),
+        ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", 4),
+        ("mesh['axis_0'=2,'axis_1'=4] {'axis_0', 'axis_1'}", 8),
+        ("{}", 8),
+    ],
+)
+def test_groups_in_every_notation(groups, devices):
+    gather, sent = collectives.of_program(HLO.replace("GROUPS", groups), 8)
+    assert (gather.kind, gather.devices) == ("all-gather", devices)
+    assert gather.sent_bytes == (devices - 1) * 64
+    assert (sent.kind, sent.sent_bytes) == ("send", 64)
