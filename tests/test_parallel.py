@@ -128,7 +128,8 @@ def test_a_parameter_without_sharding_rule_is_named():
 def shapes_gathered(config, axes):
     """What the devices of a mesh give to one another, in a whole train step."""
     mesh = parallel.make_mesh(axes)
-    traced, state, _ = ahead_of_time.trace_train_step(config, mesh)
+    with jax.numpy_dtype_promotion("standard"):  # the schedule needs it
+        traced, state, _ = ahead_of_time.trace_train_step(config, mesh)
     program = traced.lower().compile().as_text()
     found = collectives.of_program(program, mesh.size)
     assert found  # at the least, the gradients are summed
