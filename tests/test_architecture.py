@@ -47,7 +47,7 @@ ALLOWED = {
     "jaxseg/image_sizes.py": {"jaxseg.data.views", "jaxseg.errors", "jaxseg.models"}
     | {"jaxseg.windows"},
     "jaxseg/models": MODELS,
-    "jaxseg/data": {"jaxseg.data", "jaxseg.errors"},
+    "jaxseg/data": {"jaxseg.data", "jaxseg.errors", "jaxseg.config_files"},
 }
 ONLY_IN = {
     "orbax": {"jaxseg/checkpoints.py"},

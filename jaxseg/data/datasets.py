@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxseg.data import custom, folders
+from jaxseg.data import custom, folders, packed
 from jaxseg.data.ade20k import ADE20K
 from jaxseg.data.chase_db1 import CHASE_DB1
 from jaxseg.data.cityscapes import CITYSCAPES
@@ -66,6 +66,8 @@ class Source:
     def pairs(self, *, complete: bool = False) -> Pairs:
         """What there is; with `complete`, an image without a label is a DataError, too."""
         root, splits = Path(self.root), self.split.split("+")
+        if packed.is_packed(root):
+            return packed.pairs(self.dataset, root, splits, labelled=self.labelled)
         return folders.pairs(self.dataset, root, splits, labelled=self.labelled, complete=complete)
 
     def __str__(self) -> str:

@@ -1,5 +1,6 @@
 """Pictures of images and of labels: from the bytes of a file to arrays.
 
+Files in the form of `jaxseg.data.arrays` are pictures, too; what is read of them is read-only.
 What cannot be read is a `CorruptFileError` that names the file.
 """
 
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from jaxseg.data import arrays
 from jaxseg.errors import CorruptFileError, DataError
 
 
@@ -33,7 +35,11 @@ class Picture(Protocol):
 
 def read_image(picture: Picture) -> np.ndarray:
     """uint8 [h, w, 3], BGR. Raises CorruptFileError."""
-    image = cv2.imdecode(np.frombuffer(read_bytes(picture), np.uint8), cv2.IMREAD_COLOR)
+    content = read_bytes(picture)
+    if content.startswith(arrays.MAGIC):
+        with _decoding(picture):
+            return arrays.from_bytes(content)
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise _corrupt(picture, "it is not an image that OpenCV can decode")
     return image
@@ -41,9 +47,12 @@ def read_image(picture: Picture) -> np.ndarray:
 
 def image_hw(picture: Picture) -> tuple[int, int]:
     """The size that `read_image` gives, from the header alone. Raises CorruptFileError."""
-    with _header(picture) as header:
-        width, height = header.size
-        turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    with _opened(picture) as file:
+        if arrays.begins(file):
+            return arrays.read_shape(file)[:2]
+        with Image.open(file) as header:
+            width, height = header.size
+            turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     return (width, height) if turned else (height, width)
 
 
@@ -52,10 +61,12 @@ def read_raw_label(picture: Picture) -> np.ndarray:
 
     Raises CorruptFileError, or DataError where there is not one value from 0 to 255 per pixel.
     """
-    # Pillow, since OpenCV would turn the indices of a palette picture into colours. It does not
-    # turn pictures by their metadata either, which is as the reference reads labels.
-    with _decoding(picture), Image.open(io.BytesIO(read_bytes(picture))) as opened:
-        raw = np.array(opened)
+    content = read_bytes(picture)
+    with _decoding(picture):
+        # Pillow, since OpenCV would turn the indices of a palette picture into colours. It does not
+        # turn pictures by their metadata either, which is as the reference reads labels.
+        stored = content.startswith(arrays.MAGIC)
+        raw = arrays.from_bytes(content) if stored else np.array(Image.open(io.BytesIO(content)))
     if raw.ndim != 2:
         raise DataError(
             f"{picture} is no label: it has the shape {raw.shape}, where one value per pixel,"
@@ -72,14 +83,17 @@ def read_raw_label(picture: Picture) -> np.ndarray:
 
 def raw_label_hw(picture: Picture) -> tuple[int, int]:
     """The size that `read_raw_label` gives, from the header alone. Raises CorruptFileError."""
-    with _header(picture) as header:
-        return header.height, header.width
+    with _opened(picture) as file:
+        if arrays.begins(file):
+            return arrays.read_shape(file)[:2]
+        with Image.open(file) as header:
+            return header.height, header.width
 
 
 @contextlib.contextmanager
-def _header(picture):
-    with _decoding(picture), picture.open("rb") as file, Image.open(file) as header:
-        yield header
+def _opened(picture):
+    with _decoding(picture), picture.open("rb") as file:
+        yield file
 
 
 @contextlib.contextmanager
