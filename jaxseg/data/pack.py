@@ -135,7 +135,9 @@ def _plan(samples: Sequence[Sample], root: Path, decoded: bool) -> dict[str, Any
 
 
 def _size(picture: Picture) -> int:
-    return picture.stat().st_size if isinstance(picture, Path) else len(read_bytes(picture))
+    if isinstance(picture, Path) and picture.is_file():
+        return picture.stat().st_size
+    return len(read_bytes(picture))
 
 
 def _name(picture: Picture, root: Path) -> str:
@@ -171,23 +173,16 @@ def _is_whole(shard: Path, samples: int) -> bool:
 
 
 def _write_shard(path: Path, samples: Sequence[Sample], decoded: bool, advance: Callable):
-    """The file is there when all of it is, or not at all."""
-    partial = path.with_suffix(".partial")
-    writer = ArrayRecordWriter(str(partial), WRITER_OPTIONS)
-    try:
-        for records in _records(samples, decoded):
-            for record in records:
-                writer.write(record)
-            advance(1)
-        writer.close()
-        os.replace(partial, path)
-    except BaseException as error:
-        with contextlib.suppress(RuntimeError):
+    with _all_or_nothing(path) as partial:
+        writer = ArrayRecordWriter(str(partial), WRITER_OPTIONS)
+        try:
+            for records in _records(samples, decoded):
+                for record in records:
+                    writer.write(record)
+                advance(1)
             writer.close()
-        partial.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError):  # of the writer
+        except RuntimeError as error:  # of the writer
             raise OSError(str(error)) from error
-        raise
 
 
 def _records(samples: Sequence[Sample], decoded: bool) -> Iterator[tuple[bytes, bytes]]:
@@ -210,9 +205,19 @@ def _records(samples: Sequence[Sample], decoded: bool) -> Iterator[tuple[bytes, 
 
 
 def _write_json(path: Path, content: dict[str, Any]):
+    with _all_or_nothing(path) as partial:
+        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _all_or_nothing(path):
+    """Yields where to write a file, which comes to `path` when all of it is written."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _say(console, text):

@@ -111,9 +111,9 @@ def load(path: Path) -> dict[str, Any]:
 def _check_dataset(dataset, root):
     """Labels of the same files may be read as another dataset, such as Mapillary's three."""
     header = load(root / HEADER)
-    if header["version"] != VERSION:
+    if header.get("version") != VERSION:
         raise DataError(
-            f"{root} was packed in version {header['version']} of the form, and this jaxseg reads"
+            f"{root} is packed in version {header.get('version')} of the form; this jaxseg reads"
             f" version {VERSION}. Pack it anew: {COMMAND}"
         )
     if header["dataset"] == dataset.name:
