@@ -46,6 +46,8 @@ DATASETS = {
 class Source:
     """Where samples come from: a dataset, the folder it lies in, and a split or several.
 
+    The folder holds the dataset's files, or what `jaxseg.data.pack` made of them.
+
     labelled: False leaves labels aside, whether there are any or not.
     """
 

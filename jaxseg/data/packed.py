@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from array_record.python.array_record_module import ArrayRecordReader
-
 from jaxseg.data.description import Dataset
 from jaxseg.data.listings import first_few
 from jaxseg.data.samples import Pairs, Sample
@@ -64,6 +62,9 @@ class Record:
 
 @functools.lru_cache(OPEN_SHARDS)
 def _reader(shard):
+    # Here, since there is no array_record for Windows.
+    from array_record.python.array_record_module import ArrayRecordReader
+
     return ArrayRecordReader(str(shard), options=READER_OPTIONS, file_reader_buffer_size=1 << 15)
 
 
