@@ -39,11 +39,6 @@ def packed_root(request, root, tmp_path_factory):
     return output
 
 
-@pytest.fixture
-def copied(packed_root, tmp_path):
-    return shutil.copytree(packed_root, tmp_path / "copied")
-
-
 def assert_same_samples(some, others):
     assert [sample.name for sample in some] == [sample.name for sample in others]
     for one, other in zip(some, others, strict=True):
@@ -167,24 +162,28 @@ def test_packing_again_replaces_only_what_is_not_whole(root, tmp_path):
     assert_same_samples(source(tmp_path).samples(), source(root).samples())
 
 
-def test_a_damaged_shard_is_named(copied):
-    shard = copied / "train" / SHARDS[2]
-    content = bytearray(shard.read_bytes())
-    content[4000] ^= 1  # in the image, which is the first record
-    shard.write_bytes(content)
-    sample = source(copied).samples()[4]
-    for read in (pictures.read_image, pictures.image_hw):
-        with pytest.raises(CorruptFileError, match="cannot be read: Corrupted") as error:
-            read(sample.image)
-        assert f"{sample.image.file} (record 0 of {shard})" in str(error.value)
-
-
-def test_a_damaged_record_gives_way_to_the_next_sample_if_it_may(copied):
-    shard = copied / "train" / SHARDS[2]
+@pytest.fixture
+def damaged_shard(packed_root, tmp_path):
+    """The third shard of a copy, its first record wrong by a bit: the image of the fifth sample."""
+    shutil.copytree(packed_root, tmp_path, dirs_exist_ok=True)
+    shard = tmp_path / "train" / SHARDS[2]
     content = bytearray(shard.read_bytes())
     content[4000] ^= 1
     shard.write_bytes(content)
-    config = make_config(copied, skip_corrupt=True)
+    return shard
+
+
+def test_a_damaged_shard_is_named(damaged_shard, tmp_path):
+    image = source(tmp_path).samples()[4].image
+    for read in (pictures.read_image, pictures.image_hw):
+        with pytest.raises(CorruptFileError, match="cannot be read: Corrupted") as error:
+            read(image)
+        assert f"{image.file} (record 0 of {damaged_shard})" in str(error.value)
+
+
+@pytest.mark.usefixtures("damaged_shard")
+def test_a_damaged_record_gives_way_to_the_next_sample_if_it_may(tmp_path):
+    config = make_config(tmp_path, skip_corrupt=True)
     batch = next(pipeline.training_batches(config, batch_size=TRAIN, seed=0))
     assert batch["replaced"].sum() == 1
 
