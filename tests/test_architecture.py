@@ -55,6 +55,7 @@ ONLY_IN = {
     | {"jaxseg/gallery.py"},
     "flax": {"jaxseg/models", "jaxseg/train_step.py"},
     "grain": {"jaxseg/data"},
+    "tensorflow_datasets": {"jaxseg/data/tfds_source.py"},
     "scipy": {"jaxseg/position_tables.py", "jaxseg/windows.py"},
     "converters": {"converters", "jaxseg/initial_weights.py"},
 }
