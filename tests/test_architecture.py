@@ -56,6 +56,7 @@ ONLY_IN = {
     "flax": {"jaxseg/models", "jaxseg/train_step.py"},
     "grain": {"jaxseg/data"},
     "array_record": {"jaxseg/data/packed.py", "jaxseg/data/pack.py"},
+    "tensorflow_datasets": {"jaxseg/data/tfds_source.py"},
     "scipy": {"jaxseg/position_tables.py", "jaxseg/windows.py"},
     "converters": {"converters", "jaxseg/initial_weights.py"},
 }
