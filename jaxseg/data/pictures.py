@@ -6,15 +6,13 @@ What cannot be read is a `CorruptFileError` that names the file.
 
 import contextlib
 import io
-import struct
-import zlib
 from typing import BinaryIO, Protocol
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from jaxseg.data import arrays
+from jaxseg.data import arrays, png
 from jaxseg.errors import CorruptFileError, DataError
 
 
@@ -35,14 +33,39 @@ class Picture(Protocol):
 
 def read_image(picture: Picture) -> np.ndarray:
     """uint8 [h, w, 3], BGR. Raises CorruptFileError."""
-    content = read_bytes(picture)
-    if content.startswith(arrays.MAGIC):
-        with _decoding(picture):
-            return arrays.from_bytes(content)
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise _corrupt(picture, "it is not an image that OpenCV can decode")
-    return image
+    image = OpenedImage(picture)
+    return image.first_rows(image.hw[0])
+
+
+class OpenedImage:
+    """An image that is read and, if it is a PNG, decoded only as far down as it is asked for.
+
+    hw: its height and width. Raises CorruptFileError.
+    """
+
+    def __init__(self, picture: Picture):
+        self._picture, self._content = picture, read_bytes(picture)
+        self._png = png.rows(self._content)
+        if self._png:
+            self.hw = self._png.hw
+        else:
+            self._whole = self._decode(self._content)
+            self.hw = self._whole.shape[:2]
+
+    def first_rows(self, count: int) -> np.ndarray:
+        """The first `count` rows, or more, as uint8 [count, w, 3], BGR. Raises CorruptFileError."""
+        if self._png:
+            return self._decode(self._png.first(count) or self._content)
+        return self._whole
+
+    def _decode(self, content):
+        if content.startswith(arrays.MAGIC):
+            with _decoding(self._picture):
+                return arrays.from_bytes(content)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise _corrupt(self._picture, "it is not an image that OpenCV can decode")
+        return image
 
 
 def image_hw(picture: Picture) -> tuple[int, int]:
@@ -123,29 +146,12 @@ def _fault(content: bytes) -> str | None:
 
     Decoders differ in what they do with a damaged file, down to returning a partly grey picture.
     """
-    if content.startswith(b"\x89PNG"):
-        return _png_fault(content)
+    if content.startswith(png.SIGNATURE[:4]):
+        return png.fault(content)
     # JPEG has no checksums, but the last "start of scan" is followed by an "end of image".
     if content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
         return f"it ends early, after {len(content)} bytes"
     return None
-
-
-def _png_fault(content: bytes) -> str | None:
-    """By the checksums that a PNG file carries (2 ms for a full-size one)."""
-    position = 8
-    while position + 12 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, position)
-        end = position + 12 + length
-        if end > len(content):
-            break
-        # The checksum covers the chunk's name and data, not its length.
-        if zlib.crc32(content[position + 4 : end - 4]) != int.from_bytes(content[end - 4 : end]):
-            return f"its {kind.decode('latin-1')} block at byte {position} fails its checksum"
-        if kind == b"IEND":
-            return None
-        position = end
-    return f"it ends early, after {len(content)} bytes"
 
 
 def _corrupt(picture: Picture, why: str) -> CorruptFileError:

@@ -7,7 +7,14 @@ import numpy as np
 
 from jaxseg.data.description import IGNORE, UNKNOWN, LabelFormat
 from jaxseg.data.listings import ranges
-from jaxseg.data.pictures import Picture, image_hw, raw_label_hw, read_image, read_raw_label
+from jaxseg.data.pictures import (
+    OpenedImage,
+    Picture,
+    image_hw,
+    raw_label_hw,
+    read_image,
+    read_raw_label,
+)
 from jaxseg.errors import DataError
 
 
@@ -66,11 +73,17 @@ def read_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
 
     Raises what `read_image` and `read_label` do, and DataError where the sizes differ.
     """
-    image, label = read_image(sample.image), read_label(sample)
-    if image.shape[:2] != label.shape:
+    image, label = open_sample(sample)
+    return image.first_rows(image.hw[0]), label
+
+
+def open_sample(sample: Sample) -> tuple[OpenedImage, np.ndarray]:
+    """As `read_sample`, but of the image only what is asked for is decoded."""
+    image, label = OpenedImage(sample.image), read_label(sample)
+    if image.hw != label.shape:
         raise DataError(
             f"An image and its label differ in size (height, width):\n"
-            f"  {sample.image}: {image.shape[:2]}\n"
+            f"  {sample.image}: {image.hw}\n"
             f"  {sample.label}: {label.shape}\n"
             "Replace the one that was resized or mixed up (an image is turned as its EXIF data "
             "say, a label is not)."
