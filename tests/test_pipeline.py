@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import types
+import zlib
 
 import numpy as np
 import psutil
@@ -213,6 +214,19 @@ def test_corrupt_file_gives_way_to_the_next_and_is_counted(damaged):
     third.image.write_bytes(b"")
     batch = next(pipeline.training_batches(config, batch_size=TRAIN, seed=0))
     assert sorted(batch["replaced"]) == [0, 0, 0, 1, 2]
+
+
+def test_a_file_that_fails_when_its_crop_is_decoded_is_replaced_like_any_other(damaged):
+    config = make_config(damaged, skip_corrupt=True)
+    expected = next(pipeline.training_batches(config, batch_size=TRAIN, seed=0))
+    first, second = datasets.find_samples("cityscapes", damaged, "train")[:2]
+    content = bytearray(first.image.read_bytes())
+    start, end = content.index(b"IDAT"), len(content) - 16
+    content[start + 4 : end] = bytes(end - start - 4)
+    content[end : end + 4] = zlib.crc32(content[start:end]).to_bytes(4)  # as if written like this
+    second.image.write_bytes(content)
+    batch = next(pipeline.training_batches(config, batch_size=TRAIN, seed=0))
+    assert_same_batches([batch], [expected])
 
 
 def test_set_of_corrupt_files_only_is_an_error(root, tmp_path):

@@ -79,6 +79,18 @@ def test_first_rows_are_those_of_the_whole(kind):
         np.testing.assert_array_equal(decoded(rows.first(count)), whole[:count], strict=True)
 
 
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_without_compression_a_picture_is_the_same_for_pillow(kind):
+    content = CONTENTS[kind]
+    assert png.uncompressed(content) != content
+    compressed, uncompressed = (
+        Image.open(io.BytesIO(content)) for content in (content, png.uncompressed(content))
+    )
+    assert uncompressed.mode == compressed.mode
+    assert uncompressed.getpalette() == compressed.getpalette()
+    np.testing.assert_array_equal(np.array(uncompressed), np.array(compressed), strict=True)
+
+
 def test_data_in_many_blocks_that_decompress_to_many():
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3)).astype(np.uint8)
     content = from_pillow(Image.fromarray(noise))

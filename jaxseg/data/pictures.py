@@ -86,10 +86,12 @@ def read_raw_label(picture: Picture) -> np.ndarray:
     """
     content = read_bytes(picture)
     with _decoding(picture):
-        # Pillow, since OpenCV would turn the indices of a palette picture into colours. It does not
-        # turn pictures by their metadata either, which is as the reference reads labels.
-        stored = content.startswith(arrays.MAGIC)
-        raw = arrays.from_bytes(content) if stored else np.array(Image.open(io.BytesIO(content)))
+        if content.startswith(arrays.MAGIC):
+            raw = arrays.from_bytes(content)
+        else:
+            # Pillow, since OpenCV would turn the indices of a palette picture into colours. It does
+            # not turn pictures by their metadata either, which is as the reference reads labels.
+            raw = np.array(Image.open(io.BytesIO(png.uncompressed(content))))
     if raw.ndim != 2:
         raise DataError(
             f"{picture} is no label: it has the shape {raw.shape}, where one value per pixel,"

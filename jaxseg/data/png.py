@@ -88,6 +88,13 @@ def rows(content: bytes) -> Rows | None:
     )
 
 
+def uncompressed(content: bytes) -> bytes:
+    """The same picture without compression, which takes a decoder less time, or `content` itself
+    where `rows` cannot take it apart."""
+    found = rows(content)
+    return (found and found.first(found.hw[0])) or content
+
+
 def _blocks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     """(kind, start, end) of all that are whole. Each is length, kind, data, checksum."""
     start = len(SIGNATURE)
