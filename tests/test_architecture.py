@@ -57,6 +57,7 @@ ONLY_IN = {
     "grain": {"jaxseg/data"},
     "array_record": {"jaxseg/data/packed.py", "jaxseg/data/pack.py"},
     "tensorflow_datasets": {"jaxseg/data/tfds_source.py"},
+    "isal": {"jaxseg/data/png.py"},
     "scipy": {"jaxseg/position_tables.py", "jaxseg/windows.py"},
     "converters": {"converters", "jaxseg/initial_weights.py"},
 }

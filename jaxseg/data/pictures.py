@@ -40,7 +40,9 @@ def read_image(picture: Picture) -> np.ndarray:
 class OpenedImage:
     """An image that is read and, if it is a PNG, decoded only as far down as it is asked for.
 
-    hw: its height and width. Raises CorruptFileError.
+    hw: its height and width.
+
+    Raises CorruptFileError.
     """
 
     def __init__(self, picture: Picture):
@@ -53,7 +55,7 @@ class OpenedImage:
             self.hw = self._whole.shape[:2]
 
     def first_rows(self, count: int) -> np.ndarray:
-        """The first `count` rows, or more, as uint8 [count, w, 3], BGR. Raises CorruptFileError."""
+        """uint8 [count or more, w, 3], BGR, from the top. Raises CorruptFileError."""
         if self._png:
             return self._decode(self._png.first(count) or self._content)
         return self._whole

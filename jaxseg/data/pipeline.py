@@ -130,10 +130,9 @@ def _load(index: int, rng: np.random.Generator, *, samples, config) -> dict[str,
     for replaced in range(len(samples)):
         try:
             opened, label = open_sample(samples[(index + replaced) % len(samples)])
-            # A copy, since decoding may still fail when random numbers are drawn already.
-            image, label = transforms.train_transform(
-                opened.first_rows, label, config, copy.deepcopy(rng)
-            )
+            # Every sample that is tried draws anew: some fail only when their crop is decoded.
+            fresh = copy.deepcopy(rng)
+            image, label = transforms.train_transform(opened.first_rows, label, config, fresh)
         except CorruptFileError as error:
             if not config.skip_corrupt:
                 advice = "restore the file, or train without such: --config.data.skip_corrupt=True"

@@ -54,13 +54,13 @@ class Rows:
         size = count * (1 + (width * bits * _CHANNELS[colour_type] + 7) // 8)
         inflate = isal_zlib.decompressobj()
         try:
-            rows = inflate.decompress(self.data, size)
+            filtered = inflate.decompress(self.data, size)
         except isal_zlib.error:
             return None
-        if len(rows) < size or (count == height and not inflate.eof):
+        if len(filtered) < size or (count == height and not inflate.eof):
             return None
         header = struct.pack(_HEADER, width, count, bits, colour_type, *methods)
-        blocks = (*_block(b"IHDR", header), self.before, *_block(b"IDAT", *_stored(rows)))
+        blocks = (*_block(b"IHDR", header), self.before, *_block(b"IDAT", *_stored(filtered)))
         return b"".join((SIGNATURE, *blocks, self.after))
 
 

@@ -19,10 +19,10 @@ Label = np.ndarray
 def train_transform(first_rows, label: Label, config, rng) -> tuple[Image, Label]:
     """A random crop of a random size: float32 [H, W, 3] in RGB and uint8 [H, W], [H, W] = crop_hw.
 
-    Where the crop lies follows from the label; of the image, no more is asked for than it takes.
+    Where the crop lies is decided by the label; of the image, only what it takes is asked for.
 
-    first_rows: given a number, as many rows of the image from its top, or more; it is of the size
-        of the label.
+    first_rows: given a number, as many rows of the image from its top, or more: uint8 [n, w, 3].
+    label: of the size of the whole image.
     config: has scale_wh, ratio_range, crop_hw, cat_max_ratio, flip_probability, mean and std.
     """
     source_hw = label.shape
@@ -84,9 +84,10 @@ def resize_to(image: Image, hw) -> Image:
 def resize_box(first_rows, source_hw, hw, box) -> Image:
     """`resize_to(image, hw)[box]`, to the bit, from the upper left part of the image alone.
 
-    first_rows: as in `train_transform`, of an image of `source_hw` pixels.
+    first_rows: as for `train_transform`, of an image of `source_hw`.
+    box: two slices, which may reach beyond `hw`.
     """
-    # By the ratios of the whole image, OpenCV finds every pixel of the part where it was.
+    # With the ratios of the whole image, OpenCV takes every pixel from where it would there.
     ratio_y, ratio_x = hw[0] / source_hw[0], hw[1] / source_hw[1]
     # Two more: one for the pixel on the other side, and one since OpenCV rounds the size.
     rows = min(math.ceil(min(box[0].stop, hw[0]) / ratio_y) + 2, source_hw[0])
@@ -98,8 +99,7 @@ def resize_box(first_rows, source_hw, hw, box) -> Image:
 
 
 def resize_label_box(label: Label, hw, box) -> Label:
-    """Nearest neighbour (without the half-pixel centre) to a height and width, and of that a box:
-    only this is made."""
+    """A box of the label at `hw`, by nearest neighbour (without the half-pixel centre)."""
     rows, columns = (
         np.minimum(np.arange(size)[side] * (1 / (size / source)), source - 1).astype(np.intp)
         for source, size, side in zip(label.shape, hw, box, strict=True)
@@ -118,11 +118,11 @@ def multiple_hw(hw, multiple: int) -> tuple[int, int]:
 
 
 def random_crop(label: Label, hw, crop_hw, cat_max_ratio, rng) -> tuple[tuple, Label]:
-    """A random window of a label resized to `hw`, as slices and as the label in it.
+    """A random window of the label at `hw` in which no class covers `cat_max_ratio` or more: its
+    box, and the label in it; smaller than `crop_hw` where `hw` is.
 
-    No class covers `cat_max_ratio` of it or more; it is smaller than `crop_hw` where `hw` is. After
-    ten windows that fail, the eleventh is taken as it is. Ignored pixels do not count, and a window
-    with fewer than two classes fails.
+    After ten windows that fail, the eleventh is taken as it is. Ignored pixels do not count, and a
+    window with fewer than two classes fails.
     """
     for _ in range(11):
         box = _random_box(hw, crop_hw, rng)
