@@ -108,7 +108,7 @@ def compare(config, crops, rounds):
         "image_megabytes": mean([sample.image.stat().st_size / 1e6 for sample in files]),
         "label_megabytes": mean([sample.label.stat().st_size / 1e6 for sample in files]),
         "samples_per_second": {name: round(rate, 1) for name, rate in rates.items()},
-        "speedup": {name: round(rates[JAXSEG] / rate, 2) for name, rate in rates.items()},
+        "speedup": {name: round(rate / rates[PLAIN], 2) for name, rate in rates.items()},
         "milliseconds": {
             name: {
                 stage: mean([1e3 * stages[stage] for _, stages in times]) for stage in times[0][1]
