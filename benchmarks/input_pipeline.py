@@ -6,8 +6,8 @@ Cityscapes (PNG of 1024 x 2048 pixels) and ADE20K (JPEG of 512 x 683) as their r
 from street scenes that are made here, with the blur of a lens and the noise of a sensor, and lie in
 the folders of the real datasets. Beside jaxseg stands the plain order, which decodes and resizes
 the whole image and then crops it, in two forms: with the colour steps and the normalisation in
-float32, as mmsegmentation does them, and with those of jaxseg, which are tables. All must give the
-same pixels.
+float32, as mmsegmentation does them, and with those of jaxseg, which are tables. jaxseg also reads
+what `jaxseg.data.pack --decoded` makes of the files. All must give the same pixels.
 
 Everything runs in turns in one process on one core, with the files in memory. A time is the least
 of the rounds for a crop with its random numbers, and the mean of that over the crops. The result is
@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 
 from configs import ade20k, cityscapes
-from jaxseg.data import datasets, pictures, samples, transforms
+from jaxseg.data import datasets, pack, pictures, samples, transforms
 from jaxseg.data.description import IGNORE
 from jaxseg.data.street import scene
 from jaxseg.report import versions
@@ -43,6 +43,7 @@ RESULT = pathlib.Path(__file__).parent / "results" / "input_pipeline.json"
 PLAIN = "plain order, colours in float32"
 PLAIN_TABLES = "plain order, colours as in jaxseg"
 JAXSEG = "jaxseg"
+JAXSEG_PACKED = "jaxseg, packed decoded"
 PACKAGES = ("opencv-python-headless", "pillow", "isal")
 
 
@@ -78,13 +79,18 @@ def main():
 
 def compare(config, crops, rounds):
     """The rates and stages of all contenders, which must agree pixel by pixel."""
-    files = datasets.trained_on(config).samples()
+    source = datasets.trained_on(config)
+    files = source.samples()
+    config.root += "_packed"
+    pack.pack(source, pathlib.Path(config.root), decoded=True)
+    packed = datasets.trained_on(config).samples()
     float32 = (distorted_in_float32, normalized_in_float32)
     tables = (transforms.photometric_distortion, transforms.normalize)
     contenders = {
         PLAIN: (files, functools.partial(plain, colours=float32)),
         PLAIN_TABLES: (files, functools.partial(plain, colours=tables)),
         JAXSEG: (files, lazy),
+        JAXSEG_PACKED: (packed, lazy),
     }
     best = {name: [(float("inf"), {})] * crops for name in contenders}
     for _ in range(rounds):
