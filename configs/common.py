@@ -37,10 +37,12 @@ BASE = {
     "data": {
         "dataset": "cityscapes",
         "root": "data/cityscapes",
+        "source": "files",  # or "tfds:NAME": prepared by TensorFlow Datasets; root is its data_dir
         "train_split": "train",
         "val_split": "val",
         "val_dataset": "",  # evaluated on; empty: the one that is trained on
         "val_root": "",  # and its folder; empty: the same
+        "val_source": "",  # and how it is kept; empty: the same
         "scale_wh": (2048, 1024),  # the scale that ratio_range multiplies
         "ratio_range": (0.5, 2.0),
         "crop_hw": (512, 1024),

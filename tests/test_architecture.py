@@ -47,7 +47,7 @@ ALLOWED = {
     "jaxseg/image_sizes.py": {"jaxseg.data.views", "jaxseg.errors", "jaxseg.models"}
     | {"jaxseg.windows"},
     "jaxseg/models": MODELS,
-    "jaxseg/data": {"jaxseg.data", "jaxseg.errors"},
+    "jaxseg/data": {"jaxseg.data", "jaxseg.errors", "jaxseg.config_files"},
 }
 ONLY_IN = {
     "orbax": {"jaxseg/checkpoints.py"},
@@ -55,6 +55,9 @@ ONLY_IN = {
     | {"jaxseg/gallery.py"},
     "flax": {"jaxseg/models", "jaxseg/train_step.py"},
     "grain": {"jaxseg/data"},
+    "array_record": {"jaxseg/data/packed.py", "jaxseg/data/pack.py"},
+    "tensorflow_datasets": {"jaxseg/data/tfds_source.py"},
+    "isal": {"jaxseg/data/png.py"},
     "scipy": {"jaxseg/position_tables.py", "jaxseg/windows.py"},
     "converters": {"converters", "jaxseg/initial_weights.py"},
 }

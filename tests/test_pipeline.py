@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import types
+import zlib
 
 import numpy as np
 import psutil
@@ -74,12 +75,16 @@ def indices_as_images(root, monkeypatch):
     """Samples are read as pictures of their own number, and not augmented."""
     samples = datasets.find_samples("cityscapes", root, "train")
 
-    def read(sample):
+    def opened(sample):
         number = samples.index(sample)
-        return np.full((16, 32, 3), number, np.uint8), np.zeros((16, 32), np.uint8)
+        image = types.SimpleNamespace(first_rows=lambda n: np.full((n, 32, 3), number, np.uint8))
+        return image, np.zeros((16, 32), np.uint8)
 
-    monkeypatch.setattr(pipeline, "read_sample", read)
-    monkeypatch.setattr(pipeline.transforms, "train_transform", lambda im, lab, *_: (im, lab))
+    def transformed(first_rows, label, *_):
+        return first_rows(len(label)), label
+
+    monkeypatch.setattr(pipeline, "open_sample", opened)
+    monkeypatch.setattr(pipeline.transforms, "train_transform", transformed)
 
 
 def numbers(batches):
@@ -209,6 +214,19 @@ def test_corrupt_file_gives_way_to_the_next_and_is_counted(damaged):
     third.image.write_bytes(b"")
     batch = next(pipeline.training_batches(config, batch_size=TRAIN, seed=0))
     assert sorted(batch["replaced"]) == [0, 0, 0, 1, 2]
+
+
+def test_a_file_that_fails_when_its_crop_is_decoded_is_replaced_like_any_other(damaged):
+    config = make_config(damaged, skip_corrupt=True)
+    expected = next(pipeline.training_batches(config, batch_size=TRAIN, seed=0))
+    first, second = datasets.find_samples("cityscapes", damaged, "train")[:2]
+    content = bytearray(first.image.read_bytes())
+    start, end = content.index(b"IDAT"), len(content) - 16
+    content[start + 4 : end] = bytes(end - start - 4)
+    content[end : end + 4] = zlib.crc32(content[start:end]).to_bytes(4)  # as if written like this
+    second.image.write_bytes(content)
+    batch = next(pipeline.training_batches(config, batch_size=TRAIN, seed=0))
+    assert_same_batches([batch], [expected])
 
 
 def test_set_of_corrupt_files_only_is_an_error(root, tmp_path):

@@ -4,6 +4,7 @@ import json
 import types
 from unittest import mock
 
+import cv2
 import numpy as np
 import pytest
 from reference_files import Recording, recordings
@@ -78,6 +79,11 @@ class Record:
         return self._keep(int(self.rng.integers(*bounds)))
 
 
+def rows_of(image):
+    """Gives the rows of an image from its top that a transform asks for, and no more."""
+    return lambda count: image[:count]
+
+
 def kind_of(case):
     """The longest known beginning of a case's name; None for one that nothing here interprets."""
     kinds = [kind for kind in (*CHECKS, *LATER) if case.name.startswith(kind)]
@@ -98,7 +104,9 @@ def check_img_ratio_rule(case):
 
 def check_resize_px(case):
     np.testing.assert_array_equal(transforms.resize(case.img, case.scale), case.out_img)
-    np.testing.assert_array_equal(transforms.resize_label(case.label, case.scale), case.out_label)
+    hw = transforms.resized_hw(case.label.shape, case.scale)
+    label = transforms.resize_label_box(case.label, hw, (slice(None), slice(None)))
+    np.testing.assert_array_equal(label, case.out_label)
 
 
 def check_resize_to_multiple_rule(case):
@@ -126,9 +134,9 @@ def check_crop(case):
     top, bottom, left, right = case.boxes[0]
     rng = Replay(case.draws)
     crop_hw = (bottom - top, right - left)
-    image, label = transforms.random_crop(case.img, case.label, crop_hw, 0.75, rng)
+    box, label = transforms.random_crop(case.label, case.label.shape, crop_hw, 0.75, rng)
     assert not rng.draws
-    np.testing.assert_array_equal(image, case.out_img)
+    np.testing.assert_array_equal(case.img[box], case.out_img)
     np.testing.assert_array_equal(label, case.out_label)
 
 
@@ -216,7 +224,7 @@ def check_pipeline(case):
     )
     rng = Replay(case.draws)
     with count_hsv_trips() as trips:
-        image, label = transforms.train_transform(case.img, case.label, config, rng)
+        image, label = transforms.train_transform(rows_of(case.img), case.label, config, rng)
     assert not rng.draws
     np.testing.assert_array_equal(label, case.out_label, strict=True)
     if trips.call_count:
@@ -247,7 +255,8 @@ def check_stats(case, draws=2000):
     boxes = []
     for _ in range(draws):
         record = Record(rng.integers(2**32))
-        transforms.random_crop(case.crop_label, case.crop_label, (64, 64), 0.75, record)
+        label = case.crop_label
+        transforms.random_crop(label, label.shape, (64, 64), 0.75, record)
         boxes.append((len(record.values) // 2, *record.values[-2:]))
     tries, tops, lefts = np.transpose(boxes)
     height, width = case.crop_label.shape
@@ -345,4 +354,59 @@ def test_transforms_leave_their_input_alone():
     label = rng.integers(0, 19, (32, 64)).astype(np.uint8)
     image.flags.writeable = label.flags.writeable = False
     for _ in range(8):
-        transforms.train_transform(image, label, config, rng)
+        transforms.train_transform(rows_of(image), label, config, rng)
+
+
+def check_random_box(rng, source_hw, hw, crop_hw):
+    """A box of a resized picture, made from what it takes and cut out of the whole."""
+    top = int(rng.integers(max(hw[0] - crop_hw[0], 0) + 1))
+    left = int(rng.integers(max(hw[1] - crop_hw[1], 0) + 1))
+    box = slice(top, top + crop_hw[0]), slice(left, left + crop_hw[1])
+    image = rng.integers(0, 256, (*source_hw, 3)).astype(np.uint8)
+    label = rng.integers(0, 256, source_hw).astype(np.uint8)
+    asked = []
+
+    def first_rows(count):
+        asked.append(count)
+        return image[:count]
+
+    boxes = (
+        transforms.resize_box(first_rows, source_hw, hw, box),
+        transforms.resize_label_box(label, hw, box),
+    )
+    wholes = (
+        cv2.resize(image, hw[::-1], interpolation=cv2.INTER_LINEAR),
+        cv2.resize(label, hw[::-1], interpolation=cv2.INTER_NEAREST),
+    )
+    for part, whole in zip(boxes, wholes, strict=True):
+        np.testing.assert_array_equal(part, whole[box], err_msg=f"{source_hw} {hw} {box}")
+    # Three rows at most beyond those that the box covers.
+    (count,) = asked
+    assert count < min(box[0].stop, hw[0]) / hw[0] * source_hw[0] + 3 + 1e-6
+
+
+@pytest.mark.parametrize("ratio", ["any", 0.25, 0.5, 1, 1.5, 2, 3])
+def test_box_of_a_resized_picture_is_that_of_the_whole(ratio):
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        if ratio == "any":
+            source_hw, hw = (tuple(rng.integers(1, 400, 2).tolist()) for _ in range(2))
+        else:
+            source_hw = tuple((4 * rng.integers(1, 60, 2)).tolist())
+            hw = tuple(int(side * ratio) for side in source_hw)
+        check_random_box(rng, source_hw, hw, rng.integers(1, 200, 2).tolist())
+
+
+@pytest.mark.parametrize(
+    ("source_hw", "scale_wh", "crop_hw"),
+    [
+        ((1024, 2048), (2048, 1024), (512, 1024)),
+        ((512, 683), (2048, 512), (512, 512)),
+        ((333, 500), (2048, 512), (512, 512)),
+    ],
+)
+def test_box_of_a_real_size_is_that_of_the_whole(source_hw, scale_wh, crop_hw):
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        hw = transforms.resized_hw(source_hw, transforms.random_scale(scale_wh, (0.5, 2), rng))
+        check_random_box(rng, source_hw, hw, crop_hw)

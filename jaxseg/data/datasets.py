@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxseg.data import custom, folders
+from jaxseg.data import custom, folders, packed, tfds_source
 from jaxseg.data.ade20k import ADE20K
 from jaxseg.data.chase_db1 import CHASE_DB1
 from jaxseg.data.cityscapes import CITYSCAPES
@@ -42,17 +42,25 @@ DATASETS = {
 }
 
 
+FILES = "files"
+TFDS = "tfds:"
+
+
 @dataclass(frozen=True)
 class Source:
     """Where samples come from: a dataset, the folder it lies in, and a split or several.
 
+    The folder holds the dataset's files, or what `jaxseg.data.pack` made of them.
+
     labelled: False leaves labels aside, whether there are any or not.
+    kind: FILES, as the dataset is released, or TFDS and a name that TensorFlow Datasets has for it.
     """
 
     dataset: Dataset
     root: str
     split: str
     labelled: bool = True
+    kind: str = FILES
 
     def samples(self) -> tuple[Sample, ...]:
         """All samples, in the reference's order: that of the list that names them, or of their
@@ -66,22 +74,37 @@ class Source:
     def pairs(self, *, complete: bool = False) -> Pairs:
         """What there is; with `complete`, an image without a label is a DataError, too."""
         root, splits = Path(self.root), self.split.split("+")
+        if self.kind.startswith(TFDS):
+            name = self.kind.removeprefix(TFDS)
+            return tfds_source.pairs(name, self.dataset, root, splits, labelled=self.labelled)
+        if self.kind != FILES:
+            raise ConfigError(f"config.data.source={self.kind}: '{FILES}' or '{TFDS}NAME'")
+        if packed.is_packed(root):
+            return packed.pairs(self.dataset, root, splits, labelled=self.labelled)
         return folders.pairs(self.dataset, root, splits, labelled=self.labelled, complete=complete)
 
     def __str__(self) -> str:
-        return f"{self.dataset.name} in {self.root}, {self.split}"
+        kind = "" if self.kind == FILES else f" from {self.kind}"
+        return f"{self.dataset.name}{kind} in {self.root}, {self.split}"
 
 
 def trained_on(config) -> Source:
-    """config: has dataset, root and train_split."""
-    return Source(_described(config.dataset, config), config.root, config.train_split)
+    """config: has dataset, root and train_split, and source where they are not files."""
+    dataset = _described(config.dataset, config)
+    return Source(dataset, config.root, config.train_split, kind=_kind(config))
 
 
 def evaluated_on(config) -> Source:
-    """config: has dataset, root and val_split; val_dataset and val_root, unless they are empty, go
-    before the first two."""
+    """config: has dataset, root and val_split, and source where they are not files; val_dataset,
+    val_root and val_source, unless they are empty, go before these."""
     dataset = _described(config.val_dataset or config.dataset, config)
-    return Source(dataset, config.val_root or config.root, config.val_split)
+    kind = getattr(config, "val_source", "") or _kind(config)
+    return Source(dataset, config.val_root or config.root, config.val_split, kind=kind)
+
+
+def _kind(config) -> str:
+    # Configs in earlier checkpoints have none.
+    return getattr(config, "source", FILES)
 
 
 def _described(name: str, config) -> Dataset:

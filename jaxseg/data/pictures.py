@@ -1,18 +1,18 @@
 """Pictures of images and of labels: from the bytes of a file to arrays.
 
+Files in the form of `jaxseg.data.arrays` are pictures, too; what is read of them is read-only.
 What cannot be read is a `CorruptFileError` that names the file.
 """
 
 import contextlib
 import io
-import struct
-import zlib
 from typing import BinaryIO, Protocol
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from jaxseg.data import arrays, png
 from jaxseg.errors import CorruptFileError, DataError
 
 
@@ -33,17 +33,51 @@ class Picture(Protocol):
 
 def read_image(picture: Picture) -> np.ndarray:
     """uint8 [h, w, 3], BGR. Raises CorruptFileError."""
-    image = cv2.imdecode(np.frombuffer(read_bytes(picture), np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise _corrupt(picture, "it is not an image that OpenCV can decode")
-    return image
+    image = OpenedImage(picture)
+    return image.first_rows(image.hw[0])
+
+
+class OpenedImage:
+    """An image that is read and, if it is a PNG, decoded only as far down as it is asked for.
+
+    hw: its height and width.
+
+    Raises CorruptFileError.
+    """
+
+    def __init__(self, picture: Picture):
+        self._picture, self._content = picture, read_bytes(picture)
+        self._png = png.rows(self._content)
+        if self._png:
+            self.hw = self._png.hw
+        else:
+            self._whole = self._decode(self._content)
+            self.hw = self._whole.shape[:2]
+
+    def first_rows(self, count: int) -> np.ndarray:
+        """uint8 [count or more, w, 3], BGR, from the top. Raises CorruptFileError."""
+        if self._png:
+            return self._decode(self._png.first(count) or self._content)
+        return self._whole
+
+    def _decode(self, content):
+        if content.startswith(arrays.MAGIC):
+            with _decoding(self._picture):
+                return arrays.from_bytes(content)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise _corrupt(self._picture, "it is not an image that OpenCV can decode")
+        return image
 
 
 def image_hw(picture: Picture) -> tuple[int, int]:
     """The size that `read_image` gives, from the header alone. Raises CorruptFileError."""
-    with _header(picture) as header:
-        width, height = header.size
-        turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    with _opened(picture) as file:
+        if arrays.begins(file):
+            return arrays.read_shape(file)[:2]
+        with Image.open(file) as header:
+            width, height = header.size
+            turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     return (width, height) if turned else (height, width)
 
 
@@ -52,10 +86,14 @@ def read_raw_label(picture: Picture) -> np.ndarray:
 
     Raises CorruptFileError, or DataError where there is not one value from 0 to 255 per pixel.
     """
-    # Pillow, since OpenCV would turn the indices of a palette picture into colours. It does not
-    # turn pictures by their metadata either, which is as the reference reads labels.
-    with _decoding(picture), Image.open(io.BytesIO(read_bytes(picture))) as opened:
-        raw = np.array(opened)
+    content = read_bytes(picture)
+    with _decoding(picture):
+        if content.startswith(arrays.MAGIC):
+            raw = arrays.from_bytes(content)
+        else:
+            # Pillow, since OpenCV would turn the indices of a palette picture into colours. It does
+            # not turn pictures by their metadata either, which is as the reference reads labels.
+            raw = np.array(Image.open(io.BytesIO(png.uncompressed(content))))
     if raw.ndim != 2:
         raise DataError(
             f"{picture} is no label: it has the shape {raw.shape}, where one value per pixel,"
@@ -72,14 +110,17 @@ def read_raw_label(picture: Picture) -> np.ndarray:
 
 def raw_label_hw(picture: Picture) -> tuple[int, int]:
     """The size that `read_raw_label` gives, from the header alone. Raises CorruptFileError."""
-    with _header(picture) as header:
-        return header.height, header.width
+    with _opened(picture) as file:
+        if arrays.begins(file):
+            return arrays.read_shape(file)[:2]
+        with Image.open(file) as header:
+            return header.height, header.width
 
 
 @contextlib.contextmanager
-def _header(picture):
-    with _decoding(picture), picture.open("rb") as file, Image.open(file) as header:
-        yield header
+def _opened(picture):
+    with _decoding(picture), picture.open("rb") as file:
+        yield file
 
 
 @contextlib.contextmanager
@@ -109,29 +150,12 @@ def _fault(content: bytes) -> str | None:
 
     Decoders differ in what they do with a damaged file, down to returning a partly grey picture.
     """
-    if content.startswith(b"\x89PNG"):
-        return _png_fault(content)
+    if content.startswith(png.SIGNATURE[:4]):
+        return png.fault(content)
     # JPEG has no checksums, but the last "start of scan" is followed by an "end of image".
     if content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
         return f"it ends early, after {len(content)} bytes"
     return None
-
-
-def _png_fault(content: bytes) -> str | None:
-    """By the checksums that a PNG file carries (2 ms for a full-size one)."""
-    position = 8
-    while position + 12 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, position)
-        end = position + 12 + length
-        if end > len(content):
-            break
-        # The checksum covers the chunk's name and data, not its length.
-        if zlib.crc32(content[position + 4 : end - 4]) != int.from_bytes(content[end - 4 : end]):
-            return f"its {kind.decode('latin-1')} block at byte {position} fails its checksum"
-        if kind == b"IEND":
-            return None
-        position = end
-    return f"it ends early, after {len(content)} bytes"
 
 
 def _corrupt(picture: Picture, why: str) -> CorruptFileError:

@@ -4,6 +4,7 @@
 of processes change who makes a sample, never which sample is where or how it is augmented.
 """
 
+import copy
 import functools
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ from absl import flags
 
 from jaxseg.data import transforms
 from jaxseg.data.datasets import trained_on
-from jaxseg.data.samples import read_sample
+from jaxseg.data.samples import open_sample
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
 
 
@@ -125,23 +126,21 @@ class Batches(grain.DatasetIterator):
 
 
 def _load(index: int, rng: np.random.Generator, *, samples, config) -> dict[str, np.ndarray]:
-    """One augmented training sample."""
-    image, label, replaced = _read(index, samples, config.skip_corrupt)
-    image, label = transforms.train_transform(image, label, config, rng)
-    return {"image": image, "label": label.astype(np.int32), "replaced": np.int32(replaced)}
-
-
-def _read(index, samples, skip_corrupt):
-    """Image, label, and how many samples from `index` on were passed over as unreadable."""
+    """One augmented training sample, and how many were passed over as unreadable before it."""
     for replaced in range(len(samples)):
         try:
-            image, label = read_sample(samples[(index + replaced) % len(samples)])
-            return image, label, replaced
+            opened, label = open_sample(samples[(index + replaced) % len(samples)])
+            # Every sample that is tried draws anew: some fail only when their crop is decoded.
+            fresh = copy.deepcopy(rng)
+            image, label = transforms.train_transform(opened.first_rows, label, config, fresh)
         except CorruptFileError as error:
-            if not skip_corrupt:
+            if not config.skip_corrupt:
                 advice = "restore the file, or train without such: --config.data.skip_corrupt=True"
                 raise CorruptFileError(f"{error}; {advice}") from error
             last_error = error
+        else:
+            label = label.astype(np.int32)
+            return {"image": image, "label": label, "replaced": np.int32(replaced)}
     raise DataError(f"None of the {len(samples)} samples can be read. The last one: {last_error}")
 
 

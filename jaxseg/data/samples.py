@@ -7,7 +7,13 @@ import numpy as np
 
 from jaxseg.data.description import IGNORE, UNKNOWN, LabelFormat
 from jaxseg.data.listings import ranges
-from jaxseg.data.pictures import Picture, image_hw, raw_label_hw, read_image, read_raw_label
+from jaxseg.data.pictures import (
+    OpenedImage,
+    Picture,
+    image_hw,
+    raw_label_hw,
+    read_raw_label,
+)
 from jaxseg.errors import DataError
 
 
@@ -46,7 +52,7 @@ def read_label(sample: Sample) -> np.ndarray:
     Raises CorruptFileError, or DataError where the values are not those of the dataset.
     """
     if sample.label_format is None:
-        return np.full(read_image(sample.image).shape[:2], IGNORE, np.uint8)
+        return np.full(OpenedImage(sample.image).hw, IGNORE, np.uint8)
     raw = read_raw_label(sample.label)
     label = cv2.LUT(raw, sample.label_format.train_ids)
     unknown = label == UNKNOWN
@@ -64,13 +70,19 @@ def read_label(sample: Sample) -> np.ndarray:
 def read_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """Image uint8 [h, w, 3] (BGR) and label uint8 [h, w] (train ids) of the same size.
 
-    Raises what `read_image` and `read_label` do, and DataError where the sizes differ.
+    Raises what `OpenedImage` and `read_label` do, and DataError where the sizes differ.
     """
-    image, label = read_image(sample.image), read_label(sample)
-    if image.shape[:2] != label.shape:
+    image, label = open_sample(sample)
+    return image.first_rows(image.hw[0]), label
+
+
+def open_sample(sample: Sample) -> tuple[OpenedImage, np.ndarray]:
+    """As `read_sample`, with an image that is decoded only as far down as it is asked for."""
+    image, label = OpenedImage(sample.image), read_label(sample)
+    if image.hw != label.shape:
         raise DataError(
             f"An image and its label differ in size (height, width):\n"
-            f"  {sample.image}: {image.shape[:2]}\n"
+            f"  {sample.image}: {image.hw}\n"
             f"  {sample.label}: {label.shape}\n"
             "Replace the one that was resized or mixed up (an image is turned as its EXIF data "
             "say, a label is not)."

@@ -5,6 +5,8 @@ Images are uint8 [h, w, 3] in BGR until `normalize`, labels uint8 [h, w]. The ra
 mmcv 1.7) draws, so that the same draws give the same pixels.
 """
 
+import math
+
 import cv2
 import numpy as np
 
@@ -14,14 +16,19 @@ Image = np.ndarray
 Label = np.ndarray
 
 
-def train_transform(image: Image, label: Label, config, rng) -> tuple[Image, Label]:
+def train_transform(first_rows, label: Label, config, rng) -> tuple[Image, Label]:
     """A random crop of a random size: float32 [H, W, 3] in RGB and uint8 [H, W], [H, W] = crop_hw.
 
+    Where the crop lies is decided by the label; of the image, only what it takes is asked for.
+
+    first_rows: given a number, as many rows of the image from its top, or more: uint8 [n, w, 3].
+    label: of the size of the whole image.
     config: has scale_wh, ratio_range, crop_hw, cat_max_ratio, flip_probability, mean and std.
     """
-    scale_wh = random_scale(config.scale_wh, config.ratio_range, rng)
-    image, label = resize(image, scale_wh), resize_label(label, scale_wh)
-    image, label = random_crop(image, label, config.crop_hw, config.cat_max_ratio, rng)
+    source_hw = label.shape
+    hw = resized_hw(source_hw, random_scale(config.scale_wh, config.ratio_range, rng))
+    box, label = random_crop(label, hw, config.crop_hw, config.cat_max_ratio, rng)
+    image = resize_box(first_rows, source_hw, hw, box)
     image, label = random_flip(image, label, config.flip_probability, rng)
     image = photometric_distortion(image, rng)
     image = normalize(image, config.mean, config.std)
@@ -69,12 +76,35 @@ def resize(image: Image, scale_wh) -> Image:
 
 def resize_to(image: Image, hw) -> Image:
     """Bilinear, without anti-aliasing, to exactly this height and width."""
-    return _resize(image, hw, cv2.INTER_LINEAR)
+    if tuple(hw) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (hw[1], hw[0]), interpolation=cv2.INTER_LINEAR)
 
 
-def resize_label(label: Label, scale_wh) -> Label:
-    """Nearest neighbour (without the half-pixel centre), to `resized_hw`."""
-    return _resize(label, resized_hw(label.shape, scale_wh), cv2.INTER_NEAREST)
+def resize_box(first_rows, source_hw, hw, box) -> Image:
+    """`resize_to(image, hw)[box]`, to the bit, from the upper left part of the image alone.
+
+    first_rows: as for `train_transform`, of an image of `source_hw`.
+    box: two slices, which may reach beyond `hw`.
+    """
+    # With the ratios of the whole image, OpenCV takes every pixel from where it would there.
+    ratio_y, ratio_x = hw[0] / source_hw[0], hw[1] / source_hw[1]
+    # Two more: one for the pixel on the other side, and one since OpenCV rounds the size.
+    rows = min(math.ceil(min(box[0].stop, hw[0]) / ratio_y) + 2, source_hw[0])
+    columns = min(math.ceil(min(box[1].stop, hw[1]) / ratio_x) + 2, source_hw[1])
+    part = first_rows(rows)[:rows, :columns]
+    if tuple(hw) != tuple(source_hw):
+        part = cv2.resize(part, None, fx=ratio_x, fy=ratio_y, interpolation=cv2.INTER_LINEAR)
+    return part[box]
+
+
+def resize_label_box(label: Label, hw, box) -> Label:
+    """A box of the label at `hw`, by nearest neighbour (without the half-pixel centre)."""
+    rows, columns = (
+        np.minimum(np.arange(size)[side] * (1 / (size / source)), source - 1).astype(np.intp)
+        for source, size, side in zip(label.shape, hw, box, strict=True)
+    )
+    return label[rows].take(columns, axis=1)
 
 
 def resize_to_multiple(image: Image, multiple: int) -> Image:
@@ -87,26 +117,25 @@ def multiple_hw(hw, multiple: int) -> tuple[int, int]:
     return -(-hw[0] // multiple) * multiple, -(-hw[1] // multiple) * multiple
 
 
-def _resize(array, hw, interpolation):
-    if tuple(hw) == array.shape[:2]:
-        return array
-    return cv2.resize(array, (hw[1], hw[0]), interpolation=interpolation)
-
-
-def random_crop(image: Image, label: Label, crop_hw, cat_max_ratio, rng) -> tuple[Image, Label]:
-    """A random window in which no class covers `cat_max_ratio` or more; smaller if the image is.
+def random_crop(label: Label, hw, crop_hw, cat_max_ratio, rng) -> tuple[tuple, Label]:
+    """A random window of the label at `hw` in which no class covers `cat_max_ratio` or more: its
+    box, and the label in it; smaller than `crop_hw` where `hw` is.
 
     After ten windows that fail, the eleventh is taken as it is. Ignored pixels do not count, and a
     window with fewer than two classes fails.
     """
-    box = _random_box(label.shape, crop_hw, rng)
-    if cat_max_ratio < 1:
-        for _ in range(10):
-            counts = np.bincount(label[box].ravel(), minlength=256)[:IGNORE]
-            if np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio:
-                break
-            box = _random_box(label.shape, crop_hw, rng)
-    return image[box], label[box]
+    for _ in range(11):
+        box = _random_box(hw, crop_hw, rng)
+        window = resize_label_box(label, hw, box)
+        if cat_max_ratio >= 1 or _largest_share(window) < cat_max_ratio:
+            break
+    return box, window
+
+
+def _largest_share(label: Label) -> float:
+    """The part of the pixels that the most frequent class has; 1 where there is none."""
+    counts = cv2.calcHist([label], [0], None, [256], [0, 256])[:IGNORE].astype(np.int64)
+    return counts.max() / counts.sum() if counts.any() else 1.0
 
 
 def _random_box(hw, crop_hw, rng) -> tuple[slice, slice]:

@@ -1,0 +1,268 @@
+"""Packs a config's dataset into few large files (ArrayRecord), for storage slow with many small.
+
+    python -m jaxseg.data.pack --config configs/cityscapes.py --config.data.root=cityscapes \\
+        --output packed/cityscapes
+
+Training, evaluation and all else then read from --config.data.root=packed/cityscapes. Started again
+with the same arguments, it goes on where it was interrupted. Files that cannot be read stop it:
+nothing is left out.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grain
+import rich.console
+import rich.progress
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from ml_collections import ConfigDict
+
+from jaxseg import config_files
+from jaxseg.data import arrays, custom, datasets, packed
+from jaxseg.data.pictures import Picture, read_bytes, read_image, read_raw_label
+from jaxseg.data.samples import Sample, label_hw
+from jaxseg.errors import ConfigError, CorruptFileError, DataError, JaxsegError
+
+# Every record is a chunk of its own, so that reading it reads no other. Pictures are compressed
+# already, or are to be read as fast as the storage allows.
+WRITER_OPTIONS = "group_size:1,uncompressed"
+SHARD_BYTES = 256 << 20
+LEAST_SHARDS = 4
+MEASURED = 32  # samples, whose decoded sizes stand for those of all
+THREADS = 8
+
+
+def sources(config: ConfigDict, splits: str | None) -> list[datasets.Source]:
+    """One for every split: those named, of the dataset that is trained on, or all of the config.
+
+    splits: separated by commas; None takes those of training and of evaluation.
+
+    Raises:
+      ConfigError: where splits are not named, and come from different folders or datasets.
+    """
+    trained = datasets.trained_on(config.data)
+    if splits is None:
+        evaluated = datasets.evaluated_on(config.data)
+        if (evaluated.dataset.name, evaluated.root) != (trained.dataset.name, trained.root):
+            raise ConfigError(
+                f"the config trains on {trained} and evaluates on {evaluated}: pack them one after"
+                f" the other, first with --splits {','.join(_split_names(trained.split))}, then as"
+                f" the training data of a config of {evaluated.dataset.name} with"
+                f" --config.data.root={evaluated.root} and"
+                f" --splits {','.join(_split_names(evaluated.split))}"
+            )
+        splits = f"{trained.split},{evaluated.split}"
+    return [dataclasses.replace(trained, split=split) for split in _split_names(splits)]
+
+
+def _split_names(text):
+    return list(dict.fromkeys(re.split("[,+]", text)))
+
+
+def pack(source: datasets.Source, output: Path, *, decoded: bool = False):
+    """Packs one split below `output`; shards that are there already, by the same plan, stay.
+
+    Raises:
+      DataError: where the source is missing, incomplete or unreadable, where `output` holds
+        something else, or where it cannot be written.
+    """
+    console = rich.console.Console(stderr=True)
+    folder = output / source.split
+    if not folder.resolve().is_relative_to(output.resolve()):
+        raise DataError(f"The split {source.split!r} would be packed outside of {output}.")
+    samples = source.samples()
+    plan = _plan(samples, Path(source.root), decoded)
+    names = packed.shard_names(len(plan["shard_samples"]))
+    paths = [folder / name for name in names]
+    try:
+        _begin(output, packed.header_of(source.dataset, decoded), folder, plan)
+        _say(console, f"{source}: {len(samples)} samples")
+        with _progress(console, len(samples)) as advance:
+            start = 0
+            for path, count in zip(paths, plan["shard_samples"], strict=True):
+                part = samples[start : start + count]
+                start += count
+                if _is_whole(path, count):
+                    advance(count)
+                    _say(console, f"{path}: there already")
+                else:
+                    _write_shard(path, part, decoded, advance)
+                    _say(console, f"{path}: {count} samples")
+        sizes = [path.stat().st_size for path in paths]
+        # Last, so that it vouches for the shards.
+        _write_json(folder / packed.SAMPLES, plan | {"finished": True, "shard_bytes": sizes})
+    except OSError as error:
+        raise DataError(f"{output} cannot be written: {error}") from error
+
+
+def _plan(samples: Sequence[Sample], root: Path, decoded: bool) -> dict[str, Any]:
+    """What is packed, and how many samples come into each shard; sizes tell files from others."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        sizes = list(
+            threads.map(lambda sample: (_size(sample.image), _size(sample.label)), samples)
+        )
+    entries = [
+        {
+            "name": sample.name,
+            "image": _name(sample.image, root),
+            "label": _name(sample.label, root),
+            "label_suffix": sample.label_format.suffix,
+            "file_bytes": list(both),
+        }
+        for sample, both in zip(samples, sizes, strict=True)
+    ]
+    total = sum(map(sum, sizes))
+    if decoded:
+        measured = samples[:: math.ceil(len(samples) / MEASURED)]
+        pixels = sum(math.prod(label_hw(sample)) for sample in measured)
+        total = 4 * pixels * len(samples) // len(measured)
+    shards = min(max(LEAST_SHARDS, math.ceil(total / SHARD_BYTES)), len(samples))
+    fewest, more = divmod(len(samples), shards)
+    return {
+        "samples": entries,
+        "shard_samples": [fewest + (index < more) for index in range(shards)],
+    }
+
+
+def _size(picture: Picture) -> int:
+    if isinstance(picture, Path) and picture.is_file():
+        return picture.stat().st_size
+    return len(read_bytes(picture))
+
+
+def _name(picture: Picture, root: Path) -> str:
+    """Its path below the root; pictures that are no files have but a stem."""
+    if isinstance(picture, Path):
+        return picture.relative_to(root).as_posix()
+    return picture.stem
+
+
+def _begin(output: Path, header: dict[str, Any], folder: Path, plan: dict[str, Any]):
+    """Writes what is going to be packed, or checks that it is what was begun before."""
+    remedy = "Take another --output, or delete what is there."
+    if packed.is_packed(output):
+        there = packed.load(output / packed.HEADER)
+        if changed := [key for key in header if there.get(key) != header[key]]:
+            was, now = ({key: kind[key] for key in changed} for kind in (there, header))
+            raise DataError(f"{output} was packed with {was}, which would now be {now}. {remedy}")
+    elif output.exists() and any(output.iterdir()):
+        raise DataError(f"{output} holds files, but no packed dataset. {remedy}")
+    else:
+        output.mkdir(parents=True, exist_ok=True)
+        _write_json(output / packed.HEADER, header)
+    path = folder / packed.SAMPLES
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(path, plan | {"finished": False})
+    elif any(packed.load(path)[key] != plan[key] for key in plan):
+        raise DataError(f"{folder} was packed from files that have changed since. {remedy}")
+
+
+def _is_whole(shard: Path, samples: int) -> bool:
+    return ArrayRecordReader(str(shard)).num_records() == 2 * samples
+
+
+def _write_shard(path: Path, samples: Sequence[Sample], decoded: bool, advance: Callable):
+    with _all_or_nothing(path) as partial:
+        writer = ArrayRecordWriter(str(partial), WRITER_OPTIONS)
+        try:
+            for records in _records(samples, decoded):
+                for record in records:
+                    writer.write(record)
+                advance(1)
+            writer.close()
+        except RuntimeError as error:  # of the writer
+            raise OSError(str(error)) from error
+
+
+def _records(samples: Sequence[Sample], decoded: bool) -> Iterator[tuple[bytes, bytes]]:
+    """Of image and label, sample by sample, read ahead by threads."""
+
+    def read(sample):
+        try:
+            if decoded:
+                pixels = read_image(sample.image), read_raw_label(sample.label)
+                return tuple(map(arrays.to_bytes, pixels))
+            return read_bytes(sample.image), read_bytes(sample.label)
+        except CorruptFileError as error:
+            raise CorruptFileError(
+                f"{error}; packing leaves nothing out: restore the file, or take it away together"
+                " with its label or image"
+            ) from error
+
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
+    return iter(grain.MapDataset.source(samples).map(read).to_iter_dataset(options))
+
+
+def _write_json(path: Path, content: dict[str, Any]):
+    with _all_or_nothing(path) as partial:
+        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _all_or_nothing(path):
+    """Yields where to write a file, which comes to `path` when all of it is written."""
+    partial = path.with_suffix(".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _say(console, text):
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _progress(console, total):
+    """Yields a function to be told of samples that are packed; on a terminal, a bar shows them."""
+    columns = (
+        rich.progress.BarColumn(bar_width=None),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    disable = not console.is_interactive
+    with rich.progress.Progress(*columns, console=console, disable=disable, expand=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def main(arguments: Sequence[str] | None = None):
+    parser = argparse.ArgumentParser(
+        prog=packed.COMMAND,
+        description=__doc__,
+        epilog="Settings of the config can be changed: --config.KEY=VALUE",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE:VARIANT", required=True)
+    parser.add_argument("--output", type=Path, required=True, help="a folder of its own")
+    parser.add_argument(
+        "--splits", help="separated by commas; default: those of training and evaluation"
+    )
+    parser.add_argument(
+        "--decoded", action="store_true", help="pixels, not files: larger, but nothing to decode"
+    )
+    options, overrides = parser.parse_known_args(arguments)
+    try:
+        config = config_files.load(options.config, overrides)
+        custom.fill_in(config)
+        for source in sources(config, options.splits):
+            pack(source, options.output, decoded=options.decoded)
+    except JaxsegError as error:
+        sys.exit(f"{packed.COMMAND}: {error}")
+    print(f"packed; to read it: --config.data.root={options.output}")
+
+
+if __name__ == "__main__":
+    main()
