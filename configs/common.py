@@ -98,6 +98,8 @@ BASE = {
         "mask_absent_classes": False,
     },
     "log_steps": 50,
+    # A trace of so many steps, after so many of the run, for xprof; 0: none.
+    "profile": {"steps": 0, "after": 10},
 }
 
 # The two sizes in which Mask2Former was published here, by its channels.

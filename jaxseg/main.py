@@ -74,10 +74,13 @@ def main(_):
 
     import jax
 
+    from jaxseg import processes
     from jaxseg.data import custom
 
     if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # checkpointing writes fifty lines a save otherwise
+        # Checkpointing writes fifty lines a save, and as many for one that fails.
+        logging.set_verbosity(logging.WARNING)
+        logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
     # Compiled programs are kept between runs; a resumed run starts in seconds.
     cache = os.environ.get("JAXSEG_COMPILE_CACHE", pathlib.Path.home() / ".cache/jaxseg/compiled")
     jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -90,15 +93,21 @@ def main(_):
         custom.fill_in(config)
     workdir = pathlib.Path(WORKDIR.value or f"runs/{config.variant}")
 
+    if MODE.value in ("train", "eval"):
+        processes.start(preemptible=MODE.value == "train")
+        if jax.process_index() != 0 and not FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)  # process 0 speaks for all
     if MODE.value == "train":
         from jaxseg.train import train
 
-        train(config, workdir)
+        with processes.ending_together():
+            train(config, workdir)
     elif MODE.value == "eval":
         from jaxseg.evaluate import evaluate_checkpoint, write_submission
 
         task = write_submission if FORMAT_ONLY.value else evaluate_checkpoint
-        task(CHECKPOINT.value or workdir, config, workdir, OVERRIDES)
+        with processes.ending_together(lambda: "evaluation"):
+            task(CHECKPOINT.value or workdir, config, workdir, OVERRIDES)
     elif MODE.value == "compile":
         from jaxseg.compile_report import report
 
