@@ -67,8 +67,10 @@ def test_sigterm_saves_and_exits_cleanly_and_the_run_goes_on(command, uninterrup
     assert "SIGTERM: saved at step" in output
     saved = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
     assert max(saved) >= 11
-    # With another number of workers: who reads does not change what is read.
-    output = run(command(tmp_path, **{"data.workers": 0}))
+    # With another number of workers, for who reads does not change what is read; and with a trace.
+    changes = {"data.workers": 0, "profile.after": 1, "profile.steps": 2}
+    output = run(command(tmp_path, **changes))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert f"resumed, at step {max(saved)} of {STEPS}" in output
     assert_identical(tmp_path, uninterrupted)
 
