@@ -21,8 +21,6 @@ from jaxseg.errors import ConfigError
 from jaxseg.models import segmentor
 from jaxseg.windows import slide_of
 
-# Of XLA's optimisation: a fourth of the time of the usual level; memory within a tenth.
-LEVEL = "O1"
 OUT_OF_MEMORY = re.compile(
     r"Used ([\d.]+)([KMG]) of|required for HLO temporaries \(([\d.]+)([KMG])\)"
 )

@@ -62,7 +62,7 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
         result["helps"] = helps(config, mesh, state, images.shape[0], what)
     else:
         result |= costs(program, chip, model_flops(config, images, what), mesh.size)
-    return result | {"level": ahead_of_time.LEVEL, **versions()}
+    return result | {"level": jax.config.jax_optimization_level, **versions()}
 
 
 def model_flops(config: ConfigDict, images: jax.ShapeDtypeStruct, what: str) -> float:
