@@ -8,13 +8,15 @@ they need no config file. The step is the data position.
 import json
 import pathlib
 import re
-from collections.abc import Container, Mapping
+import shutil
+import time
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from jaxseg import paths
+from jaxseg import paths, processes
 from jaxseg.errors import CheckpointError
 from jaxseg.train_step import TrainState
 
@@ -23,6 +25,9 @@ FREE = re.compile(
     r"(variant|log_steps|init|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
     r"|data\.(root|workers|prefetch|skip_corrupt|val_.*|test_.*)|model\.backbone\.remat)$"
 )
+
+ATTEMPTS = 3  # to save, in a row
+ASIDE = ".aside"  # ends the name of a checkpoint until another of its step is complete
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -57,12 +62,16 @@ def _model_part(state: TrainState) -> dict[str, Any]:
 class Checkpoints:
     """The checkpoints of one run: keeps the newest few and the best by mIoU.
 
-    Saving is asynchronous; a checkpoint appears under its name only when it is complete.
+    Saving is asynchronous; a checkpoint appears under its name only when it is complete, and only
+    then older ones are removed. All of several processes save and restore together.
     """
 
     def __init__(self, directory: pathlib.Path, config: Mapping[str, Any], keep: int):
         self.directory = pathlib.Path(directory).absolute()
         self._config = config
+        self._saving: tuple[int, Mapping[str, float] | None] | None = None  # step, metrics
+        self._failures = 0
+        processes.by_first(self._take_back)
         for unfinished in sorted(self.directory.glob("*.orbax-checkpoint-tmp*")):
             logging.warning("passing over a half-written checkpoint: %s", unfinished)
         policies = ocp.training.preservation_policies
@@ -83,17 +92,83 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, step: int, metrics: Mapping[str, float] | None = None):
-        """Saves in the background; returns once the arrays are copied off the devices."""
+        """Saves in the background; returns once the arrays are copied off the devices.
+
+        Where the save before has failed, it is reported here, and this one takes its place.
+
+        Raises:
+          CheckpointError: where saving fails time after time.
+        """
+        self._settle()
+        while not self._attempt(step, lambda: self._start(state, step, metrics)):
+            time.sleep(self._failures)
+        self._saving = step, metrics
+
+    def finish(self, state: TrainState):
+        """Waits until `state`, the one saved last, is on disk; saves it again where that failed.
+
+        Raises:
+          CheckpointError: where saving fails time after time.
+        """
+        while self._saving:
+            saving = self._saving
+            if not self._settle():
+                self.save(state, *saving)
+
+    def _settle(self):
+        """Waits for the save in progress; whether it did not fail."""
+        if self._saving is None:
+            return True
+        (step, _), self._saving = self._saving, None
+        done = self._attempt(step, self._checkpointer.wait)
+        if done:
+            self._failures = 0
+            processes.by_first(self._take_back)
+        return done
+
+    def _attempt(self, step: int, action: Callable[[], Any]) -> bool:
+        """Whether a part of saving succeeds, in all processes; the failure is reported."""
+        error = None
+        try:
+            action()
+        except Exception as raised:
+            error = raised
+        if not processes.any_of(error is not None):
+            return True
+        self._failures += 1
+        reason = error or "see the other processes"
+        if self._failures == ATTEMPTS:
+            raise CheckpointError(
+                f"cannot save step {step} in {self.directory}, and {ATTEMPTS} times in a row:"
+                f" {reason}. The checkpoints before are intact; start again to go on from there"
+            ) from error
+        logging.warning("saving step %d has failed and is tried again: %s", step, reason)
+        self._checkpointer.reload()  # what is there, not what would have been
+        return False
+
+    def _start(self, state, step, metrics):
+        if any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints):
+            # A damaged one was passed over, or one gets its metrics.
+            saved = self.directory / str(step)
+            processes.by_first(lambda: saved.rename(f"{saved}{ASIDE}"))
+            self._checkpointer.reload()
         self._checkpointer.save_checkpointables_async(
             step,
             {
                 "model": _model_part(state),
                 "optimizer": {"step": state.step, "opt_state": state.opt_state},
             },
-            overwrite=True,  # a damaged checkpoint of this step was passed over and is made again
             metrics=dict(metrics) if metrics else None,
             custom_metadata={"config": json.loads(json.dumps(self._config))},
         )
+
+    def _take_back(self):
+        """Removes what was put aside, or puts it back where nothing has taken its place."""
+        for aside in self.directory.glob(f"*{ASIDE}"):
+            if aside.with_suffix("").exists():
+                shutil.rmtree(aside)
+            else:
+                aside.rename(aside.with_suffix(""))
 
     def restore_latest(self, abstract: TrainState) -> TrainState | None:
         """The state of the newest readable checkpoint, on the devices `abstract` asks for.
@@ -106,6 +181,7 @@ class Checkpoints:
         """
         found = list(reversed(self._checkpointer.checkpoints))
         for checkpoint in found:
+            problem = None
             try:
                 path = self.directory / str(checkpoint.step)
                 _refuse_weights_alone(path)
@@ -120,8 +196,11 @@ class Checkpoints:
             except CheckpointError:
                 raise
             except Exception as error:
+                problem = error
+            if processes.any_of(problem is not None):
+                problem = problem or "see the other processes"
                 logging.warning(
-                    "passing over checkpoint %d, which cannot be read: %s", checkpoint.step, error
+                    "passing over checkpoint %d, which cannot be read: %s", checkpoint.step, problem
                 )
                 continue
             model = parts["model"]

@@ -59,6 +59,7 @@ def parse(arguments: list[str]) -> list[str]:
 def main(_):
     import jax
 
+    from jaxseg import processes
     from jaxseg.data import custom
 
     if not FLAGS["verbosity"].present:
@@ -75,15 +76,21 @@ def main(_):
         custom.fill_in(config)
     workdir = pathlib.Path(WORKDIR.value or f"runs/{config.variant}")
 
+    if MODE.value in ("train", "eval"):
+        processes.start(preemptible=MODE.value == "train")
+        if jax.process_index() != 0 and not FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)  # process 0 speaks for all
     if MODE.value == "train":
         from jaxseg.train import train
 
-        train(config, workdir)
+        with processes.ending_together():
+            train(config, workdir)
     elif MODE.value == "eval":
         from jaxseg.evaluate import evaluate_checkpoint, write_submission
 
         task = write_submission if FORMAT_ONLY.value else evaluate_checkpoint
-        task(CHECKPOINT.value or workdir, config, workdir, OVERRIDES)
+        with processes.ending_together(lambda: "evaluation"):
+            task(CHECKPOINT.value or workdir, config, workdir, OVERRIDES)
     else:
         from jaxseg.show import show
 

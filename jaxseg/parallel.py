@@ -66,9 +66,15 @@ def infer(shapes: Any, rules: Sequence[tuple[str, str]], mesh: Mesh) -> Any:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Host arrays of this process as global arrays, split over all devices."""
+    """Global arrays split over all devices, of which each process gives its `rows_here`."""
     sharding = NamedSharding(mesh, BATCH)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def rows_here(mesh: Mesh, batch_size: int) -> list[int]:
+    """The rows of a batch that lie on the devices of this process, in their order."""
+    places = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,))
+    return sorted(row for (rows,) in places.values() for row in range(batch_size)[rows])
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

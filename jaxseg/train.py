@@ -4,16 +4,16 @@ import contextlib
 import hashlib
 import json
 import pathlib
-import signal
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxseg import image_sizes, initial_weights, optim, parallel
+from jaxseg import image_sizes, initial_weights, optim, parallel, processes
 from jaxseg.checkpoints import Checkpoints
 from jaxseg.data import datasets
 from jaxseg.data.pipeline import training_batches
@@ -32,7 +32,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     """Trains as `config` says, from scratch or from where `workdir` stands.
 
     Returns when all steps are made, or after SIGTERM with everything saved; started again on the
-    same directory it goes on as if it had never stopped.
+    same directory it goes on as if it had never stopped. Several processes (`jaxseg.processes`)
+    train as one, and all of them stop where one has to.
 
     Raises:
       JaxsegError: for a config, dataset or checkpoint that does not fit, and for a loss or gradient
@@ -42,14 +43,11 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     mesh = parallel.make_mesh(config.mesh)
     check(config, mesh)
     make_writable(workdir)
-    terminated = TerminationSignal()
+    stop_signal = processes.StopSignal()
 
+    rows = parallel.rows_here(mesh, config.batch_size)
     batches = training_batches(
-        config.data,
-        batch_size=config.batch_size // jax.process_count(),
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        config.data, batch_size=config.batch_size, seed=config.seed, rows=rows
     )
     model = segmentor.build(config.model)
     optimizer = optim.make(config.optim, config.model.backbone, config.steps)
@@ -77,7 +75,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     train_step = jax.jit(
         make_train_step(config, model, optimizer),
         donate_argnums=0,
-        out_shardings=(shardings, None),
+        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
     )
     rate = optim.schedule(config.optim, config.steps)
     main_process = jax.process_index() == 0
@@ -85,25 +83,29 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         contextlib.closing(batches),
         contextlib.closing(saved),  # waits for the save in progress, also when something is raised
         Report(workdir, total_steps=config.steps, start_step=start, enabled=main_process) as report,
+        processes.ending_together(lambda: f"step {step}"),
     ):
         describe(report, config, mesh, state, f"{origin}, at step {start} of {config.steps}")
-        window, logs, scores = Window(), None, None
+        window, logs = Window(), None
 
         def due(every):
             return step > 0 and (step == config.steps or step % every == 0)
 
         # Every turn begins with the state after `step` updates, and what is due for it.
         while True:
+            stopping = stop_signal.at(step)
             evaluation_due = due(config.eval.every_steps) and not saved.evaluated(step)
-            save_due = step > start and (due(config.checkpoint.every_steps) or terminated)
-            if evaluation_due or save_due:
+            save_due = due(config.checkpoint.every_steps)
+            if evaluation_due or save_due or stopping:
                 check_finite(step, logs, state)
-                if evaluation_due:
-                    scores = evaluate_now(config, model, state, mesh, workdir, report, terminated)
-                if scores or save_due:
+                scores = None
+                if evaluation_due and not stopping:
+                    scores = evaluate_now(config, model, state, mesh, workdir, report, stop_signal)
+                    stopping = scores is None
+                if scores or (step > start and (save_due or stopping)):
                     saved.save(state, step, scores)
-                window, scores = Window(), None  # neither is part of the time of a step
-            if step == config.steps or terminated:
+                window = Window()  # this is no part of the time of a step
+            if step == config.steps or stopping:
                 break
 
             with window.waiting():
@@ -122,8 +124,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
                 numbers["learning_rate"] = float(rate(step - 1))
                 report.train(step, numbers | window.close(config.batch_size))
 
-        if terminated:
-            saved.close()
+        saved.finish(state)
+        if stopping:
             report.message(f"SIGTERM: saved at step {step}; start again to go on from there")
 
 
@@ -163,10 +165,14 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
 
 
 def make_writable(workdir: pathlib.Path):
-    """Makes the work directory, or says why it cannot be written to."""
+    """Makes the work directory, or says why it cannot be written to.
+
+    Raises:
+      ConfigError: where that is so, or where the processes do not have the same directory.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
+        probe = workdir / f".writable-{jax.process_index()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -174,20 +180,11 @@ def make_writable(workdir: pathlib.Path):
             f"cannot write to the work directory {workdir}: {error.strerror}; choose another with"
             " --workdir"
         ) from error
-
-
-class TerminationSignal:
-    """True once SIGTERM has arrived; the loop then saves and returns."""
-
-    def __init__(self):
-        self._arrived = False
-        signal.signal(signal.SIGTERM, self._arrive)
-
-    def _arrive(self, number, frame):
-        self._arrived = True
-
-    def __bool__(self):
-        return self._arrived
+    if without := processes.without_file_of_first(workdir):
+        raise ConfigError(
+            f"the work directory {workdir.absolute()} of process 0 is not that of process"
+            f" {', '.join(map(str, without))}; choose one with --workdir that all hosts share"
+        )
 
 
 def start_from(config: ConfigDict, state: TrainState) -> tuple[TrainState, str]:
@@ -256,13 +253,18 @@ def check_finite(step: int, logs: dict[str, jax.Array] | None, state: TrainState
     )
 
 
-def evaluate_now(config, model, state, mesh, workdir, report, terminated) -> dict | None:
+def evaluate_now(config, model, state, mesh, workdir, report, stop_signal) -> dict | None:
     """Evaluates the state and reports; returns the scores to save, or None if told to stop."""
     step = int(state.step)
     pictures = workdir / "predictions" / f"step_{step:06d}"
     try:
         scores = evaluate(
-            model, state.variables(), config, mesh, pictures=pictures, stop=lambda: bool(terminated)
+            model,
+            state.variables(),
+            config,
+            mesh,
+            pictures=pictures,
+            stop=lambda: stop_signal.arrived,
         )
     except Stopped:
         return None

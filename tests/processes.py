@@ -1,6 +1,9 @@
 """What tests of the command line share: scenes, a command for a tiny run, and ways to run it."""
 
+import concurrent.futures
+import contextlib
 import pathlib
+import socket
 import subprocess
 
 import jaxlib
@@ -17,8 +20,8 @@ CONFIG = """\
 import sys
 sys.path.insert(0, {tests!r})
 from tiny import tiny_config
-def get_config(variant="tiny"):
-    return tiny_config()
+def get_config(variant="upernet"):
+    return tiny_config(variant)
 """
 
 
@@ -46,3 +49,40 @@ def run_until(command, line, signum):
                 break
         rest = process.stdout.read()
         return process.wait(timeout=120), rest
+
+
+@contextlib.contextmanager
+def started(command, count, devices):
+    """`count` processes of one run, with all `devices` shared out; killed at the end if need be."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    own = f" --xla_force_host_platform_device_count={devices // count}"
+    environment = command["env"] | {"XLA_FLAGS": command["env"]["XLA_FLAGS"] + own}
+    environment |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    running = []
+    with contextlib.ExitStack() as stack:
+        for index in range(count):
+            call = command | {"env": environment | {"JAX_PROCESS_ID": str(index)}}
+            running.append(
+                stack.enter_context(
+                    subprocess.Popen(**call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                )
+            )
+            stack.callback(running[-1].kill)
+        yield running
+
+
+def ends(running, timeout_seconds=240):
+    """(exit status, output) of each."""
+    with concurrent.futures.ThreadPoolExecutor(len(running)) as threads:
+        outputs = list(threads.map(lambda p: p.communicate(timeout=timeout_seconds)[0], running))
+    return [(process.returncode, output) for process, output in zip(running, outputs, strict=True)]
+
+
+def run_all(command, count, devices=4):
+    """What each of several processes prints; all succeed."""
+    with started(command, count, devices) as running:
+        found = ends(running)
+    assert all(status == 0 for status, _ in found), found
+    return [output for _, output in found]

@@ -5,16 +5,18 @@ import ml_collections
 from configs import common, internimage
 
 
-def tiny_config(**changes):
-    """A UperNet on a four-stage InternImage with 8 channels; `changes` are "a.b" keys."""
+def tiny_config(head="upernet", **changes):
+    """A UperNet (or segformer) on an InternImage of 8 channels; `changes` are "a.b" keys."""
     backbone = internimage.backbone("t") | {
         "channels": 8,
         "depths": (1, 1, 1, 1),
         "groups": (1, 2, 4, 8),
     }
-    model = common.upernet(backbone, num_classes=19)
+    model = getattr(common, head)(backbone, num_classes=19)
     model["dtype"] = "float32"
-    model["decode_head"]["channels"] = model["auxiliary_head"]["channels"] = 16
+    for part in ("decode_head", "auxiliary_head"):
+        if model[part]:
+            model[part]["channels"] = 16
     settings = {
         "model": model,
         "steps": 10,

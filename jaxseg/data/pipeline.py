@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import weakref
+from collections.abc import Sequence
 
 import cv2
 import grain
@@ -23,7 +24,7 @@ from jaxseg.data.samples import open_sample
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
 
 
-def training_batches(config, *, batch_size, seed, process_index=0, process_count=1) -> "Batches":
+def training_batches(config, *, batch_size, seed, rows=None) -> "Batches":
     """The endless training batches of one process, as an iterator that can be saved and restored.
 
     Each is {"image": float32 [b, H, W, 3] (RGB, normalised), "label": int32 [b, H, W] (255 =
@@ -32,32 +33,40 @@ def training_batches(config, *, batch_size, seed, process_index=0, process_count
 
     config: has dataset, root, train_split, workers, prefetch, skip_corrupt, and what
         `transforms.train_transform` needs.
-    batch_size: samples per batch of this process, b.
+    batch_size: samples per batch, of all processes together.
     seed: from 0 to 2**32 - 1.
-    process_index, process_count: batch k of all processes together is always the same set.
+    rows: which b samples of every batch this process reads; all where None.
 
     Raises DataError where the dataset is missing or incomplete, and from the iterator where a
     sample is bad. With `config.skip_corrupt`, a file that cannot be read gives its place to the
     next sample that can, and "replaced" counts how many were passed over.
     """
-    if batch_size < 1 or not 0 <= process_index < process_count:
-        raise ConfigError(
-            f"No batches of {batch_size} for process {process_index} of {process_count}: the batch "
-            "needs at least one sample per process."
-        )
+    rows = range(batch_size) if rows is None else rows
+    if not rows:
+        raise ConfigError(f"No batches of {batch_size}: every process needs at least one sample.")
     samples = trained_on(config).samples()
     load = functools.partial(_load, samples=samples, config=config)
-    dataset = (
-        grain.MapDataset.range(len(samples))
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        # Before the slice, so that the random numbers belong to the place in the whole sequence.
-        .random_map(load)
-        .slice(slice(process_index, None, process_count))
-        .batch(batch_size, drop_remainder=True)
-    )
+    # The random numbers belong to the place in the whole sequence.
+    whole = grain.MapDataset.range(len(samples)).seed(seed).shuffle().repeat().random_map(load)
+    dataset = Rows(whole, batch_size, rows).batch(len(rows), drop_remainder=True)
     return Batches(dataset, workers=config.workers, prefetch=config.prefetch)
+
+
+class Rows(grain.MapDataset):
+    """Of a sequence, the given rows of its first batch, then those of the second, and so on."""
+
+    def __init__(self, sequence: grain.MapDataset, batch_size: int, rows: Sequence[int]):
+        super().__init__(sequence)
+        self._batch_size, self._rows = batch_size, rows
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * len(self._rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, row = divmod(index, len(self._rows))
+        return self._parent[batch * self._batch_size + self._rows[row]]
 
 
 class Batches(grain.DatasetIterator):
