@@ -70,7 +70,7 @@ class Checkpoints:
         self.directory = pathlib.Path(directory).absolute()
         self._config = config
         self._saving: tuple[int, Mapping[str, float] | None] | None = None  # step, metrics
-        self._failures = 0
+        self._failures: list[str] = []  # in a row
         processes.by_first(self._take_back)
         for unfinished in sorted(self.directory.glob("*.orbax-checkpoint-tmp*")):
             logging.warning("passing over a half-written checkpoint: %s", unfinished)
@@ -101,7 +101,7 @@ class Checkpoints:
         """
         self._settle()
         while not self._attempt(step, lambda: self._start(state, step, metrics)):
-            time.sleep(self._failures)
+            time.sleep(len(self._failures))
         self._saving = step, metrics
 
     def finish(self, state: TrainState):
@@ -122,7 +122,7 @@ class Checkpoints:
         (step, _), self._saving = self._saving, None
         done = self._attempt(step, self._checkpointer.wait)
         if done:
-            self._failures = 0
+            self._failures.clear()
             processes.by_first(self._take_back)
         return done
 
@@ -135,14 +135,14 @@ class Checkpoints:
             error = raised
         if not processes.any_of(error is not None):
             return True
-        self._failures += 1
-        reason = error or "see the other processes"
-        if self._failures == ATTEMPTS:
+        self._failures.append(_first_line(error) if error else "in another process")
+        if len(self._failures) == ATTEMPTS:
             raise CheckpointError(
-                f"cannot save step {step} in {self.directory}, and {ATTEMPTS} times in a row:"
-                f" {reason}. The checkpoints before are intact; start again to go on from there"
+                f"cannot save step {step} in {self.directory}, {ATTEMPTS} times in a row:"
+                f" {self._failures[0]}. The checkpoints before are intact; start again to go on"
+                " from there"
             ) from error
-        logging.warning("saving step %d has failed and is tried again: %s", step, reason)
+        logging.warning("saving step %d failed, is tried again: %s", step, self._failures[-1])
         self._checkpointer.reload()  # what is there, not what would have been
         return False
 
@@ -198,7 +198,7 @@ class Checkpoints:
             except Exception as error:
                 problem = error
             if processes.any_of(problem is not None):
-                problem = problem or "see the other processes"
+                problem = problem or "in another process"
                 logging.warning(
                     "passing over checkpoint %d, which cannot be read: %s", checkpoint.step, problem
                 )
@@ -324,6 +324,10 @@ def load_variables(
     model = ocp.load_checkpointables(checkpoint, {"model": paths.nested(request)})["model"]
     model = paths.by_path({**model, "params": model["ema"]} if averaged else model)
     return paths.nested({path: model[path] for path in wanted})
+
+
+def _first_line(error):
+    return str(error).strip().partition("\n")[0]
 
 
 def _is_parameter(path):

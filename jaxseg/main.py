@@ -63,7 +63,9 @@ def main(_):
     from jaxseg.data import custom
 
     if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # checkpointing writes fifty lines a save otherwise
+        # Checkpointing writes fifty lines a save, and as many for one that fails.
+        logging.set_verbosity(logging.WARNING)
+        logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
     # Compiled programs are kept between runs; a resumed run starts in seconds.
     cache = os.environ.get("JAXSEG_COMPILE_CACHE", pathlib.Path.home() / ".cache/jaxseg/compiled")
     jax.config.update("jax_compilation_cache_dir", str(cache))

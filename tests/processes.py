@@ -19,9 +19,9 @@ STEPS = 30
 CONFIG = """\
 import sys
 sys.path.insert(0, {tests!r})
-from tiny import tiny_config
-def get_config(variant="upernet"):
-    return tiny_config(variant)
+import tiny
+def get_config(variant="tiny"):
+    return getattr(tiny, f"{{variant}}_config")()
 """
 
 
@@ -51,19 +51,25 @@ def run_until(command, line, signum):
         return process.wait(timeout=120), rest
 
 
-@contextlib.contextmanager
-def started(command, count, devices):
-    """`count` processes of one run, with all `devices` shared out; killed at the end if need be."""
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def started(commands, devices):
+    """The processes of one run, with all `devices` shared out; killed at the end if need be."""
+    count = len(commands)
+    address = f"127.0.0.1:{free_port()}"
     own = f" --xla_force_host_platform_device_count={devices // count}"
-    environment = command["env"] | {"XLA_FLAGS": command["env"]["XLA_FLAGS"] + own}
-    environment |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
     running = []
     with contextlib.ExitStack() as stack:
-        for index in range(count):
-            call = command | {"env": environment | {"JAX_PROCESS_ID": str(index)}}
+        for index, command in enumerate(commands):
+            environment = command["env"] | variables | {"JAX_PROCESS_ID": str(index)}
+            environment["XLA_FLAGS"] += own
+            call = command | {"env": environment}
             running.append(
                 stack.enter_context(
                     subprocess.Popen(**call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -80,9 +86,9 @@ def ends(running, timeout_seconds=240):
     return [(process.returncode, output) for process, output in zip(running, outputs, strict=True)]
 
 
-def run_all(command, count, devices=4):
+def run_all(commands, devices):
     """What each of several processes prints; all succeed."""
-    with started(command, count, devices) as running:
+    with started(commands, devices) as running:
         found = ends(running)
     assert all(status == 0 for status, _ in found), found
     return [output for _, output in found]

@@ -1,8 +1,11 @@
 """Several processes on one machine as one run: the same numbers, and one end for all of them."""
 
+import concurrent.futures
 import json
+import os
 import shutil
 import signal
+import sys
 import time
 import warnings
 
@@ -10,11 +13,14 @@ import jax
 import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
-from processes import ends, failure, run_all, started
+from processes import ROOT, ends, failure, free_port, run, run_all, started
+
+from jaxseg import processes
+from jaxseg.errors import ConfigError
 
 DEVICES, LAST = 4, 10
 SETTINGS = {"batch_size": 8, "steps": LAST, "data.workers": 0, "eval.every_steps": LAST}
-SETTINGS |= {"checkpoint.every_steps": 4}
+SETTINGS |= {"checkpoint.every_steps": 4, "checkpoint.keep": 3}
 FOUR = pytest.param(4, marks=pytest.mark.full)
 
 
@@ -25,7 +31,7 @@ def tiny(command):
     def make(workdir, *arguments, **changes):
         made = command(workdir, *arguments, **SETTINGS | changes)
         place = made["args"].index("--config") + 1
-        made["args"][place] += ":segformer"
+        made["args"][place] += ":smallest"
         return made
 
     return make
@@ -39,7 +45,8 @@ def finished(tiny, tmp_path_factory):
     def make(count):
         if count not in made:
             workdir = tmp_path_factory.mktemp(f"processes{count}")
-            made[count] = workdir, run_all(tiny(workdir), count, DEVICES)
+            fsdp = {"mesh.fsdp": 1 if count == 1 else 2}
+            made[count] = workdir, run_all([tiny(workdir, **fsdp)] * count, DEVICES)
         return made[count]
 
     return make
@@ -67,17 +74,31 @@ def final_state(workdir):
 
 
 @pytest.mark.parametrize("count", [2, FOUR])
-def test_losses_and_evaluation_are_those_of_one_process(finished, count):
+def test_losses_and_evaluation_are_those_of_one_process(tiny, finished, tmp_path, count):
     (one, _), (several, outputs) = finished(1), finished(count)
     expected, found = losses(one), losses(several)
     assert list(found) == list(range(1, LAST + 1))
     # Sums over devices are taken in another order.
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    run_all([tiny(tmp_path, "--mode=eval", f"--checkpoint={several}")], DEVICES)
     for name in ("metrics.json", "per_class.csv", f"predictions/step_{LAST:06d}/images.csv"):
-        assert (several / name).read_bytes() == (one / name).read_bytes(), name
+        assert (several / name).read_bytes() == (tmp_path / name).read_bytes(), name
     # Process 0 speaks for all; gloo has a line of its own.
     said = [line for output in outputs[1:] for line in output.splitlines() if "Gloo" not in line]
     assert said == []
+
+
+def test_run_goes_on_with_fewer_processes_and_devices(tiny, finished, tmp_path):
+    several, _ = finished(2)
+    shutil.copytree(several, tmp_path, dirs_exist_ok=True)
+    for step in (8, LAST):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    (output,) = run_all([tiny(tmp_path)], DEVICES // 2)
+    assert "resumed, at step 4 of 10" in output
+    expected, found = losses(several), losses(tmp_path)
+    assert found.keys() == expected.keys()
+    # Sums in another order, carried on over six steps.
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
 
 
 def until(process, line):
@@ -90,8 +111,9 @@ def until(process, line):
 
 @pytest.mark.parametrize("count", [2, FOUR])
 def test_stopped_and_killed_a_run_ends_with_the_same_bits(tiny, finished, tmp_path, count):
+    commands = [tiny(tmp_path, **{"mesh.fsdp": 2})] * count
     # SIGTERM to one process: all save the same step and end.
-    with started(tiny(tmp_path), count, DEVICES) as running:
+    with started(commands, DEVICES) as running:
         until(running[0], "step 2/")
         running[-1].send_signal(signal.SIGTERM)
         stopped = ends(running)
@@ -101,7 +123,7 @@ def test_stopped_and_killed_a_run_ends_with_the_same_bits(tiny, finished, tmp_pa
     assert 2 <= saved < LAST
 
     # SIGKILL of one: the others notice, say so, and end.
-    with started(tiny(tmp_path), count, DEVICES) as running:
+    with started(commands, DEVICES) as running:
         until(running[0], f"step {saved + 2}/")
         running[-1].kill()
         since = time.monotonic()
@@ -111,7 +133,7 @@ def test_stopped_and_killed_a_run_ends_with_the_same_bits(tiny, finished, tmp_pa
         assert status not in (0, -signal.SIGKILL)
         assert "another process is gone" in output or "another task died" in output
 
-    run_all(tiny(tmp_path), count, DEVICES)
+    run_all(commands, DEVICES)
     whole, _ = finished(count)
     jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path), final_state(whole))
     assert losses(tmp_path) == losses(whole)
@@ -122,9 +144,75 @@ def test_error_of_one_process_ends_all(tiny, scenes, tmp_path):
     shutil.copytree(scenes, root)
     image = sorted(root.glob("leftImg8bit/train/*/*.png"))[0]
     image.write_bytes(image.read_bytes()[:500])
-    since = time.monotonic()
-    with started(tiny(tmp_path / "run", **{"data.root": root}), 2, DEVICES) as running:
+    run = tiny(tmp_path / "run", **{"data.root": root})
+    with started([run] * 2, DEVICES) as running:
         found = ends(running)
-    print(time.monotonic() - since)
     assert all(status not in (0, None) for status, _ in found)
-    assert any(f"jaxseg: process {index}: {image}" in output for index, (_, output) in enumerate(found)), found
+    told = [f"jaxseg: process {i}: {image}" in output for i, (_, output) in enumerate(found)]
+    assert any(told), found
+
+
+def test_work_directories_that_are_not_one_are_refused(tiny, tmp_path):
+    with started([tiny(tmp_path / "a"), tiny(tmp_path / "b")], DEVICES) as running:
+        found = ends(running)
+    for index, (status, output) in enumerate(found):
+        assert status == 1
+        assert f"process {index}: the work directory {tmp_path / 'ab'[index]}" in output
+        assert "is not that of process 1; choose one with --workdir that all hosts share" in output
+
+
+JOIN = """\
+import sys
+from jaxseg import processes
+processes.START_SECONDS = int(sys.argv[1])
+try:
+    processes.start(preemptible=True)
+except processes.ConfigError as error:
+    sys.exit(str(error))
+import jax
+print(jax.process_index(), "of", jax.process_count())
+"""
+
+
+def joining(seconds=60, **variables):
+    """The command of a program that joins the others and says which one it is."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | variables
+    arguments = [sys.executable, "-c", JOIN, str(seconds)]
+    return {"args": arguments, "env": environment, "cwd": ROOT, "text": True}
+
+
+def test_processes_of_a_slurm_job_find_each_other():
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}
+    tasks = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        outputs = threads.map(lambda task: run(joining(**job, **task)), tasks)
+    for index, output in enumerate(outputs):
+        assert f"{index} of 2" in output
+
+
+def test_process_that_is_missing_at_the_start_is_not_waited_for_without_end():
+    variables = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+    message = failure(joining(3, JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{free_port()}", **variables))
+    assert "process 0: 3 s have passed without all 2 processes at 127.0.0.1" in message
+
+
+def test_address_alone_is_not_enough_outside_a_cluster():
+    message = failure(joining(JAX_COORDINATOR_ADDRESS="127.0.0.1:1"))
+    assert "JAX_NUM_PROCESSES and JAX_PROCESS_ID not set" in message
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"COUNT": "2"}, "JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID not set"),
+        ({"ADDRESS": "h:1", "COUNT": "2", "INDEX": "2"}, "JAX_PROCESS_ID=2 is to be from 0 to"),
+        ({"ADDRESS": "h:1", "COUNT": "two", "INDEX": "1"}, "whole numbers"),
+        ({"ADDRESS": "h", "COUNT": "2", "INDEX": "1"}, "JAX_COORDINATOR_ADDRESS=h is to be HOST:"),
+    ],
+)
+def test_variables_that_do_not_go_together_are_named(monkeypatch, variables, said):
+    for name, value in variables.items():
+        monkeypatch.setenv(getattr(processes, name), value)
+    with pytest.raises(ConfigError, match=said):
+        processes.start(preemptible=False)

@@ -5,18 +5,16 @@ import ml_collections
 from configs import common, internimage
 
 
-def tiny_config(head="upernet", **changes):
-    """A UperNet (or segformer) on an InternImage of 8 channels; `changes` are "a.b" keys."""
+def tiny_config(**changes):
+    """A UperNet on a four-stage InternImage with 8 channels; `changes` are "a.b" keys."""
     backbone = internimage.backbone("t") | {
         "channels": 8,
         "depths": (1, 1, 1, 1),
         "groups": (1, 2, 4, 8),
     }
-    model = getattr(common, head)(backbone, num_classes=19)
+    model = common.upernet(backbone, num_classes=19)
     model["dtype"] = "float32"
-    for part in ("decode_head", "auxiliary_head"):
-        if model[part]:
-            model[part]["channels"] = 16
+    model["decode_head"]["channels"] = model["auxiliary_head"]["channels"] = 16
     settings = {
         "model": model,
         "steps": 10,
@@ -35,3 +33,15 @@ def tiny_config(head="upernet", **changes):
     config = common.recipe("tiny", {"tiny": settings})
     config.update_from_flattened_dict(changes)
     return ml_collections.ConfigDict(config)
+
+
+def smallest_config():
+    """What compiles quickest of all that has batch norm: SegformerHead on four blocks of BEiT."""
+    backbone = {"kind": "beit", "embed_dim": 16, "depth": 4, "num_heads": 2, "window": (4, 4)}
+    backbone["out_indices"] = (0, 1, 2, 3)
+    config = tiny_config()
+    config.model = ml_collections.ConfigDict(common.segformer(backbone, num_classes=19))
+    config.model.dtype = "float32"
+    config.model.decode_head.channels = 16
+    config.data.test_multiple = 32
+    return config
