@@ -142,7 +142,7 @@ class Checkpoints:
                 f" {self._failures[0]}. The checkpoints before are intact; start again to go on"
                 " from there"
             ) from error
-        logging.warning("saving step %d failed, is tried again: %s", step, self._failures[-1])
+        _report(error, "saving step %d failed, is tried again: %s", step, self._failures[-1])
         self._checkpointer.reload()  # what is there, not what would have been
         return False
 
@@ -181,7 +181,7 @@ class Checkpoints:
         """
         found = list(reversed(self._checkpointer.checkpoints))
         for checkpoint in found:
-            problem = None
+            error = None
             try:
                 path = self.directory / str(checkpoint.step)
                 _refuse_weights_alone(path)
@@ -195,13 +195,11 @@ class Checkpoints:
                 )
             except CheckpointError:
                 raise
-            except Exception as error:
-                problem = error
-            if processes.any_of(problem is not None):
-                problem = problem or "in another process"
-                logging.warning(
-                    "passing over checkpoint %d, which cannot be read: %s", checkpoint.step, problem
-                )
+            except Exception as raised:
+                error = raised
+            if processes.any_of(error is not None):
+                text = "passing over checkpoint %d, which cannot be read: %s"
+                _report(error, text, checkpoint.step, error or "in another process")
                 continue
             model = parts["model"]
             return TrainState(ema=model.pop("ema", None), **model, **parts["optimizer"])
@@ -324,6 +322,11 @@ def load_variables(
     model = ocp.load_checkpointables(checkpoint, {"model": paths.nested(request)})["model"]
     model = paths.by_path({**model, "params": model["ema"]} if averaged else model)
     return paths.nested({path: model[path] for path in wanted})
+
+
+def _report(error, text, *values):
+    """By process 0, and by the one that has the error: only errors are printed by all."""
+    logging.log(logging.ERROR if error else logging.WARNING, text, *values)
 
 
 def _first_line(error):

@@ -189,10 +189,19 @@ def any_of(here: bool) -> bool:
 
 
 def by_first(action: Callable[[], None]):
-    """Process 0 does it, and all go on when it is done."""
+    """Process 0 does it, and all go on when it is done.
+
+    Raises:
+      OSError: in all processes, where it raises one.
+    """
+    error = None
     if jax.process_index() == 0:
-        action()
-    any_of(False)
+        try:
+            action()
+        except OSError as raised:
+            error = raised
+    if any_of(error is not None):
+        raise error or OSError("in process 0")
 
 
 def without_file_of_first(directory: pathlib.Path) -> list[int]:
