@@ -86,6 +86,7 @@ BACKBONES = {
         "layer_scale": 1e-6,
         "drop_path": 0.2,
         "remat": True,
+        "remat_keeps": "nothing",
     },
 }
 # What each is trained with, and the weights it starts from.
