@@ -30,7 +30,7 @@ import jax
 from jax.experimental import topologies
 
 import pallas_kernels
-from jaxseg import ahead_of_time, config_files
+from jaxseg import ahead_of_time, config_files, parallel
 from jaxseg.report import versions
 
 SAME = ("config", "overrides", "topology", "batch", "sampling")  # of a result that is made anew
@@ -72,7 +72,8 @@ def main():
 def compile_step(name: str, overrides: list[str], devices, batch: int) -> dict:
     """What a device holds in the compiled step, in 1e9 bytes, or why it does not fit."""
     config = config_files.load(name, ["--config.model.dtype=bfloat16", *overrides])
-    traced, _ = ahead_of_time.trace_train_step(config, devices, batch_size=batch)
+    config.batch_size = batch
+    traced, *_ = ahead_of_time.trace_train_step(config, parallel.make_mesh(config.mesh, devices))
     lowered = traced.lower()
     begun = time.time()
     try:

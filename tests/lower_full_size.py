@@ -10,13 +10,14 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=16"
 import jax
 import numpy as np
 
-from jaxseg import ahead_of_time, config_files
+from jaxseg import ahead_of_time, config_files, parallel
 
 
 def main(name, platform):
     overrides = ["--config.model.dtype=bfloat16", "--config.mesh.data=1", "--config.mesh.fsdp=16"]
     config = config_files.load(name, overrides)
-    traced, state = ahead_of_time.trace_train_step(config, jax.devices(), config.batch_size)
+    mesh = parallel.make_mesh(config.mesh)
+    traced, state, _ = ahead_of_time.trace_train_step(config, mesh)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
 
     def share(leaf):
