@@ -41,8 +41,12 @@ def readable_errors():
         yield
     # An override of a key that the config does not have; a KeyError where others follow it.
     except (AttributeError, KeyError) as error:
-        hint = str(error).replace("\\n", ". ").replace("\\'", "'").strip("\"'")
-        raise ConfigError(f"--config.KEY=VALUE: no such key: '{hint}") from error
+        text = str(error).replace("\\n", "\n").replace("\\'", "'").strip("\"'")
+        key, *hint = text.split("\n")
+        name = key.strip("'")
+        raise ConfigError(
+            ". ".join([f"--config.KEY=VALUE: no such key: '{name}'", *hint])
+        ) from error
     except flags.Error as error:  # the last line is what the config file raised
         message = str(error).strip().splitlines()[-1].strip()
         raise ConfigError(re.sub(r"^\w+Error: ", "", message)) from error

@@ -157,14 +157,16 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
     if trained.classes != evaluated.classes:
         raise ConfigError(
             f"config.data.val_dataset={evaluated.name}: its {len(evaluated.classes)} classes are"
-            f" not the {len(trained.classes)} of {trained.name}, which is trained on"
+            f" not the {len(trained.classes)} of {trained.name}, which is trained on;"
+            " set config.data.val_dataset, val_root and val_split to data of these classes"
         )
-    outputs = config.model.decode_head.num_classes
-    if outputs < len(trained.classes):
-        raise ConfigError(
-            f"config.model.decode_head.num_classes={outputs}, but {trained.name} has"
-            f" {len(trained.classes)} classes"
-        )
+    for head in ("decode_head", "auxiliary_head"):
+        settings = config.model.get(head)
+        if settings and settings.num_classes < len(trained.classes):
+            raise ConfigError(
+                f"config.model.{head}.num_classes={settings.num_classes}, but {trained.name} has"
+                f" {len(trained.classes)} classes"
+            )
 
 
 def make_writable(workdir: pathlib.Path):

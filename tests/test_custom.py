@@ -61,7 +61,8 @@ def test_what_a_checkpoint_stores_needs_the_file_no_more(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ("", "config.data.classes=FILE is needed"),
+        ("", r"names\.txt lists no classes"),
+        ("# a\n\n", r"names\.txt lists no classes"),
         ("a\nb\na\n", "'a' is listed twice"),
         ("0: a\nb\n", "'b' has no value"),
         ("0: a\n0: b\n", "the value 0 is listed twice"),
@@ -73,6 +74,16 @@ def test_what_a_checkpoint_stores_needs_the_file_no_more(tmp_path):
 def test_a_file_that_lists_no_classes_is_refused(tmp_path, lines, said):
     with pytest.raises(ConfigError, match=said):
         config_with(tmp_path, lines)
+
+
+def test_without_a_file_one_is_asked_for():
+    with pytest.raises(ConfigError, match=r"config\.data\.classes=FILE is needed"):
+        custom.fill_in(config_files.load("configs/custom.py"))
+
+
+def test_marks_of_windows_editors_are_no_part_of_the_names(tmp_path):
+    lines = config_with(tmp_path, "\ufeff0: a\r\n255: b\r\n").data.class_lines
+    assert lines == ("0: a", "255: b")
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -103,6 +114,12 @@ def test_images_and_masks_are_found_below_their_folders(tmp_path):
     samples = datasets.trained_on(config_with(tmp_path, "a\nb\n").data).samples()
     assert [sample.name for sample in samples] == ["b", "a"]
     assert read_sample(samples[0])[1][0].tolist() == [0, 1, 255, 0, 1, 255, 0, 1]
+
+
+def test_images_of_another_suffix_are_shown_and_the_setting_named(tmp_path):
+    write_photograph(tmp_path, "images/train/1.png", "masks/train/1.png")
+    with pytest.raises(DataError, match=r"(?s)holds 1\.png.*data\.image_suffix"):
+        datasets.trained_on(config_with(tmp_path, "a\nb\n").data).samples()
 
 
 def test_folders_and_suffixes_are_settings(tmp_path):

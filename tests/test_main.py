@@ -17,6 +17,7 @@ from processes import ROOT, failure
         ({"mesh.fsdp": 2}, ("fsdp=2 does not fit 1 devices",)),
         ({"data.dataset": "atlantis"}, ("Unknown dataset 'atlantis'", "cityscapes")),
         ({"model.decode_head.num_classes": 7}, ("num_classes=7", "19 classes")),
+        ({"model.auxiliary_head.num_classes": 7}, ("auxiliary_head.num_classes=7", "19 classes")),
         ({"init": "/nowhere"}, ("config.init=/nowhere: there is no such file", "zoo:NAME")),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -34,6 +35,10 @@ def test_misspelt_override_suggests_the_right_one(command, tmp_path):
 @pytest.mark.parametrize("key", ["model.backbon.remat", "optimm.lr"])
 def test_misspelt_override_in_the_middle_suggests_the_right_one(command, tmp_path, key):
     assert "no such key" in failure(command(tmp_path, **{key: 1}))
+
+
+def test_misspelt_override_like_no_other_key_is_named(command, tmp_path):
+    assert "no such key: 'slide'\n" in failure(command(tmp_path, **{"eval.slide": 1}))
 
 
 def test_missing_config_file_lists_the_installed_ones(tmp_path):

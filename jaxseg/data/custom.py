@@ -34,13 +34,15 @@ def fill_in(config: ConfigDict):
         return
     if config.data.classes:
         try:
-            lines = pathlib.Path(config.data.classes).read_text(encoding="utf-8").splitlines()
+            lines = pathlib.Path(config.data.classes).read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"config.data.classes={config.data.classes} cannot be read: {error}"
             ) from error
         lines = (line.strip() for line in lines)
         config.data.class_lines = tuple(ln for ln in lines if ln and not ln.startswith("#"))
+        if not config.data.class_lines:
+            raise ConfigError(f"config.data.classes={config.data.classes} lists no classes")
         config.data.classes = ""
     classes, _ = parse(config.data.class_lines)
     for head in HEADS:

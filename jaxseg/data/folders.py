@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxseg.data import custom
 from jaxseg.data.cityscapes import CITYSCAPES
 from jaxseg.data.description import Dataset
 from jaxseg.data.listings import first_few
@@ -39,6 +40,8 @@ def _pairs_of_split(dataset, root, split, splits, labelled, complete):
             "Set data.root (data.val_root, where evaluation has a root of its own) to the folder "
             "that holds these"
         )
+        if dataset.name == custom.NAME:
+            remedy += ", or data.images and data.image_suffix to what there is"
         if dataset is CITYSCAPES:
             remedy += (
                 ", or have street scenes made up there: "

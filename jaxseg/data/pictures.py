@@ -128,7 +128,9 @@ def _decoding(picture):
     """What goes wrong inside is a CorruptFileError."""
     try:
         yield
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except UnidentifiedImageError as error:
+        raise _corrupt(picture, "it is no picture of a known format") from error
+    except (OSError, SyntaxError) as error:
         raise _corrupt(picture, str(error)) from error
 
 

@@ -62,7 +62,7 @@ def read_label(sample: Sample) -> np.ndarray:
             f"{sample.label} holds the label values {ranges(np.unique(raw[unknown]))}, which do not"
             f" exist in files of the kind *{sample.label_format.suffix} (known: {ranges(known)})."
             " Is the file from another dataset, or already mapped? Restore it, or rename it to the"
-            " kind that it is."
+            " kind that it is. (The values of your own masks are those of config.data.classes.)"
         )
     return label
 

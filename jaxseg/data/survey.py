@@ -59,7 +59,8 @@ class Survey:
 
 def survey(dataset: Dataset, pairs: Pairs) -> Survey:
     """Reads every label, and of every image the header and the checksums."""
-    faults = [f"{image} has no label" for image in pairs.images_alone]
+    named = " or ".join(f"*{form.suffix}" for form in dataset.label_formats)
+    faults = [f"{image} has no label ({named})" for image in pairs.images_alone]
     result = Survey(dataset, collections.Counter(), {}, faults, pairs.labels_alone)
     with ThreadPoolExecutor(THREADS) as threads:
         for sample, found in zip(pairs.samples, threads.map(_look, pairs.samples), strict=True):
@@ -89,7 +90,10 @@ def _look(sample):
         return hw, pixels, f"{sample.label} holds {ranges(unknown)}: not in the table"
     if raw.shape != hw:
         (h, w), (label_h, label_w) = hw, raw.shape
-        return hw, pixels, f"{sample.image} is {h}x{w}, its label {label_h}x{label_w}"
+        fault = f"{sample.image} is {h}x{w}, its label {label_h}x{label_w}"
+        if raw.shape == hw[::-1]:
+            fault += " (an image is turned as its EXIF data say, a label is not)"
+        return hw, pixels, fault
     return hw, pixels, None
 
 
