@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_datasets import HW, write_ade20k, write_cityscapes
+from tiny_datasets import HW, write_ade20k, write_cityscapes, write_photograph
 
 from jaxseg.data import datasets, pictures
 from jaxseg.data.survey import survey
@@ -73,8 +73,8 @@ def test_values_outside_the_table_are_counted_and_their_files_named(tmp_path):
 
 @pytest.mark.parametrize("which", [0, 1], ids=["image", "label"])
 def test_damaged_files_are_named_and_the_others_counted(tmp_path, which):
-    write_ade20k(tmp_path, 1)
-    damaged = write_ade20k(tmp_path, 2)[which]
+    write_ade20k(tmp_path, 1, pixels=1)
+    damaged = write_ade20k(tmp_path, 2, pixels=1)[which]
     damaged.write_bytes(b"")
     found = survey_of("ade20k", tmp_path, "training")
     assert found.faults == [f"{damaged} cannot be read: it is empty"]
@@ -82,7 +82,7 @@ def test_damaged_files_are_named_and_the_others_counted(tmp_path, which):
 
 
 def test_pairs_of_different_sizes_are_named_by_the_size_that_is_read(tmp_path):
-    image, _ = write_ade20k(tmp_path, 1)
+    image, _ = write_ade20k(tmp_path, 1, pixels=1)
     assert not survey_of("ade20k", tmp_path, "training").faults
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
@@ -95,9 +95,27 @@ def test_pairs_of_different_sizes_are_named_by_the_size_that_is_read(tmp_path):
 
 def test_many_sizes_are_summed_up(tmp_path):
     for number in range(8):
-        image, label = write_ade20k(tmp_path, number)
+        image, label = write_ade20k(tmp_path, number, pixels=1)
         for path in (image, label):
             Image.open(path).resize((10 + number, 20 - number)).save(path)
     found = survey_of("ade20k", tmp_path, "training")
     assert len(found.sizes) == 8
     assert "and 3 more, 13 to 15 high and 15 to 17 wide" in str(found)
+
+
+def test_values_of_one_class_are_summed_up(tmp_path):
+    road = np.flatnonzero(datasets.MAPILLARY_TO_CITYSCAPES.label_formats[0].train_ids == 0)[:2]
+    pixels = np.full(HW, road[0], np.uint8)
+    pixels[0] = road[1]
+    pixels[1] = np.flatnonzero(datasets.MAPILLARY_TO_CITYSCAPES.label_formats[0].train_ids == 13)[0]
+    files = "training/images/a.jpg", "training/labels/a.png"
+    write_photograph(tmp_path, *files, pixels=pixels)
+    text = str(survey_of("mapillary_to_cityscapes", tmp_path, "training"))
+    for line in ("0 road 83.333%", "13 car 16.667%"):
+        assert line.split() in [shown.split() for shown in text.splitlines()]
+
+
+def test_a_dataset_without_a_pixel_of_any_class_is_a_fault(tmp_path):
+    write_cityscapes(tmp_path, "ulm_000000_000019", label=np.zeros(HW, np.uint8))
+    (fault,) = survey_of("cityscapes", tmp_path, "train").faults
+    assert fault == "no pixel of the 1 labels is of any class"

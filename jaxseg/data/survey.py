@@ -45,6 +45,8 @@ class Survey:
         lines = [f"  sizes: {_sizes(self.sizes)}"]
         for form, values in self.values.items():
             lines += _table(self.dataset, form, values)
+        if any(_joins(form, values) for form, values in self.values.items()):
+            lines += _classes(self.dataset, self.class_pixels())
         absent = np.flatnonzero(self.class_pixels() == 0)
         if len(absent):
             names = ", ".join(self.dataset.classes[k] for k in absent)
@@ -72,6 +74,8 @@ def survey(dataset: Dataset, pairs: Pairs) -> Survey:
                 values = result.values.setdefault(sample.label_format, Values())
                 values.pixels += pixels
                 values.images += pixels > 0
+    if not faults and not result.class_pixels().any():
+        faults.append(f"no pixel of the {len(pairs.samples)} labels is of any class")
     return result
 
 
@@ -110,6 +114,20 @@ def _table(dataset, form, values):
     for value in np.flatnonzero(values.pixels):
         share = values.pixels[value] / total
         yield f"  {value:>5}  {meaning(value):<30}{share:>9.3%}{values.images[value]:>9}"
+
+
+def _joins(form, values):
+    """Whether several values that there are mean the same class."""
+    meant = form.train_ids[values.pixels > 0]
+    meant = meant[meant < UNKNOWN]
+    return len(np.unique(meant)) < len(meant)
+
+
+def _classes(dataset, pixels):
+    """A line for every class that there is, of whichever values: its share of labelled pixels."""
+    yield "  class, share of the labelled pixels"
+    for k in np.flatnonzero(pixels):
+        yield f"  {k:>5}  {dataset.classes[k]:<30}{pixels[k] / pixels.sum():>9.3%}"
 
 
 def _sizes(sizes, limit=5):
