@@ -19,7 +19,8 @@ from processes import ROOT, ends, failure, free_port, run, run_all, started
 from jaxseg import processes
 from jaxseg.errors import ConfigError
 
-DEVICES, LAST = 4, 10
+# A signal is answered some steps later; there have to be enough of them.
+DEVICES, LAST = 4, 40
 SETTINGS = {"batch_size": 8, "steps": LAST, "data.workers": 0, "eval.every_steps": LAST}
 SETTINGS |= {"checkpoint.every_steps": 4, "checkpoint.keep": 3}
 FOUR = pytest.param(4, marks=pytest.mark.full)
@@ -27,7 +28,7 @@ FOUR = pytest.param(4, marks=pytest.mark.full)
 
 @pytest.fixture(scope="module")
 def tiny(command):
-    """The command of a run of ten steps of a model that compiles quickly."""
+    """The command of a run of a model that compiles quickly."""
 
     def make(workdir, *arguments, **changes):
         made = command(workdir, *arguments, **SETTINGS | changes)
@@ -79,8 +80,9 @@ def test_losses_and_evaluation_are_those_of_one_process(tiny, finished, tmp_path
     (one, _), (several, outputs) = finished(1), finished(count)
     expected, found = losses(one), losses(several)
     assert list(found) == list(range(1, LAST + 1))
-    # Sums over devices are taken in another order.
-    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    # Sums over devices are taken in another order; later, the difference has grown.
+    for step in range(1, 11):
+        np.testing.assert_allclose(found[step], expected[step], rtol=1e-5)
     run_all([tiny(tmp_path, "--mode=eval", f"--checkpoint={several}")], DEVICES)
     for name in ("metrics.json", "per_class.csv", f"predictions/step_{LAST:06d}/images.csv"):
         assert (several / name).read_bytes() == (tmp_path / name).read_bytes(), name
@@ -92,13 +94,13 @@ def test_losses_and_evaluation_are_those_of_one_process(tiny, finished, tmp_path
 def test_run_goes_on_with_fewer_processes_and_devices(tiny, finished, tmp_path):
     several, _ = finished(2)
     shutil.copytree(several, tmp_path, dirs_exist_ok=True)
-    for step in (8, LAST):
+    for step in (LAST - 4, LAST):
         shutil.rmtree(tmp_path / "checkpoints" / str(step))
     (output,) = run_all([tiny(tmp_path)], DEVICES // 2)
-    assert "resumed, at step 4 of 10" in output
+    assert f"resumed, at step {LAST - 8} of {LAST}" in output
     expected, found = losses(several), losses(tmp_path)
     assert found.keys() == expected.keys()
-    # Sums in another order, carried on over six steps.
+    # Sums in another order, carried on over eight steps.
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
 
 
@@ -119,9 +121,9 @@ def test_stopped_and_killed_a_run_ends_with_the_same_bits(tiny, finished, tmp_pa
         running[-1].send_signal(signal.SIGTERM)
         stopped = ends(running)
     assert [status for status, _ in stopped] == [0] * count, stopped
-    (saved,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert f"SIGTERM: saved at step {saved}" in stopped[0][1]
-    assert 2 <= saved < LAST
+    assert 2 <= saved <= LAST - 4
 
     # SIGKILL of one: the others notice, say so, and end.
     with started(commands, DEVICES) as running:
