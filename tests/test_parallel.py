@@ -64,7 +64,8 @@ def run(data, fsdp, devices, accumulation=1, remat_keeps=None, random_drops=True
 
 
 @pytest.mark.parametrize(
-    ("data", "fsdp"), [(8, 1), pytest.param(1, 8, marks=pytest.mark.full), (2, 4)]
+    ("data", "fsdp"),
+    [(2, 4), *(pytest.param(*axes, marks=pytest.mark.full) for axes in ((8, 1), (1, 8)))],
 )
 def test_losses_are_those_of_one_device(data, fsdp):
     expected, _ = run(1, 1, 1)
