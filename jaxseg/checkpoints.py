@@ -23,7 +23,7 @@ from jaxseg.train_step import TrainState
 # Settings that a run may change when it goes on: they do not alter what is computed.
 FREE = re.compile(
     r"(variant|log_steps|init|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
-    r"|data\.(root|workers|prefetch|skip_corrupt|val_.*|test_.*)|model\.backbone\.remat(_keeps)?)$"
+    r"|data\.(root|source|workers|prefetch|skip_corrupt|val_.*|test_.*)|model\.backbone\.remat(_keeps)?)$"
 )
 
 ATTEMPTS = 3  # to save, in a row

@@ -13,6 +13,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 from processes import STEPS, failure, run, run_until
 
+from jaxseg.checkpoints import differences
 from jaxseg.train import fingerprint
 
 
@@ -134,3 +135,14 @@ def test_corrupt_image_stops_the_run_and_can_be_skipped(command, scenes, tmp_pat
     assert "data.skip_corrupt=True" in message
     run(command(tmp_path / "run", **{"data.root": root, "data.skip_corrupt": True}))
     assert '"replaced_samples": 1' in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_a_run_may_go_on_where_its_data_have_moved():
+    saved = {
+        "optim": {"lr": 1e-3},
+        "data": {"root": "a", "workers": 8},
+    }  # before there was "source"
+    now = {"optim": {"lr": 1e-3}, "data": {"root": "b", "workers": 2, "source": "tfds:c"}}
+    assert differences(saved, now) == []
+    now["optim"]["lr"] = 1e-4
+    assert differences(saved, now) == ["optim.lr: 0.001 in the checkpoint, 0.0001 now"]
