@@ -138,10 +138,8 @@ def test_corrupt_image_stops_the_run_and_can_be_skipped(command, scenes, tmp_pat
 
 
 def test_a_run_may_go_on_where_its_data_have_moved():
-    saved = {
-        "optim": {"lr": 1e-3},
-        "data": {"root": "a", "workers": 8},
-    }  # before there was "source"
+    # From before there was "source".
+    saved = {"optim": {"lr": 1e-3}, "data": {"root": "a", "workers": 8}}
     now = {"optim": {"lr": 1e-3}, "data": {"root": "b", "workers": 2, "source": "tfds:c"}}
     assert differences(saved, now) == []
     now["optim"]["lr"] = 1e-4
