@@ -142,6 +142,7 @@ def test_stopped_and_killed_a_run_ends_with_the_same_bits(tiny, finished, tmp_pa
     assert losses(tmp_path) == losses(whole)
 
 
+@pytest.mark.full
 def test_error_of_one_process_ends_all(tiny, scenes, tmp_path):
     root = tmp_path / "scenes"
     shutil.copytree(scenes, root)
@@ -155,6 +156,7 @@ def test_error_of_one_process_ends_all(tiny, scenes, tmp_path):
     assert any(told), found
 
 
+@pytest.mark.full
 def test_work_directories_that_are_not_one_are_refused(tiny, tmp_path):
     with started([tiny(tmp_path / "a"), tiny(tmp_path / "b")], DEVICES) as running:
         found = ends(running)
