@@ -14,13 +14,15 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxseg import chips, collectives, network, optim, parallel, train_step
+from jaxseg import chips, collectives, gpu_targets, network, optim, parallel, train_step
 from jaxseg.collectives import Collective
 from jaxseg.data import views
 from jaxseg.errors import ConfigError
 from jaxseg.models import segmentor
 from jaxseg.windows import slide_of
 
+# Without a GPU, XLA cannot try out tiles for its own matrix products.
+OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 OUT_OF_MEMORY = re.compile(
     r"Used ([\d.]+)([KMG]) of|required for HLO temporaries \(([\d.]+)([KMG])\)"
 )
@@ -67,15 +69,16 @@ def devices_of(topology: str, slices: int = 1) -> tuple[chips.Chip, list[jax.Dev
         if chip.platform == "tpu":
             found = topologies.get_topology_desc(topology, "tpu", num_slices=slices)
         else:
+            gpus = math.prod(map(int, shape.split("x")))
             found = topologies.get_topology_desc(
-                name, chip.platform, topology=f"{slices}x1x{math.prod(map(int, shape.split('x')))}"
+                name, "cuda", topology=f"1x{slices}x{gpus}", target_config=gpu_targets.TARGETS[name]
             )
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"--topology {topology}: {reason}. Needed is the compiler for it (pip install"
             f" 'jaxseg[{chip.platform}]') and a shape that exists, such as v5e:4x4, v5p:2x2x4,"
-            " v6e:16x16"
+            " v6e:16x16, h100:8"
         ) from error
     return chip, list(found.devices)
 
@@ -123,17 +126,22 @@ def _images(shape, mesh, dtype=np.float32):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, parallel.BATCH))
 
 
-def compile_traced(traced: jax.stages.Traced, devices: int) -> Program:
-    """Compiles; a program that needs more memory than there is, is an answer, too."""
+def compile_traced(traced: jax.stages.Traced, devices: int, platform: str) -> Program:
+    """Compiles; a program that needs more memory than there is, is an answer, too.
+
+    devices: of a slice.
+    platform: of the devices, "tpu" or "cuda".
+    """
     lowered = traced.lower()
     begun = time.monotonic()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(OPTIONS if platform == "cuda" else None)
     except jax.errors.JaxRuntimeError as error:
         if not (found := OUT_OF_MEMORY.search(str(error))):
             raise
         return Program(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]])
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    memory = compiled.memory_analysis()
+    costs = compiled.cost_analysis() or {}  # the compiler for GPUs gives none
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     parts = (
         memory.argument_size_in_bytes,

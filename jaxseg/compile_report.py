@@ -38,7 +38,9 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
     mesh = parallel.make_mesh(config.mesh, devices)
     trace = {"train": ahead_of_time.trace_train_step, "eval": ahead_of_time.trace_evaluation}
     traced, state, images = trace[what](config, mesh)
-    program = ahead_of_time.compile_traced(traced, mesh.size // slices)
+    program = ahead_of_time.compile_traced(traced, mesh.size // slices, chip.platform)
+    # The compiler for TPUs refuses what does not fit, that for GPUs does not.
+    fits = program.compiled is not None and program.needed_bytes <= chip.memory_bytes
     parameters = state["params"] if what == "eval" else state.params
     result = {
         "config": config.variant,
@@ -56,12 +58,12 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
             "outputs": program.output_bytes,
             "program": program.program_bytes,
         },
-        "fits": program.compiled is not None,
+        "fits": fits,
     }
-    if program.compiled is None:
-        result["helps"] = helps(config, mesh, state, images.shape[0], what)
-    else:
+    if fits:
         result |= costs(program, chip, model_flops(config, images, what), mesh.size)
+    else:
+        result["helps"] = helps(config, mesh, state, images.shape[0], what)
     return result | {"level": jax.config.jax_optimization_level, **versions()}
 
 
@@ -81,7 +83,7 @@ def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dic
     sent = {kind: total["bytes"] for kind, total in kinds.items()}
     over_network = sent.pop("send", 0.0)
     seconds = {
-        "arithmetic": program.flops / chip.flops,
+        "arithmetic": (program.flops or model_flops / devices) / chip.flops,
         "memory": program.read_bytes / chip.memory_bandwidth,
         "links": sum(sent.values()) / chip.link_bandwidth,
         "network": over_network / chip.network_bandwidth,
@@ -144,15 +146,19 @@ def text(result: dict[str, Any]) -> str:
             for kind, total in result["collectives"].items()
         ]
         seconds = result["seconds"]
+        traffic = f"{_gb(result['memory_traffic'])} between a device and its memory"
+        uncounted = "what the kernels take is not counted"
+        if not result["memory_traffic"]:  # the compiler for GPUs does not say
+            traffic, uncounted = "not known", "traffic and what the kernels take are not counted"
         rows |= {
             "operations": f"{result['flops'] / 1e12:.2f} T a device; the model's own"
             f" {result['model_flops'] / 1e12:.2f} T",
-            "traffic": f"{_gb(result['memory_traffic'])} between a device and its memory",
+            "traffic": traffic,
             "collectives": f"each device sends: {'; '.join(kinds) or 'nothing'}",
             "estimate": f"{result['step_seconds'] * 1e3:.1f} ms: "
             + ", ".join(f"{name} {value * 1e3:.1f}" for name, value in seconds.items()),
-            "": f"{images / result['step_seconds']:.0f} images/s, MFU {result['mfu']:.0%}; what the"
-            " kernels take is not counted",
+            "": f"{images / result['step_seconds']:.0f} images/s, MFU {result['mfu']:.0%};"
+            f" {uncounted}",
             "compiled in": f"{result['compile_seconds']:.0f} s, at level {result['level']}",
         }
     else:
