@@ -23,9 +23,7 @@ from jaxseg.windows import slide_of
 
 # Without a GPU, XLA cannot try out tiles for its own matrix products.
 OPTIONS = {"xla_gpu_enable_triton_gemm": False}
-OUT_OF_MEMORY = re.compile(
-    r"Used ([\d.]+)([KMG]) of|required for HLO temporaries \(([\d.]+)([KMG])\)"
-)
+OUT_OF_MEMORY = re.compile(r"(?:Used |HLO temporaries \()([\d.]+)([KMG])")
 
 
 @dataclasses.dataclass(frozen=True)
