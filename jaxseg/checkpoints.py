@@ -27,6 +27,7 @@ FREE = re.compile(
 )
 
 ATTEMPTS = 3  # to save, in a row
+SAVE_SECONDS = 600  # for all processes to finish; after one's error, the others wait for so long
 ASIDE = ".aside"  # ends the name of a checkpoint until another of its step is complete
 
 
@@ -89,6 +90,7 @@ class Checkpoints:
                 ]
             ),
             cleanup_tmp_directories=True,
+            context=ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=SAVE_SECONDS)),
         )
 
     def save(self, state: TrainState, step: int, metrics: Mapping[str, float] | None = None):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxseg.models import vit
@@ -91,16 +92,21 @@ class Attention(nn.Module):
         value_bias = self.param("v_bias", zeros, (channels,))
         bias = jnp.concatenate([query_bias, jnp.zeros_like(query_bias), value_bias])
         qkv = Linear(3 * channels, use_bias=False, dtype=self.dtype, name="qkv")(x)
-        x = self_attend(qkv + bias.astype(self.dtype), self.num_heads, self.position_bias(hw))
+        qkv += bias.astype(self.dtype)
+        bias = None
+        if self.window is not None:
+            table = self.param("relative_position_bias_table", zeros, self._table_shape())
+            # XLA would put together the biases of all layers before the first: gigabytes.
+            qkv, table = lax.optimization_barrier((qkv, table))
+            bias = self._bias_of_pairs(table, hw)
+        x = self_attend(qkv, self.num_heads, bias)
         return Linear(channels, dtype=self.dtype, name="proj")(x)
 
-    def position_bias(self, hw: Sequence[int]) -> Float[Array, "1 g n n"] | None:
-        """The bias of every pair of tokens of a grid, the class token first."""
-        if self.window is None:
-            return None
-        rows = (2 * self.window[0] - 1) * (2 * self.window[1] - 1) + 3
-        shape = (rows, self.num_heads)
-        table = self.param("relative_position_bias_table", nn.initializers.zeros, shape)
+    def _table_shape(self):
+        height, width = self.window
+        return (2 * height - 1) * (2 * width - 1) + OF_CLASS_TOKEN, self.num_heads
+
+    def _bias_of_pairs(self, table, hw):
         if tuple(hw) != tuple(self.window):
             table = resize_relative_positions(table, self.window, hw)
         return bias_of_pairs(table, hw)[None].astype(self.dtype)
