@@ -5,7 +5,9 @@ From shapes alone: nothing is computed, and nothing of the model's size is held.
 
 import dataclasses
 import math
+import pathlib
 import re
+import tempfile
 import time
 
 import jax
@@ -22,7 +24,7 @@ from jaxseg.models import segmentor
 from jaxseg.windows import slide_of
 
 # Without a GPU, XLA cannot try out tiles for its own matrix products.
-OPTIONS = {"xla_gpu_enable_triton_gemm": False}
+OPTIONS = {"tpu": {}, "cuda": {"xla_gpu_enable_triton_gemm": False}}
 OUT_OF_MEMORY = re.compile(r"(?:Used |HLO temporaries \()([\d.]+)([KMG])")
 
 
@@ -132,12 +134,16 @@ def compile_traced(traced: jax.stages.Traced, devices: int, platform: str) -> Pr
     """
     lowered = traced.lower()
     begun = time.monotonic()
-    try:
-        compiled = lowered.compile(OPTIONS if platform == "cuda" else None)
-    except jax.errors.JaxRuntimeError as error:
-        if not (found := OUT_OF_MEMORY.search(str(error))):
-            raise
-        return Program(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]])
+    # `compiled.as_text()` fails for some programs with collectives beside computation.
+    with tempfile.TemporaryDirectory() as dump:
+        try:
+            compiled = lowered.compile({**OPTIONS[platform], "xla_dump_to": dump})
+        except jax.errors.JaxRuntimeError as error:
+            if not (found := OUT_OF_MEMORY.search(str(error))):
+                raise
+            return Program(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]])
+        (text,) = pathlib.Path(dump).glob("*after_optimizations.txt")
+        sent = tuple(collectives.of_program(text.read_text(), devices))
     memory = compiled.memory_analysis()
     costs = compiled.cost_analysis() or {}  # the compiler for GPUs gives none
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -152,7 +158,7 @@ def compile_traced(traced: jax.stages.Traced, devices: int, platform: str) -> Pr
         *parts,
         flops=costs.get("flops", 0),
         read_bytes=costs.get("bytes accessed", 0),
-        collectives=tuple(collectives.of_program(compiled.as_text(), devices)),
+        collectives=sent,
         compile_seconds=time.monotonic() - begun,
         compiled=compiled,
     )

@@ -14,6 +14,7 @@ KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) (?:\(.*\) -> .* )?\{$")
 CALLED = re.compile(r"(?:calls|body|branch_computations)=(%?[\w.-]+|\{[^}]*\})")
+CHANNEL = re.compile(r"channel_id=\d+")
 CONDITION = re.compile(r"condition=%?([\w.-]+)")
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 # {{0,1},{2,3}} or [2,2]<=[4] or mesh['axis_0'=2,'axis_1'=2] {'axis_1'}
@@ -74,12 +75,15 @@ def of_program(text: str, devices: int) -> list[Collective]:
                 visit(callee, count * trips)
 
     visit(entry, 1)
-    return [
-        Collective(kind, shapes, groups or devices, times[name])
-        for name, instructions in computations.items()
-        if times[name]
-        for kind, shapes, groups in _collectives(instructions)
-    ]
+    found = {}
+    for name, instructions in computations.items():
+        if times[name]:
+            for channel, kind, shapes, groups in _collectives(name, instructions):
+                # What goes on beside several fusions is written in each, with the same channel.
+                found[channel or len(found)] = Collective(
+                    kind, shapes, groups or devices, times[name]
+                )
+    return list(found.values())
 
 
 def _computations(text: str):
@@ -107,15 +111,18 @@ def _trips(rest: str, computations) -> int:
     return limits[0] if len(limits) == 1 else 1
 
 
-def _collectives(instructions):
+def _collectives(computation, instructions):
     shapes = {name: _arrays(shape) for name, shape, _, _ in instructions}
     for _, _, operation, rest in instructions:
         kind = operation.removesuffix("-start")
         if kind not in KINDS:
             continue
+        if computation.startswith("all-reduce-scatter"):  # a sum of which each keeps a part
+            kind = "reduce-scatter"
         operands = re.findall(r"%([\w.-]+)", rest.partition(")")[0])
         given = tuple(array for name in operands for array in shapes[name])
-        yield kind, given, _group_size(rest)
+        channel = CHANNEL.search(rest)
+        yield channel and channel[0], kind, given, _group_size(rest)
 
 
 def _group_size(attributes: str) -> int | None:

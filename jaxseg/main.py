@@ -27,6 +27,7 @@ MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(map(": ".join, 
 # optimisation takes a third of the time.
 ABSENT_DEVICES = {
     "JAX_OPTIMIZATION_LEVEL": "O1",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # the program itself is looked at
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",

@@ -81,6 +81,12 @@ def infer(shapes: Any, rules: Sequence[tuple[str, str]], mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, shapes)
 
 
+def split(tree: Any, rules: Sequence[tuple[str, str]]) -> Any:
+    """Inside a compiled function: the tree, split over the mesh as `infer` tells."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tree if mesh.empty else jax.lax.with_sharding_constraint(tree, infer(tree, rules, mesh))
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Global arrays split over all devices, of which each process gives its `rows_here`."""
     sharding = NamedSharding(mesh, BATCH)
@@ -99,27 +105,38 @@ def local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
+@jax.custom_vjp
 def gathered(parameter: jax.Array) -> jax.Array:
-    """A parameter as a whole on every device of the mesh; its gradient need not be."""
+    """A parameter as a whole on every device of the mesh.
+
+    Its gradient is left to the partitioner: where it is `split`, devices sum each its own part.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape.get("fsdp", 1) == 1:
         return parameter
     return jax.lax.with_sharding_constraint(parameter, P())
 
 
-def over_batch(operator: Callable) -> Callable:
-    """Runs an operator on every device's share of the batch (the first axis of all arguments).
+gathered.defvjp(lambda parameter: (gathered(parameter), None), lambda _, gradient: (gradient,))
+
+
+def over_batch(operator: Callable, repeated: int = 0) -> Callable:
+    """Runs an operator on every device's share of the batch (the first axis of its arguments).
 
     The partitioner cannot see that a gather stays within its image, and would collect the whole
     batch on every device. Outside a mesh, or for a batch that it does not divide (initialisation),
     the operator runs as it is.
+
+    repeated: how many of the last arguments are parameters, the same on all devices, which sum
+      their gradients where the operator takes them, not somewhere within it.
     """
 
     def run(*arguments):
         mesh = jax.sharding.get_abstract_mesh()
         if mesh.empty or mesh.size == 1 or arguments[0].shape[0] % mesh.size:
             return operator(*arguments)
-        return jax.shard_map(operator, mesh=mesh, in_specs=BATCH, out_specs=BATCH, check_vma=False)(
+        given = (BATCH,) * (len(arguments) - repeated) + (P(),) * repeated
+        return jax.shard_map(operator, mesh=mesh, in_specs=given, out_specs=BATCH, check_vma=False)(
             *arguments
         )
 

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from jaxseg import losses, optim
+from jaxseg import losses, optim, parallel
 from jaxseg.mask_losses import mask2former_loss
 from jaxseg.models import segmentor
 
@@ -79,7 +79,10 @@ def make_train_step(
             logs["displacement"] = output.displacement
         return loss, (batch_stats, {"loss": loss, **logs})
 
-    gradient_of = jax.grad(loss_of, has_aux=True)
+    def gradient_of(*arguments):
+        gradients, rest = jax.grad(loss_of, has_aux=True)(*arguments)
+        # As the parameters are split: every device sums its own part, and holds no other.
+        return parallel.split(gradients, config.sharding), rest
 
     def accumulate(params, batch_stats, batch, rng):
         """Mean gradients and logs over parts of the batch; batch norm sees each part by itself."""

@@ -1,11 +1,12 @@
 """Sharding: rules over paths, and the same losses on any mesh."""
 
 import functools
+import math
 
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import smallest_config, tiny_config
 
 from jaxseg import ahead_of_time, collectives, optim, parallel, train_step
 from jaxseg.errors import ConfigError
@@ -126,28 +127,41 @@ def test_a_parameter_without_sharding_rule_is_named():
         parallel.infer({"head": {"bias": np.zeros(3)}}, (("kernel", "fsdp"),), mesh)
 
 
-def shapes_gathered(config, axes):
-    """What the devices of a mesh give to one another, in a whole train step."""
+def collectives_of_step(config, axes):
+    """What the devices of a mesh send to one another in a whole train step; its parameters."""
     mesh = parallel.make_mesh(axes)
     with jax.numpy_dtype_promotion("standard"):  # the schedule needs it
         traced, state, _ = ahead_of_time.trace_train_step(config, mesh)
-    program = traced.lower().compile().as_text()
-    found = collectives.of_program(program, mesh.size)
-    assert found  # at the least, the gradients are summed
-    given = [c.shapes for c in found if c.kind not in ("all-reduce", "reduce-scatter")]
-    return given, state.params
+    found = collectives.of_program(traced.lower().compile().as_text(), mesh.size)
+    sent = {kind: [c.shapes for c in found if c.kind == kind] for kind in {c.kind for c in found}}
+    return sent, state
 
 
-def test_operators_stay_on_their_share_of_the_batch():
-    """Neither a step's gathers nor their gradients bring the batch together on one device."""
-    given, _ = shapes_gathered(tiny_config(), {"data": 8, "fsdp": 1})
-    assert given == []
+def elements(shapes):
+    return sum(math.prod(shape) for arrays in shapes for _, shape in arrays)
+
+
+@pytest.mark.parametrize("config", [tiny_config(), smallest_config()], ids=["intern_image", "beit"])
+def test_operators_stay_on_their_share_of_the_batch(config):
+    """Nothing but gradients and statistics is summed, and nothing else is sent."""
+    sent, state = collectives_of_step(config, {"data": 8, "fsdp": 1})
+    assert list(sent) == ["all-reduce"]
+    weights, statistics = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for tree in (state.params, state.batch_stats)
+    )
+    # A gradient for each weight, two sums over the batch and their gradients for each statistic.
+    assert weights < elements(sent["all-reduce"]) < weights + 2 * statistics
 
 
 def test_of_split_weights_only_those_are_gathered_one_by_one():
-    given, params = shapes_gathered(tiny_config(), {"data": 1, "fsdp": 8})
-    split = [x.sharding.shard_shape(x.shape) for x in jax.tree.leaves(params) if not replicated(x)]
-    assert sorted(given) == sorted((("f32", shape),) for shape in split)
+    sent, state = collectives_of_step(tiny_config(), {"data": 1, "fsdp": 8})
+    leaves = jax.tree.leaves(state.params)
+    split = [x.sharding.shard_shape(x.shape) for x in leaves if not replicated(x)]
+    assert sorted(sent.pop("all-gather")) == sorted((("f32", shape),) for shape in split)
+    # Parts of gradients that are summed along another axis than the weight's change places.
+    assert elements(sent.pop("all-to-all")) < sum(x.size for x in leaves) / 8
+    assert list(sent) == ["all-reduce"]
 
 
 def replicated(leaf):

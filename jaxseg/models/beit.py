@@ -3,6 +3,7 @@
 As backbones by themselves (`BEiT`) and with the companion of ViT-Adapter (`BEiTAdapter`).
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxseg.models.attention import self_attend
 from jaxseg.models.layers import BatchNorm, DType, Linear, gelu, torch_uniform
 from jaxseg.models.rematerialisation import rematerialised
 from jaxseg.models.vit_adapter import Upsample, ViTAdapter
+from jaxseg.parallel import over_batch
 from jaxseg.position_tables import OF_CLASS_TOKEN, spline_matrix
 from jaxseg.resize import along_height, along_width
 
@@ -93,23 +95,24 @@ class Attention(nn.Module):
         bias = jnp.concatenate([query_bias, jnp.zeros_like(query_bias), value_bias])
         qkv = Linear(3 * channels, use_bias=False, dtype=self.dtype, name="qkv")(x)
         qkv += bias.astype(self.dtype)
-        bias = None
-        if self.window is not None:
-            table = self.param("relative_position_bias_table", zeros, self._table_shape())
-            # XLA would put together the biases of all layers before the first: gigabytes.
-            qkv, table = lax.optimization_barrier((qkv, table))
-            bias = self._bias_of_pairs(table, hw)
-        x = self_attend(qkv, self.num_heads, bias)
+        if self.window is None:
+            x = self_attend(qkv, self.num_heads)
+        else:
+            height, width = self.window
+            rows = (2 * height - 1) * (2 * width - 1) + OF_CLASS_TOKEN
+            table = self.param("relative_position_bias_table", zeros, (rows, self.num_heads))
+            # Over the batch, so that devices sum gradients of the table, not of all pairs.
+            attend = functools.partial(self._attend, hw=hw)
+            x = over_batch(attend, repeated=1)(qkv, table)
         return Linear(channels, dtype=self.dtype, name="proj")(x)
 
-    def _table_shape(self):
-        height, width = self.window
-        return (2 * height - 1) * (2 * width - 1) + OF_CLASS_TOKEN, self.num_heads
-
-    def _bias_of_pairs(self, table, hw):
+    def _attend(self, qkv, table, hw):
+        # Without the barrier, XLA has the biases of all blocks ready before the first: gigabytes.
+        qkv, table = lax.optimization_barrier((qkv, table))
         if tuple(hw) != tuple(self.window):
             table = resize_relative_positions(table, self.window, hw)
-        return bias_of_pairs(table, hw)[None].astype(self.dtype)
+        bias = bias_of_pairs(table, hw)[None].astype(self.dtype)
+        return self_attend(qkv, self.num_heads, bias)
 
 
 class Block(vit.Block):
