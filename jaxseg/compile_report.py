@@ -18,6 +18,7 @@ from jaxseg.report import versions
 
 # Backward takes twice the operations of forward; a multiply-accumulate is two operations.
 OPERATIONS_PER_COUNTED = {"train": 6, "eval": 2}
+WORTH_SPLITTING = 1e8  # bytes of weights and moments
 
 
 def compile_report(config: ConfigDict, topology: str, slices: int, what: str) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def helps(config: ConfigDict, mesh: Mesh, state: Any, images: int, what: str) ->
     leaves = jax.tree.leaves(state)
     held = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
     found = []
-    if mesh.shape["fsdp"] < mesh.size:
+    if mesh.shape["fsdp"] < mesh.size and held > WORTH_SPLITTING:
         found.append(
             f"config.mesh.data=1 config.mesh.fsdp={mesh.size} splits the {held / 1e9:.1f} GB of"
             " weights and moments that every device holds"
@@ -115,7 +116,7 @@ def helps(config: ConfigDict, mesh: Mesh, state: Any, images: int, what: str) ->
         if config.eval.images_per_device > 1:
             found.append("config.eval.images_per_device=1")
         return [*found, "config.eval.mode=slide with a smaller config.eval.crop_hw"]
-    if not config.model.backbone.remat:
+    if not config.model.backbone.get("remat", True):
         found.append("config.model.backbone.remat=True keeps no activations within blocks")
     per_device = images // mesh.size
     if per_device > config.optim.accumulation:

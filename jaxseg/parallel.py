@@ -114,7 +114,8 @@ def gathered(parameter: jax.Array) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape.get("fsdp", 1) == 1:
         return parameter
-    return jax.lax.with_sharding_constraint(parameter, P())
+    # The barrier keeps XLA from sending it in the type that it had before.
+    return jax.lax.with_sharding_constraint(jax.lax.optimization_barrier(parameter), P())
 
 
 gathered.defvjp(lambda parameter: (gathered(parameter), None), lambda _, gradient: (gradient,))

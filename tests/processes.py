@@ -5,6 +5,7 @@ import contextlib
 import pathlib
 import socket
 import subprocess
+import sys
 
 import jaxlib
 
@@ -15,6 +16,7 @@ if jaxlib.__version__.startswith("0.10."):
     XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
 
 ROOT = pathlib.Path(__file__).parent.parent
+LIBTPU = pathlib.Path(sys.prefix) / "libtpu"  # where the Makefile installs the compiler for TPUs
 STEPS = 30
 CONFIG = """\
 import sys

@@ -1,6 +1,12 @@
 """What `--mode compile` says of a program, by figures whose meaning is known."""
 
+import json
+
+import jax
+import numpy as np
+import processes
 import pytest
+from processes import LIBTPU, ROOT
 from tiny import tiny_config
 
 from jaxseg import ahead_of_time, chips, compile_report
@@ -34,7 +40,61 @@ def test_times_are_those_of_the_data_sheet():
 def test_a_program_of_the_wrong_size_says_what_helps():
     config = tiny_config()
     mesh = compile_report.parallel.make_mesh({"data": 8, "fsdp": 1})
-    state = {"params": []}
+    replicated = jax.NamedSharding(mesh, jax.P())
+    state = {"params": jax.ShapeDtypeStruct((10**9,), np.float32, sharding=replicated)}
     said = "\n".join(compile_report.helps(config, mesh, state, 16, "train"))
-    for setting in ("mesh.fsdp=8", "remat=True", "optim.accumulation=2", "crop_hw"):
+    for setting in ("fsdp=8 splits the 4.0 GB", "remat=True", "optim.accumulation=2", "crop_hw"):
         assert setting in said
+
+
+@pytest.fixture
+def compiled(command, tmp_path):
+    """What `--mode compile` says of the smallest model, and its report."""
+    if not LIBTPU.exists():
+        pytest.skip("libtpu, the compiler for TPUs, could not be installed")
+
+    def make(*arguments, **changes):
+        run = command(tmp_path, "--mode=compile", "--topology=v5e:2x2", *arguments, **changes)
+        run["args"][run["args"].index("--config") + 1] += ":smallest"
+        run["env"] = run["env"] | {"PYTHONPATH": f"{ROOT}:{LIBTPU}", "XLA_FLAGS": ""}
+        said = processes.run(run)
+        return said, json.loads((tmp_path / "compile.json").read_text())
+
+    return make
+
+
+def test_what_a_chip_holds_and_sends_is_reported(compiled):
+    said, report = compiled(batch_size=4)
+    assert report["fits"]
+    assert report["mesh"] == {"data": 4, "fsdp": 1}
+    assert report["images"] == [4, 64, 64]
+    # Weights and two moments of AdamW in float32, and an image with its labels.
+    state, image = 12 * report["parameters"], 4 * 64 * 64 * (3 + 1)
+    assert report["memory"]["arguments"] == pytest.approx(state + image, rel=0.05)
+    assert list(report["collectives"]) == ["all-reduce"]
+    assert "smallest, train, on v5e:2x2: 4 devices, mesh data 4, fsdp 1" in said
+    assert "collectives  each device sends: all-reduce" in said
+
+
+def test_a_program_that_does_not_fit_is_an_answer(compiled):
+    said, report = compiled(**{"batch_size": 64, "data.crop_hw": (1024, 2048)})
+    assert not report["fits"]
+    missing = (report["memory"]["needed"] - 16e9) / 1e9
+    assert f"of 16.00 GB a device: does not fit, {missing:.2f} GB too much" in said
+    assert "config.optim.accumulation=16 computes one image a device at a time" in said
+
+
+@pytest.mark.full
+def test_only_sums_pass_the_network_between_slices(compiled):
+    _, report = compiled("--slices=2", **{"batch_size": 8, "mesh.fsdp": 4})
+    assert report["mesh"] == {"data": 2, "fsdp": 4}
+    sent = {kind: total["bytes"] for kind, total in report["collectives"].items()}
+    assert 0 < sent["send"] < 4 * report["parameters"]
+    assert report["seconds"]["network"] > 0
+
+
+@pytest.mark.full
+def test_evaluation_sends_nothing(compiled):
+    _, report = compiled("--what=eval")
+    assert report["collectives"] == {}
+    assert report["images"] == [4, 64, 128]

@@ -5,14 +5,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from processes import ROOT
+from processes import LIBTPU, ROOT
 
 from pallas_kernels import shapes
 
-LIBTPU = Path(sys.prefix) / "libtpu"  # where the Makefile installs the compiler
 CHIPS = ("v5e", "v5p", "v6e", "v7x")
 
 pytestmark = pytest.mark.skipif(
