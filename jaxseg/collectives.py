@@ -16,6 +16,7 @@ COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) (?:\(.*\) -> .* )?\{$")
 CALLED = re.compile(r"(?:calls|body|branch_computations)=(%?[\w.-]+|\{[^}]*\})")
 CHANNEL = re.compile(r"channel_id=\d+")
 CONDITION = re.compile(r"condition=%?([\w.-]+)")
+GET, INDEX = "get-tuple-element", re.compile(r"index=(\d+)")
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 # {{0,1},{2,3}} or [2,2]<=[4] or mesh['axis_0'=2,'axis_1'=2] {'axis_1'}
 GROUPS = re.compile(
@@ -103,12 +104,33 @@ def _called(rest: str) -> list[str]:
 
 
 def _trips(rest: str, computations) -> int:
-    """Of a loop: `lax.scan` counts from 0 to the one number in the loop's condition."""
+    """Of a loop: it counts from 0 to the one number in its condition, by what its body adds."""
     condition = computations[CONDITION.search(rest)[1]]
-    limits = [
-        int(rest.partition(")")[0]) for *_, operation, rest in condition if operation == "constant"
-    ]
-    return limits[0] if len(limits) == 1 else 1
+    limits = [int(_operands(rest)) for *_, operation, rest in condition if operation == "constant"]
+    if len(limits) != 1:
+        return 1
+    counters = [INDEX.search(rest)[1] for *_, name, rest in condition if name == GET]
+    body = {name: (operation, rest) for name, _, operation, rest in computations[_called(rest)[0]]}
+    step = _step(int(counters[0]), body) if len(counters) == 1 else 1
+    return limits[0] // step
+
+
+def _step(counter: int, body) -> int:
+    """What the body of a loop adds to the element `counter` of what it carries."""
+    *_, (_, carried) = body.values()  # the last is the tuple of them
+    operation, rest = body[_names(carried)[counter]]
+    if operation != "add":
+        return 1  # as `lax.scan` counts
+    constants = [body[name][1] for name in _names(rest) if body[name][0] == "constant"]
+    return int(_operands(constants[0])) if len(constants) == 1 else 1
+
+
+def _operands(rest: str) -> str:
+    return rest.partition(")")[0]
+
+
+def _names(rest: str) -> list[str]:
+    return re.findall(r"%([\w.-]+)", _operands(rest))
 
 
 def _collectives(computation, instructions):
@@ -119,8 +141,7 @@ def _collectives(computation, instructions):
             continue
         if computation.startswith("all-reduce-scatter"):  # a sum of which each keeps a part
             kind = "reduce-scatter"
-        operands = re.findall(r"%([\w.-]+)", rest.partition(")")[0])
-        given = tuple(array for name in operands for array in shapes[name])
+        given = tuple(array for name in _names(rest) for array in shapes[name])
         channel = CHANNEL.search(rest)
         yield channel and channel[0], kind, given, _group_size(rest)
 

@@ -94,3 +94,66 @@ def test_groups_in_every_notation(groups, devices):
     assert (gather.kind, gather.devices) == ("all-gather", devices)
     assert gather.sent_bytes == (devices - 1) * 64
     assert (sent.kind, sent.sent_bytes) == ("send", 64)
+
+
+# A product and its sum in parts: XLA:TPU unrolls the loop, so that it counts by two.
+UNROLLED = """
+%more (carried: (bf16[4,8], u32[])) -> pred[] {
+  %carried = (bf16[4,8]{1,0}, u32[]{:T(128)}) parameter(0)
+  %trips = u32[]{:T(128)} constant(8), metadata={}
+  %count = u32[]{:T(128)} get-tuple-element(%carried), index=1
+  ROOT %less = pred[]{:T(512)} compare(%count, %trips), direction=LT
+}
+
+%body (carried: (bf16[4,8], u32[])) -> (bf16[4,8], u32[]) {
+  %carried = (bf16[4,8]{1,0}, u32[]{:T(128)}) parameter(0)
+  %part = bf16[4,8]{1,0} get-tuple-element(%carried), index=0
+  %count = u32[]{:T(128)} get-tuple-element(%carried), index=1
+  %two = u32[]{:T(128)} constant(2)
+  %sent = bf16[4,8]{1,0} collective-permute(%part), channel_id=1, source_target_pairs={{0,1},{1,0}}
+  %next = u32[]{:T(128)} add(%count, %two), metadata={}
+  ROOT %carry = (bf16[4,8]{1,0}, u32[]{:T(128)}) tuple(%sent, %next)
+}
+
+ENTRY %main (x: (bf16[4,8], u32[])) -> (bf16[4,8], u32[]) {
+  %x = (bf16[4,8]{1,0}, u32[]{:T(128)}) parameter(0)
+  ROOT %done = (bf16[4,8]{1,0}, u32[]{:T(128)}) while(%x), condition=%more, body=%body
+}
+"""
+
+
+def test_an_unrolled_loop_runs_less_often():
+    (found,) = collectives.of_program(UNROLLED, 2)
+    assert (found.kind, found.times, found.sent_bytes) == ("collective-permute", 4, 4 * 64)
+
+
+BESIDE = """
+%first (x: bf16[4,8]) -> bf16[16,8] {
+  %x = bf16[4,8]{1,0} parameter(0)
+  ROOT %begun = bf16[16,8]{1,0} all-gather(%x), channel_id=7, replica_groups=[1,4]<=[4]
+}
+
+%second (x: bf16[4,8]) -> bf16[16,8] {
+  %x = bf16[4,8]{1,0} parameter(0)
+  ROOT %ended = bf16[16,8]{1,0} all-gather(%x), channel_id=7, replica_groups=[1,4]<=[4]
+}
+
+%all-reduce-scatter.1 (x: bf16[16,8]) -> bf16[4,8] {
+  %x = bf16[16,8]{1,0} parameter(0)
+  %sum = bf16[16,8]{1,0} all-reduce(%x), channel_id=8, replica_groups=[1,4]<=[4]
+  ROOT %own = bf16[4,8]{1,0} slice(%sum), slice={[0:4], [0:8]}
+}
+
+ENTRY %main (x: bf16[4,8]) -> bf16[4,8] {
+  %x = bf16[4,8]{1,0} parameter(0)
+  %begun = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%first
+  %ended = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%second
+  ROOT %own = bf16[4,8]{1,0} fusion(%ended), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+
+
+def test_what_goes_on_beside_fusions_counts_once_and_a_sum_in_parts_as_such():
+    gather, scatter = collectives.of_program(BESIDE, 4)
+    assert (gather.kind, gather.sent_bytes) == ("all-gather", 3 * 64)
+    assert (scatter.kind, scatter.sent_bytes) == ("reduce-scatter", 3 / 4 * 256)
