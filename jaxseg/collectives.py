@@ -22,15 +22,16 @@ ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 GROUPS = re.compile(
     r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\]<=|mesh\[([^]]*)\] \{([^}]*)\})"
 )
+SLICES = re.compile(r'megascale_target="\{([\d,]*)\}.*megascale_transfer_type="ALL_REDUCE"')
 
 
 @dataclass(frozen=True)
 class Collective:
     """One collective of a program.
 
-    kind: of `KINDS`; "send" goes to another slice.
+    kind: of `KINDS`; "send" goes over the network between slices, where it is summed.
     shapes: of the arrays that every device gives, each (type, dimensions).
-    devices: that take part in one group.
+    devices: that take part in one group; of "send", the slices.
     times: how often it runs, by the trips of the loops around it.
     """
 
@@ -52,7 +53,7 @@ class Collective:
                 "all-to-all": (n - 1) / n,
                 "reduce-scatter": (n - 1) / n,
                 "collective-permute": 1,
-                "send": 1,
+                "send": 2 * (n - 1) / n,
             }[self.kind]
         )
 
@@ -143,7 +144,14 @@ def _collectives(computation, instructions):
             kind = "reduce-scatter"
         given = tuple(array for name in _names(rest) for array in shapes[name])
         channel = CHANNEL.search(rest)
-        yield channel and channel[0], kind, given, _group_size(rest)
+        groups = _slices(rest) if kind == "send" else _group_size(rest)
+        yield channel and channel[0], kind, given, groups
+
+
+def _slices(attributes: str) -> int:
+    """How many slices sum up what is sent; two for what goes to one other slice."""
+    match = SLICES.search(attributes)
+    return match[1].count(",") + 1 if match else 2
 
 
 def _group_size(attributes: str) -> int | None:

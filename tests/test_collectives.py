@@ -72,7 +72,7 @@ ENTRY %main (x: bf16[4,8]) -> f32[4,8] {
   %gather = (bf16[4,8]{1,0}, bf16[16,8]{1,0}) all-gather-start(%x), replica_groups=GROUPS
   %done = bf16[16,8]{1,0} all-gather-done(%gather)
   %token = token[] after-all()
-  %sent = (bf16[4,8]{1,0}, u32[], token[]) send(%x, %token), is_host_transfer=true
+  %sent = (bf16[4,8]{1,0}, u32[], token[]) send(%x, %token), is_host_transfer=true, SLICES
   ROOT %all = f32[4,8]{1,0:T(8,128)S(1)} convert(%x)
 }
 """
@@ -94,6 +94,12 @@ def test_groups_in_every_notation(groups, devices):
     assert (gather.kind, gather.devices) == ("all-gather", devices)
     assert gather.sent_bytes == (devices - 1) * 64
     assert (sent.kind, sent.sent_bytes) == ("send", 64)
+
+
+def test_a_sum_between_slices_goes_around_them_twice():
+    slices = '_xla_megascale_target="{1,2,3,4}x{0:1}",_xla_megascale_transfer_type="ALL_REDUCE"'
+    *_, sent = collectives.of_program(HLO.replace("SLICES", slices), 8)
+    assert (sent.kind, sent.devices, sent.sent_bytes) == ("send", 4, 2 * 3 / 4 * 64)
 
 
 # A product and its sum in parts: XLA:TPU unrolls the loop, so that it counts by two.
