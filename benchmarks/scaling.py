@@ -26,9 +26,9 @@ computes the same everywhere, and only what the chips send to one another can gr
 ## What a chip sends in a step
 
 From the text of the compiled programs for v5e: the bytes of each kind of collective that a chip \
-sends if they go around a ring, by one of n: (n - 1) / n of the array for a sum of which each keeps \
-a part, twice that for a whole sum, n - 1 times its own part where parts are gathered. 1024 chips \
-are four slices of 256; the last column is summed over the network between them.
+sends if they go around a ring, by one of n: (n - 1) / n of the array for a sum of which each \
+keeps a part, twice that for a whole sum, n - 1 times its own part where parts are gathered. 1024 \
+chips are four slices of 256; the last column is summed over the network between them.
 
 | recipe | chips | mesh | all-reduce, MB | all-gather, MB | others, MB | over the network, MB |
 |---|---|---|---|---|---|---|
@@ -57,8 +57,8 @@ For instance `{recipe}` on {chip} at 1024: links {links_mb:.0f} MB / {links:.0f}
 ({computation:.1f} + {first_ms:.2f}) / ({computation:.1f} + {links_ms:.2f} + {network_ms:.2f}) = \
 {efficiency:.0%}.
 
-What helps where the network is slow: more than one image a chip, `optim.accumulation`, and \
-`mesh.fsdp` within a slice, for then a chip takes only its own part of the sums to the network.
+What helps where the network is slow is more than one image a chip: the same is sent once for all \
+of them.
 
 ## What it does not say
 

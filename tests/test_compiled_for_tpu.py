@@ -75,3 +75,28 @@ def test_split_over_sixteen_chips_only_the_loss_is_communicated():
         assert report[operator]["kernels"] == 2
         assert report[operator]["collectives"] == {"all-reduce": 1}
         assert report[operator]["gradients"] == ["P(('data', 'fsdp'),)"] * 3
+
+
+@pytest.mark.full
+def test_step_of_intern_image_only_sums_gradients():
+    name = "configs/cityscapes.py:upernet_internimage_t"
+    (report,) = output_lines("tests/full_size_for_tpu.py", name, "1")
+    assert list(report["sent"]) == ["all-reduce"]
+    weights = sum(report["weights"])
+    # Statistics of the batch and of the offsets are a thousandth more.
+    assert weights < sum(report["sent"]["all-reduce"]) < 1.01 * weights
+    assert report["needed_bytes"] < 4e9
+
+
+@pytest.mark.full
+def test_step_of_split_weights_neither_gathers_activations_nor_repeats_weights():
+    name = "configs/coco_stuff164k.py:mask2former_beit_adapter_l"
+    (report,) = output_lines("tests/full_size_for_tpu.py", name, "16")
+    held = report["state_bytes"] + report["batch_bytes"]
+    assert held < 12 * sum(report["weights"]) / 16 * 1.3  # some are too odd to be split
+    assert report["argument_bytes"] == pytest.approx(held, rel=0.05)
+    sums = report["sent"].pop("all-reduce")
+    assert sum(sums) < sum(report["weights"])
+    for kind, sizes in report["sent"].items():
+        assert set(sizes) <= {*report["weights"], *report["parts"]}, kind
+    assert report["needed_bytes"] < 16e9

@@ -156,6 +156,29 @@ def test_error_of_one_process_ends_all(tiny, scenes, tmp_path):
     assert any(told), found
 
 
+# The others wait for so long after a save that has failed in one process.
+SHORT = "import sys, runpy, jaxseg.checkpoints as c; c.SAVE_SECONDS = 15; sys.argv[0] = 'jaxseg'"
+
+
+@pytest.mark.full
+def test_saves_that_fail_in_one_process_are_made_again_by_all(tiny, tmp_path):
+    settings = {"steps": 20, "eval.every_steps": 20, "mesh.fsdp": 4}
+    runs = [tiny(tmp_path, **settings) for _ in range(2)]
+    for command in runs:
+        place = command["args"].index("-m")
+        program = f"{SHORT}; runpy.run_module('jaxseg.main', run_name='__main__')"
+        command["args"][place : place + 2] = ["-c", program]
+    # Of the second, the kernel lets no file grow over 32 KB.
+    runs[1]["args"] = ["bash", "-c", 'ulimit -f 32; exec "$@"', "bash", *runs[1]["args"]]
+    with started(runs, DEVICES) as running:
+        found = ends(running)
+    for index, (status, output) in enumerate(found):
+        assert status == 1, output
+        assert "saving step 4 failed, is tried again" in output
+        assert f"process {index}: cannot save step 12 in {tmp_path}/checkpoints, 3 times" in output
+    assert "Failed writing" in found[1][1]
+
+
 @pytest.mark.full
 def test_work_directories_that_are_not_one_are_refused(tiny, tmp_path):
     with started([tiny(tmp_path / "a"), tiny(tmp_path / "b")], DEVICES) as running:

@@ -1,0 +1,52 @@
+"""Compiles the train step of a recipe at its full size for 16 chips of TPU v5e that are not here:
+python full_size_for_tpu.py CONFIG FSDP. Prints as JSON what a chip holds, in bytes, and the numbers
+of elements of all arrays that it sends."""
+
+import json
+import math
+import os
+import sys
+
+os.environ |= {
+    "JAX_OPTIMIZATION_LEVEL": "O1",
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+}
+
+import jax
+
+from jaxseg import ahead_of_time, config_files, parallel
+
+
+def main(name, fsdp):
+    overrides = ["--config.model.dtype=bfloat16", f"--config.mesh.fsdp={fsdp}"]
+    config = config_files.load(name, overrides)
+    chip, devices = ahead_of_time.devices_of("v5e:4x4")
+    mesh = parallel.make_mesh(config.mesh, devices)
+    traced, state, images = ahead_of_time.trace_train_step(config, mesh)
+    program = ahead_of_time.compile_traced(traced, mesh.size, chip.platform)
+    sent = {}
+    for collective in program.collectives:
+        found = sent.setdefault(collective.kind, [])
+        found.extend(math.prod(shape) for _, shape in collective.shapes)
+    leaves, weights = jax.tree.leaves(state), jax.tree.leaves(state.params)
+    report = {
+        "sent": sent,
+        "needed_bytes": program.needed_bytes,
+        "argument_bytes": program.argument_bytes,
+        "weights": [leaf.size for leaf in weights],
+        "parts": [part_of(leaf) for leaf in weights],
+        "state_bytes": sum(part_of(leaf) * leaf.dtype.itemsize for leaf in leaves),
+        "batch_bytes": math.prod(images.shape) * 4 * 4 // 3 // mesh.size,  # with the labels
+    }
+    print(json.dumps(report))
+
+
+def part_of(leaf):
+    """The elements that one chip holds."""
+    return math.prod(leaf.sharding.shard_shape(leaf.shape))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
