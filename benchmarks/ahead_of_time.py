@@ -95,17 +95,17 @@ def table(reports: list[dict]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for report in reports:
-        memory = report["memory"]
+        memory, fits = report["memory"], report["fits"]
         chips = f"{report['slices']} x " * (report["slices"] > 1) + report["topology"]
-        sent = sum(kind["bytes"] for kind in report["collectives"].values()) / 1e9
+        sent = sum(kind["bytes"] for kind in report.get("collectives", {}).values()) / 1e9
         cells = (
             f"`{report['recipe'].replace('.py', '')}`",
             chips,
             " x ".join(map(str, report["mesh"].values())),
             f"{memory['needed'] / 1e9:.1f} of {memory['capacity'] / 1e9:.0f}",
-            f"{sent:.2f}",
-            f"{report['step_seconds'] * 1e3:.0f}",
-            f"{report['mfu']:.0%}",
+            f"{sent:.2f}" if fits else "",
+            f"{report['step_seconds'] * 1e3:.0f}" if fits else "does not fit",
+            f"{report['mfu']:.0%}" if fits else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -73,6 +73,7 @@ def main():
     reports = {
         (report["recipe"], report["topology"], report["slices"]): report
         for report in json.loads(RESULTS.read_text())
+        if report["fits"]
     }
     recipes = [
         recipe

@@ -63,7 +63,7 @@ def devices_of(topology: str, slices: int = 1) -> tuple[chips.Chip, list[jax.Dev
     """
     name, _, shape = topology.partition(":")
     chip = chips.get(name)
-    if not re.fullmatch(r"\d+(x\d+)*", shape):
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise ConfigError(f"--topology {topology}: CHIP:SHAPE is needed, such as v5e:4x4")
     try:
         if chip.platform == "tpu":

@@ -12,7 +12,7 @@ from jaxseg.errors import ConfigError
 @dataclass(frozen=True)
 class Chip:
     """
-    memory_bytes: of one device.
+    memory_bytes: of one device; of TPUs, what their compiler lets a program have.
     flops: bfloat16 operations per second.
     memory_bandwidth: bytes per second, between the device and its memory.
     link_bandwidth: bytes per second that a device can send within a slice or a node.
@@ -29,9 +29,9 @@ class Chip:
 
 
 CHIPS = {
-    "v5e": Chip(16e9, 197e12, 819e9, 200e9, 3.1e9),
-    "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, 6.25e9),
-    "v6e": Chip(32e9, 918e12, 1600e9, 400e9, 12.5e9),
+    "v5e": Chip(15.75 * 2**30, 197e12, 819e9, 200e9, 3.1e9),
+    "v5p": Chip(95.73 * 2**30, 459e12, 2765e9, 600e9, 6.25e9),
+    "v6e": Chip(31.24 * 2**30, 918e12, 1600e9, 400e9, 12.5e9),
     "h100": Chip(80e9, 989e12, 3350e9, 450e9, 50e9, "cuda"),
     "h200": Chip(141e9, 989e12, 4800e9, 450e9, 50e9, "cuda"),
 }

@@ -81,10 +81,10 @@ def of_program(text: str, devices: int) -> list[Collective]:
     for name, instructions in computations.items():
         if times[name]:
             for channel, kind, shapes, groups in _collectives(name, instructions):
-                # What goes on beside several fusions is written in each, with the same channel.
-                found[channel or len(found)] = Collective(
-                    kind, shapes, groups or devices, times[name]
-                )
+                # What goes on beside several fusions is written in each, with the same channel;
+                # a sum and the gathering of its parts may share one, too.
+                key = (kind, channel) if channel else len(found)
+                found[key] = Collective(kind, shapes, groups or devices, times[name])
     return list(found.values())
 
 

@@ -37,11 +37,15 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
     image_sizes.check(config)
     chip, devices = ahead_of_time.devices_of(topology, slices)
     mesh = parallel.make_mesh(config.mesh, devices)
+    if what == "train":
+        parallel.check_batch(config.batch_size, config.optim.accumulation, mesh)
     trace = {"train": ahead_of_time.trace_train_step, "eval": ahead_of_time.trace_evaluation}
     traced, state, images = trace[what](config, mesh)
     program = ahead_of_time.compile_traced(traced, mesh.size // slices, chip.platform)
     # The compiler for TPUs refuses what does not fit, that for GPUs does not.
-    fits = program.compiled is not None and program.needed_bytes <= chip.memory_bytes
+    fits = program.compiled is not None
+    if chip.platform == "cuda":
+        fits = program.needed_bytes <= chip.memory_bytes
     parameters = state["params"] if what == "eval" else state.params
     result = {
         "config": config.variant,
@@ -121,7 +125,8 @@ def helps(config: ConfigDict, mesh: Mesh, state: Any, images: int, what: str) ->
     per_device = images // mesh.size
     if per_device > config.optim.accumulation:
         found.append(
-            f"config.optim.accumulation={per_device} computes one image a device at a time"
+            f"config.optim.accumulation, up to {per_device}: fewer images at a time, which are then"
+            " what batch norm takes its statistics of"
         )
     elif per_device > 1:
         found.append(f"more devices, or a smaller config.batch_size ({per_device} images a device)")
@@ -171,7 +176,7 @@ def text(result: dict[str, Any]) -> str:
 
 
 def _gb(number: float) -> str:
-    return f"{number / 1e9:.2f} GB"
+    return f"{number / 1e9:.2f} GB" if number > 1e7 else f"{number / 1e6:.2f} MB"
 
 
 def report(config: ConfigDict, topology: str, slices: int, what: str, workdir: pathlib.Path):

@@ -18,6 +18,7 @@ from jaxseg import (
     inference,
     metrics,
     parallel,
+    processes,
     report,
 )
 from jaxseg.data import custom, datasets, submission
@@ -80,8 +81,8 @@ def evaluate(
 
 
 def _images(samples, config, stop) -> Iterator[dict[str, np.ndarray]]:
-    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    for item in evaluation_images(samples, config.data, **processes):
+    own = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    for item in evaluation_images(samples, config.data, **own):
         if stop():
             raise Stopped
         yield item
@@ -153,6 +154,7 @@ def load(path: str, config: ConfigDict | None, overrides: Sequence[str]):
         config = ConfigDict(checkpoints.load_config(checkpoint))
         config_files.override(config, overrides)
         custom.fill_in(config)
+    processes.check_same(config)
     image_sizes.check(config)
     mesh = parallel.make_mesh(config.mesh)
     model = segmentor.build(config.model)

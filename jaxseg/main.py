@@ -95,6 +95,8 @@ def main(_):
     if config is not None:
         custom.fill_in(config)
     workdir = pathlib.Path(WORKDIR.value or f"runs/{config.variant}")
+    if TOPOLOGY.value and MODE.value != "compile":
+        raise ConfigError("--topology is for devices that are not here: it needs --mode compile")
 
     if MODE.value in ("train", "eval"):
         processes.start(preemptible=MODE.value == "train")

@@ -56,6 +56,25 @@ def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = 
     return Mesh(mesh_utils.create_hybrid_device_mesh(within, across, devices), AXES, types)
 
 
+def check_batch(batch_size: int, accumulation: int, mesh: Mesh):
+    """Refuses a batch that the devices cannot share equally.
+
+    Raises:
+      ConfigError: with the sizes that they can.
+    """
+    parts = mesh.size * accumulation
+    if batch_size < 1 or batch_size % parts:
+        raise ConfigError(
+            f"config.batch_size={batch_size} cannot be split over {mesh.size} devices"
+            f" x config.optim.accumulation={accumulation}; choose a multiple of {parts}"
+        )
+    if batch_size // accumulation < 2:
+        raise ConfigError(
+            "batch norm needs two images or more at a time:"
+            f" config.batch_size={batch_size} / config.optim.accumulation is below that"
+        )
+
+
 def infer(shapes: Any, rules: Sequence[tuple[str, str]], mesh: Mesh) -> Any:
     """A sharding for every leaf, by the first rule whose pattern is found in its path.
 

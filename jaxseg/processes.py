@@ -5,6 +5,7 @@ process, and all of this does nothing.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -18,14 +19,18 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from jaxseg.errors import ConfigError, JaxsegError
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 START_SECONDS = 300  # hosts of a cluster may start minutes apart
+TELL_SECONDS = 20  # after which a process says that it waits
 HEARTBEAT_SECONDS = 30  # a process that was silent for so long is given up
 SHUTDOWN_SECONDS = 60  # at the end, for the others to end too
+OWN = re.compile(r"data\.(root|val_root|workers|prefetch)")  # settings that hosts may differ in
 LEAVE_SECONDS = 10  # after an error, for what all processes still do together
 
 
@@ -126,13 +131,18 @@ def _deadline(seconds, message):
         print(f"jaxseg: {message}", file=sys.stderr, flush=True)
         os._exit(1)
 
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+    def tell():
+        print(f"jaxseg: {_own_name()} waits for {_all()}", file=sys.stderr, flush=True)
+
+    timers = [threading.Timer(seconds, end), threading.Timer(TELL_SECONDS, tell)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         yield
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
 
 
 @contextlib.contextmanager
@@ -202,6 +212,34 @@ def by_first(action: Callable[[], None]):
             error = raised
     if any_of(error is not None):
         raise error or OSError("in process 0")
+
+
+def check_same(config: ConfigDict):
+    """Refuses to begin where not all processes have the same config; hosts may differ in `OWN`.
+
+    Raises:
+      ConfigError: in all processes; where it differs from that of process 0, with the keys.
+    """
+    if jax.process_count() == 1:
+        return
+    own = {key: repr(value) for key, value in flatten_dict(config.to_dict(), sep=".").items()}
+    first = json.loads(_of_first(json.dumps(own)))
+    keys = [k for k in sorted(own | first) if own.get(k) != first.get(k) and not OWN.fullmatch(k)]
+    if any_of(bool(keys)):
+        there = [f"config.{key}={own.get(key)}, there {first.get(key)}" for key in keys]
+        raise ConfigError(
+            f"not started as process 0: {'; '.join(there)}"
+            if keys
+            else "another process was not started with the same config; see its message"
+        )
+
+
+def _of_first(text: str) -> str:
+    """What process 0 gives; to be asked by all of them."""
+    given = np.frombuffer(text.encode(), np.uint8)
+    length = int(np.max(multihost_utils.process_allgather(np.asarray(given.size))))
+    padded = np.pad(given, (0, length - given.size))
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).rstrip(b"\0").decode()
 
 
 def without_file_of_first(directory: pathlib.Path) -> list[int]:

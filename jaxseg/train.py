@@ -41,6 +41,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         that is not finite, with the step and the name of the first bad tensor.
     """
     workdir = pathlib.Path(workdir)
+    processes.check_same(config)
     mesh = parallel.make_mesh(config.mesh)
     check(config, mesh)
     make_writable(workdir)
@@ -138,19 +139,7 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
     Raises:
       ConfigError: naming the setting and what it may be.
     """
-    parts = mesh.size * config.optim.accumulation
-    batch = config.batch_size
-    if batch < 1 or batch % parts:
-        raise ConfigError(
-            f"config.batch_size={batch} cannot be split over {mesh.size} devices"
-            f" x config.optim.accumulation={config['optim']['accumulation']};"
-            f" choose a multiple of {parts}"
-        )
-    if batch // config.optim.accumulation < 2:
-        raise ConfigError(
-            "batch norm needs two images or more at a time:"
-            f" config.batch_size={batch} / config.optim.accumulation is below that"
-        )
+    parallel.check_batch(config.batch_size, config.optim.accumulation, mesh)
     image_sizes.check(config)
     trained = datasets.trained_on(config.data).dataset
     evaluated = datasets.evaluated_on(config.data).dataset
@@ -187,8 +176,8 @@ def make_writable(workdir: pathlib.Path):
         ) from error
     if without := processes.without_file_of_first(workdir):
         raise ConfigError(
-            f"the work directory {workdir.absolute()} of process 0 is not that of process"
-            f" {', '.join(map(str, without))}; choose one with --workdir that all hosts share"
+            f"the work directory {workdir.absolute()}: process {', '.join(map(str, without))} does"
+            " not see in its own what process 0 writes; choose one with --workdir that all share"
         )
 
 

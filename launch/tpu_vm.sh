@@ -9,12 +9,20 @@
 #   launch/tpu_vm.sh fetch runs/first
 #   launch/tpu_vm.sh delete
 #
-# On every worker the bucket is mounted as the folder `bucket`. A run that was preempted goes on
-# when it is started again with the same arguments. DRY_RUN=1 prints the commands instead. Needs
-# gcloud, logged in, with a project; git; and this script called from the repository.
+# On every worker the bucket is mounted as the folder `bucket`; checkpoints are folders that are
+# renamed when they are complete, which is quickest in a bucket with hierarchical namespace. What is
+# installed is the last commit. A run lasts as long as its connection: start it in tmux. One that
+# was preempted goes on when it is started again with the same arguments. DRY_RUN=1 prints the
+# commands instead. Needs gcloud, logged in, with a project; git; and this script called from the
+# repository. RUNTIME is that of v5e unless it is set.
 set -euo pipefail
 
-NAME=${NAME:?the name of the TPU} ZONE=${ZONE:?its zone}
+usage() {
+  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
+  exit 2
+}
+
+[[ ${NAME:-} && ${ZONE:-} && ($# -ge 2 || ${1:-} =~ ^(install|delete)$) ]] || usage
 # Of the machines: https://cloud.google.com/tpu/docs/runtimes
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 TPU=(gcloud compute tpus tpu-vm)
@@ -40,7 +48,7 @@ install() {
   on_all_workers "mkdir -p jaxseg bucket && tar -xzf jaxseg.tar.gz -C jaxseg &&
     pip install --quiet --user uv && python3 -m uv venv --quiet --clear --python 3.12 env &&
     python3 -m uv pip install --quiet --python env './jaxseg[tpu]' &&
-    (mountpoint -q bucket || gcsfuse --implicit-dirs $(printf %q "${BUCKET:?}") bucket)"
+    (mountpoint -q bucket || gcsfuse --implicit-dirs --rename-dir-limit 100000 $(printf %q "${BUCKET:?}") bucket)"
 }
 
 run() {
@@ -56,7 +64,7 @@ delete() {
   do_it "${TPU[@]}" delete "$NAME" --zone "$ZONE"
 }
 
-case ${1:-} in
+case $1 in
   create | install | run | fetch | delete) "$@" ;;
-  *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0" && exit 2 ;;
+  *) usage ;;
 esac

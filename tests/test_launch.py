@@ -63,14 +63,24 @@ def test_slurm_starts_a_process_a_gpu():
     assert line.strip().endswith(QUOTED)
 
 
-@pytest.mark.parametrize("script", ["tpu_vm.sh", "gke_xpk.sh"])
-def test_without_a_command_the_usage_is_printed(script):
+@pytest.mark.parametrize("settings", [{}, SETTINGS])
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("tpu_vm.sh", ()),
+        ("tpu_vm.sh", ("run",)),
+        ("gke_xpk.sh", ()),
+        ("gke_xpk.sh", ("run",)),
+        ("slurm.sh", ()),
+    ],
+)
+def test_without_what_it_needs_the_usage_is_printed(script, settings, arguments):
     done = subprocess.run(
-        ["bash", ROOT / "launch" / script],
-        env=os.environ | SETTINGS,
+        ["bash", ROOT / "launch" / script, *arguments],
+        env=os.environ | settings,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 2
-    assert f"launch/{script} create" in done.stdout
+    assert f"launch/{script} " in done.stdout

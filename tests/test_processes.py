@@ -156,6 +156,16 @@ def test_error_of_one_process_ends_all(tiny, scenes, tmp_path):
     assert any(told), found
 
 
+@pytest.mark.full
+def test_processes_with_other_settings_are_refused(tiny, tmp_path):
+    runs = [tiny(tmp_path, seed=seed, **{"data.workers": seed}) for seed in (0, 1)]
+    with started(runs, DEVICES) as running:
+        found = ends(running)
+    assert [status for status, _ in found] == [1, 1]
+    assert "process 1: not started as process 0: config.seed=1, there 0\n" in found[1][1]
+    assert "process 0: another process was not started with the same config" in found[0][1]
+
+
 # The others wait for so long after a save that has failed in one process.
 SHORT = "import sys, runpy, jaxseg.checkpoints as c; c.SAVE_SECONDS = 15; sys.argv[0] = 'jaxseg'"
 
@@ -186,7 +196,7 @@ def test_work_directories_that_are_not_one_are_refused(tiny, tmp_path):
     for index, (status, output) in enumerate(found):
         assert status == 1
         assert f"process {index}: the work directory {tmp_path / 'ab'[index]}" in output
-        assert "is not that of process 1; choose one with --workdir that all hosts share" in output
+        assert "process 1 does not see in its own what process 0 writes" in output
 
 
 JOIN = """\
