@@ -154,7 +154,7 @@ def load(path: str, config: ConfigDict | None, overrides: Sequence[str]):
         config = ConfigDict(checkpoints.load_config(checkpoint))
         config_files.override(config, overrides)
         custom.fill_in(config)
-    processes.check_same(config)
+    processes.check_same(checkpoints.flatten(config.to_dict()))
     image_sizes.check(config)
     mesh = parallel.make_mesh(config.mesh)
     model = segmentor.build(config.model)

@@ -15,13 +15,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
 from jaxseg.errors import ConfigError, JaxsegError
 
@@ -214,15 +213,15 @@ def by_first(action: Callable[[], None]):
         raise error or OSError("in process 0")
 
 
-def check_same(config: ConfigDict):
-    """Refuses to begin where not all processes have the same config; hosts may differ in `OWN`.
+def check_same(settings: Mapping[str, Any]):
+    """Refuses to begin where processes have other settings of the config; hosts may, in `OWN`.
 
     Raises:
       ConfigError: in all processes; where it differs from that of process 0, with the keys.
     """
     if jax.process_count() == 1:
         return
-    own = {key: repr(value) for key, value in flatten_dict(config.to_dict(), sep=".").items()}
+    own = {key: repr(value) for key, value in settings.items()}
     first = json.loads(_of_first(json.dumps(own)))
     keys = [k for k in sorted(own | first) if own.get(k) != first.get(k) and not OWN.fullmatch(k)]
     if any_of(bool(keys)):

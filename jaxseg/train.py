@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxseg import image_sizes, initial_weights, optim, parallel, processes
-from jaxseg.checkpoints import Checkpoints
+from jaxseg.checkpoints import Checkpoints, flatten
 from jaxseg.data import datasets
 from jaxseg.data.pipeline import training_batches
 from jaxseg.errors import ConfigError, JaxsegError
@@ -41,7 +41,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         that is not finite, with the step and the name of the first bad tensor.
     """
     workdir = pathlib.Path(workdir)
-    processes.check_same(config)
+    processes.check_same(flatten(config.to_dict()))
     mesh = parallel.make_mesh(config.mesh)
     check(config, mesh)
     make_writable(workdir)
