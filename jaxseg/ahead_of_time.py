@@ -25,7 +25,10 @@ from jaxseg.windows import slide_of
 
 # Without a GPU, XLA cannot try out tiles for its own matrix products.
 OPTIONS = {"tpu": {}, "cuda": {"xla_gpu_enable_triton_gemm": False}}
-OUT_OF_MEMORY = re.compile(r"(?:Used |HLO temporaries \()([\d.]+)([KMG])")
+# The compiler for TPUs has two wordings; it may run out of the chip's small memories, too.
+OUT_OF_MEMORY = re.compile(
+    r"(?:space hbm\. Used |HLO temporaries \()([\d.]+)([KMG])(?: of|\) exceeds available HBM)"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,9 @@ from jaxseg.collectives import Collective
 def test_how_much_would_be_needed_is_read_from_the_refusal(message):
     number, unit = ahead_of_time.OUT_OF_MEMORY.search(message).groups()
     assert (float(number), unit) == (17.61, "G")
+    assert not ahead_of_time.OUT_OF_MEMORY.search(
+        message.replace("hbm", "smem").replace("HBM", "x")
+    )
 
 
 def test_times_are_those_of_the_data_sheet():
