@@ -78,6 +78,7 @@ def config_of(recording, dtype):
         "seed": meta["seed"],
         "steps": meta["max_iters"],
         "loss": loss,
+        "sharding": (),
         "model": {"dtype": dtype, "backbone": backbone_of(meta["backbone"]), **heads},
         "optim": {
             "lr": meta["lr"],

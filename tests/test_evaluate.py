@@ -65,7 +65,13 @@ def in_the_way_of(config, way):
     return config
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, id=name, marks=[pytest.mark.full] * (name == "slide"))
+        for name, way in WAYS.items()
+    ],
+)
 def test_scores_do_not_depend_on_the_devices(setting, tmp_path, way):
     config, model, variables = setting
     config = in_the_way_of(config, way)

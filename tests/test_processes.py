@@ -91,6 +91,7 @@ def test_losses_and_evaluation_are_those_of_one_process(tiny, finished, tmp_path
         assert not re.search("step|config|miou|jaxseg|warn", output, re.IGNORECASE), output
 
 
+@pytest.mark.full
 def test_run_goes_on_with_fewer_processes_and_devices(tiny, finished, tmp_path):
     several, _ = finished(2)
     shutil.copytree(several, tmp_path, dirs_exist_ok=True)

@@ -23,6 +23,7 @@ def config_of(hparams):
         "seed": hparams["seed"],
         "steps": hparams["max_iters"],
         "loss": {"auxiliary_weight": hparams.get("aux_weight")},
+        "sharding": (),
         "model": {
             "dtype": "float32",
             "backbone": {
