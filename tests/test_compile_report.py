@@ -85,6 +85,7 @@ def test_what_a_chip_holds_and_sends_is_reported(compiled):
     assert "collectives  each device sends: all-reduce" in said
 
 
+@pytest.mark.full
 def test_a_program_that_does_not_fit_is_an_answer(compiled):
     said, report = compiled(**{"batch_size": 64, "data.crop_hw": (1024, 2048)})
     assert not report["fits"]
