@@ -152,15 +152,12 @@ def computed(report):
 
 
 def on_links(report):
-    return sum(report["collectives"][kind]["bytes"] for kind in kinds_of(report) if kind != "send")
+    kinds = report["collectives"].items()
+    return sum(total["bytes"] for kind, total in kinds if kind != "send")
 
 
 def to_network(report):
     return report["collectives"].get("send", {"bytes": 0.0})["bytes"]
-
-
-def kinds_of(report):
-    return report["collectives"]
 
 
 def sent_row(recipe, n, report):

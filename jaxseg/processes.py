@@ -29,8 +29,8 @@ START_SECONDS = 300  # hosts of a cluster may start minutes apart
 TELL_SECONDS = 20  # after which a process says that it waits
 HEARTBEAT_SECONDS = 30  # a process that was silent for so long is given up
 SHUTDOWN_SECONDS = 60  # at the end, for the others to end too
-OWN = re.compile(r"data\.(root|val_root|workers|prefetch)")  # settings that hosts may differ in
 LEAVE_SECONDS = 10  # after an error, for what all processes still do together
+OWN = re.compile(r"data\.(root|val_root|workers|prefetch)")  # settings that hosts may differ in
 
 
 def start(preemptible: bool):

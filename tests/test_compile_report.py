@@ -100,7 +100,9 @@ def test_only_sums_pass_the_network_between_slices(compiled):
     _, report = compiled("--slices=2", **{"batch_size": 8, "mesh.fsdp": 4})
     assert report["mesh"] == {"data": 2, "fsdp": 4}
     sent = {kind: total["bytes"] for kind, total in report["collectives"].items()}
-    assert sent["send"] > 0
+    # Weights and two moments, as they are padded to tiles, are the arguments: what is summed over
+    # the network is no more than the gradients.
+    assert 0 < sent["send"] < report["memory"]["arguments"] / 3
     assert report["seconds"]["network"] > 0
 
 
