@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jaxlib
+import pytest
 
 # Most of a test's time is compilation: the optimisation of LLVM, and how fusions are written, for
 # which jax 0.10 has a way that takes half the time.
@@ -17,6 +18,9 @@ if jaxlib.__version__.startswith("0.10."):
 
 ROOT = pathlib.Path(__file__).parent.parent
 LIBTPU = pathlib.Path(sys.prefix) / "libtpu"  # where the Makefile installs the compiler for TPUs
+NEEDS_LIBTPU = pytest.mark.skipif(
+    not LIBTPU.exists(), reason="libtpu, the compiler for TPUs, could not be installed"
+)
 STEPS = 30
 CONFIG = """\
 import sys

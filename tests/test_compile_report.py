@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import processes
 import pytest
-from processes import LIBTPU, ROOT
+from processes import LIBTPU, NEEDS_LIBTPU, ROOT
 from tiny import tiny_config
 
 from jaxseg import ahead_of_time, chips, compile_report
@@ -58,8 +58,6 @@ def test_a_program_of_the_wrong_size_says_what_helps():
 @pytest.fixture
 def compiled(command, tmp_path):
     """What `--mode compile` says of the smallest model, and its report."""
-    if not LIBTPU.exists():
-        pytest.skip("libtpu, the compiler for TPUs, could not be installed")
 
     def make(*arguments, **changes):
         run = command(tmp_path, "--mode=compile", "--topology=v5e:2x2", *arguments, **changes)
@@ -71,6 +69,7 @@ def compiled(command, tmp_path):
     return make
 
 
+@NEEDS_LIBTPU
 def test_what_a_chip_holds_and_sends_is_reported(compiled):
     said, report = compiled(batch_size=4)
     assert report["fits"]
@@ -85,6 +84,7 @@ def test_what_a_chip_holds_and_sends_is_reported(compiled):
     assert "collectives  each device sends: all-reduce" in said
 
 
+@NEEDS_LIBTPU
 @pytest.mark.full
 def test_a_program_that_does_not_fit_is_an_answer(compiled):
     said, report = compiled(**{"batch_size": 64, "data.crop_hw": (1024, 2048)})
@@ -95,6 +95,7 @@ def test_a_program_that_does_not_fit_is_an_answer(compiled):
     assert "config.optim.accumulation, up to 16: fewer images at a time" in said
 
 
+@NEEDS_LIBTPU
 @pytest.mark.full
 def test_only_sums_pass_the_network_between_slices(compiled):
     _, report = compiled("--slices=2", **{"batch_size": 8, "mesh.fsdp": 4})
@@ -106,6 +107,7 @@ def test_only_sums_pass_the_network_between_slices(compiled):
     assert report["seconds"]["network"] > 0
 
 
+@NEEDS_LIBTPU
 @pytest.mark.full
 def test_evaluation_sends_nothing(compiled):
     _, report = compiled("--what=eval")

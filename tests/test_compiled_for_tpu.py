@@ -7,15 +7,13 @@ import subprocess
 import sys
 
 import pytest
-from processes import LIBTPU, ROOT
+from processes import LIBTPU, NEEDS_LIBTPU, ROOT
 
 from pallas_kernels import shapes
 
 CHIPS = ("v5e", "v5p", "v6e", "v7x")
 
-pytestmark = pytest.mark.skipif(
-    not LIBTPU.exists(), reason="libtpu, the compiler for TPUs, could not be installed"
-)
+pytestmark = NEEDS_LIBTPU
 
 
 def output_lines(program, *options):
