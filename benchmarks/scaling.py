@@ -80,6 +80,8 @@ def main():
         for recipe in dict.fromkeys(recipe for recipe, *_ in reports)
         if all((recipe, *where) in reports for where in SIZES.values())
     ]
+    if not recipes:
+        raise SystemExit(f"{RESULTS}: none of its recipes has all of {list(SIZES.values())}")
     sent, costs = [], []
     for recipe in recipes:
         programs = {n: reports[recipe, *where] for n, where in SIZES.items()}

@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from jaxseg import paths, processes
+from jaxseg import agreement, paths
 from jaxseg.errors import CheckpointError
 from jaxseg.train_step import TrainState
 
@@ -72,7 +72,7 @@ class Checkpoints:
         self._config = config
         self._saving: tuple[int, Mapping[str, float] | None] | None = None  # step, metrics
         self._failures: list[str] = []  # in a row
-        processes.by_first(self._take_back)
+        agreement.by_first(self._take_back)
         for unfinished in sorted(self.directory.glob("*.orbax-checkpoint-tmp*")):
             logging.warning("passing over a half-written checkpoint: %s", unfinished)
         policies = ocp.training.preservation_policies
@@ -125,7 +125,7 @@ class Checkpoints:
         done = self._attempt(step, self._checkpointer.wait)
         if done:
             self._failures.clear()
-            processes.by_first(self._take_back)
+            agreement.by_first(self._take_back)
         return done
 
     def _attempt(self, step: int, action: Callable[[], Any]) -> bool:
@@ -135,7 +135,7 @@ class Checkpoints:
             action()
         except Exception as raised:
             error = raised
-        if not processes.any_of(error is not None):
+        if not agreement.any_of(error is not None):
             return True
         self._failures.append(_first_line(error) if error else "in another process")
         if len(self._failures) == ATTEMPTS:
@@ -152,7 +152,7 @@ class Checkpoints:
         if any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints):
             # A damaged one was passed over, or one gets its metrics.
             saved = self.directory / str(step)
-            processes.by_first(lambda: saved.rename(f"{saved}{ASIDE}"))
+            agreement.by_first(lambda: saved.rename(f"{saved}{ASIDE}"))
             self._checkpointer.reload()
         self._checkpointer.save_checkpointables_async(
             step,
@@ -199,7 +199,7 @@ class Checkpoints:
                 raise
             except Exception as raised:
                 error = raised
-            if processes.any_of(error is not None):
+            if agreement.any_of(error is not None):
                 text = "passing over checkpoint %d, which cannot be read: %s"
                 _report(error, text, checkpoint.step, error or "in another process")
                 continue

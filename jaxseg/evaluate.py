@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxseg import (
+    agreement,
     checkpoints,
     config_files,
     image_sizes,
     inference,
     metrics,
     parallel,
-    processes,
     report,
 )
 from jaxseg.data import custom, datasets, submission
@@ -154,7 +154,7 @@ def load(path: str, config: ConfigDict | None, overrides: Sequence[str]):
         config = ConfigDict(checkpoints.load_config(checkpoint))
         config_files.override(config, overrides)
         custom.fill_in(config)
-    processes.check_same(checkpoints.flatten(config.to_dict()))
+    agreement.check_same(checkpoints.flatten(config.to_dict()))
     image_sizes.check(config)
     mesh = parallel.make_mesh(config.mesh)
     model = segmentor.build(config.model)

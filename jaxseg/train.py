@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxseg import image_sizes, initial_weights, optim, parallel, processes
+from jaxseg import agreement, image_sizes, initial_weights, optim, parallel, processes
 from jaxseg.checkpoints import Checkpoints, flatten
 from jaxseg.data import datasets
 from jaxseg.data.pipeline import training_batches
@@ -41,7 +41,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         that is not finite, with the step and the name of the first bad tensor.
     """
     workdir = pathlib.Path(workdir)
-    processes.check_same(flatten(config.to_dict()))
+    agreement.check_same(flatten(config.to_dict()))
     mesh = parallel.make_mesh(config.mesh)
     check(config, mesh)
     make_writable(workdir)
@@ -174,7 +174,7 @@ def make_writable(workdir: pathlib.Path):
             f"cannot write to the work directory {workdir}: {error.strerror}; choose another with"
             " --workdir"
         ) from error
-    if without := processes.without_file_of_first(workdir):
+    if without := agreement.without_file_of_first(workdir):
         raise ConfigError(
             f"the work directory {workdir.absolute()}: process {', '.join(map(str, without))} does"
             " not see in its own what process 0 writes; choose one with --workdir that all share"

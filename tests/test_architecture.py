@@ -38,6 +38,7 @@ ALLOWED = {
     "jaxseg/mask_losses.py": {"jaxseg.matching", "jaxseg.parallel", "jaxseg.points"},
     "jaxseg/segments.py": {"jaxseg.resize"},
     "jaxseg/parallel.py": {"jaxseg.errors", "jaxseg.paths"},
+    "jaxseg/agreement.py": {"jaxseg.errors"},
     "jaxseg/processes.py": {"jaxseg.errors"},
     "jaxseg/windows.py": {"jaxseg.errors", "jaxseg.resize"},
     "jaxseg/network.py": {"jaxseg.models", "jaxseg.parallel"},
