@@ -14,7 +14,8 @@ KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) (?:\(.*\) -> .* )?\{$")
 CALLED = re.compile(r"(?:calls|body|branch_computations)=(%?[\w.-]+|\{[^}]*\})")
-CHANNEL = re.compile(r"channel_id=\d+")
+# What goes on beside computation is written three times: where it begins, beside, where it ends.
+BEGUN_BEFORE = re.compile(r"async-collective-done|async_collective_fusion")
 CONDITION = re.compile(r"condition=%?([\w.-]+)")
 GET, INDEX = "get-tuple-element", re.compile(r"index=(\d+)")
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
@@ -71,21 +72,19 @@ def of_program(text: str, devices: int) -> list[Collective]:
 
     def visit(name, count):
         times[name] += count
-        for _, _, operation, rest in computations[name]:
+        for instruction, _, operation, rest in computations[name]:
             trips = _trips(rest, computations) if operation == "while" else 1
             for callee in _called(rest):
-                visit(callee, count * trips)
+                if not BEGUN_BEFORE.match(instruction) and not BEGUN_BEFORE.match(callee):
+                    visit(callee, count * trips)
 
     visit(entry, 1)
-    found = {}
-    for name, instructions in computations.items():
-        if times[name]:
-            for channel, kind, shapes, groups in _collectives(name, instructions):
-                # What goes on beside several fusions is written in each, with the same channel;
-                # a sum and the gathering of its parts may share one, too.
-                key = (kind, channel) if channel else len(found)
-                found[key] = Collective(kind, shapes, groups or devices, times[name])
-    return list(found.values())
+    return [
+        Collective(kind, shapes, groups or devices, times[name])
+        for name, instructions in computations.items()
+        if times[name]
+        for kind, shapes, groups in _collectives(name, instructions)
+    ]
 
 
 def _computations(text: str):
@@ -143,9 +142,7 @@ def _collectives(computation, instructions):
         if computation.startswith("all-reduce-scatter"):  # a sum of which each keeps a part
             kind = "reduce-scatter"
         given = tuple(array for name in _names(rest) for array in shapes[name])
-        channel = CHANNEL.search(rest)
-        groups = _slices(rest) if kind == "send" else _group_size(rest)
-        yield channel and channel[0], kind, given, groups
+        yield kind, given, _slices(rest) if kind == "send" else _group_size(rest)
 
 
 def _slices(attributes: str) -> int:

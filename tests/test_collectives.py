@@ -134,32 +134,45 @@ def test_an_unrolled_loop_runs_less_often():
 
 
 BESIDE = """
-%first (x: bf16[4,8]) -> bf16[16,8] {
+%fused_computation.1 (x: bf16[4,8]) -> bf16[16,8] {
   %x = bf16[4,8]{1,0} parameter(0)
-  ROOT %begun = bf16[16,8]{1,0} all-gather(%x), channel_id=7, replica_groups=[1,4]<=[4]
+  ROOT %all-gather.1 = bf16[16,8]{1,0} all-gather(%x), channel_id=7, replica_groups=[1,4]<=[4]
 }
 
-%second (x: bf16[4,8]) -> bf16[16,8] {
+%async_collective_fusion.1 (x: bf16[4,8]) -> bf16[16,8] {
   %x = bf16[4,8]{1,0} parameter(0)
-  ROOT %ended = bf16[16,8]{1,0} all-gather(%x), channel_id=7, replica_groups=[1,4]<=[4]
+  ROOT %all-gather.2 = bf16[16,8]{1,0} all-gather(%x), channel_id=7, replica_groups=[1,4]<=[4]
+}
+
+%fused_computation.2 (x: bf16[4,8]) -> bf16[16,8] {
+  %x = bf16[4,8]{1,0} parameter(0)
+  ROOT %all-gather.3 = bf16[16,8]{1,0} all-gather(%x), channel_id=7, replica_groups=[1,4]<=[4]
 }
 
 %all-reduce-scatter.1 (x: bf16[16,8]) -> bf16[4,8] {
   %x = bf16[16,8]{1,0} parameter(0)
-  %sum = bf16[16,8]{1,0} all-reduce(%x), channel_id=8, replica_groups=[1,4]<=[4]
+  %sum = bf16[16,8]{1,0} all-reduce(%x), channel_id=1, replica_groups=[1,4]<=[4]
+  ROOT %own = bf16[4,8]{1,0} slice(%sum), slice={[0:4], [0:8]}
+}
+
+%all-reduce-scatter.2 (x: bf16[16,8]) -> bf16[4,8] {
+  %x = bf16[16,8]{1,0} parameter(0)
+  %sum = bf16[16,8]{1,0} all-reduce(%x), channel_id=1, replica_groups=[1,4]<=[4]
   ROOT %own = bf16[4,8]{1,0} slice(%sum), slice={[0:4], [0:8]}
 }
 
 ENTRY %main (x: bf16[4,8]) -> bf16[4,8] {
   %x = bf16[4,8]{1,0} parameter(0)
-  %begun = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%first
-  %ended = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%second
-  ROOT %own = bf16[4,8]{1,0} fusion(%ended), kind=kCustom, calls=%all-reduce-scatter.1
+  %async-collective-start = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%fused_computation.1
+  %fusion.1 = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%async_collective_fusion.1
+  %async-collective-done = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%fused_computation.2
+  %own = bf16[4,8]{1,0} fusion(%ended), kind=kCustom, calls=%all-reduce-scatter.1
+  ROOT %other = bf16[4,8]{1,0} fusion(%ended), kind=kCustom, calls=%all-reduce-scatter.2
 }
 """
 
 
-def test_what_goes_on_beside_fusions_counts_once_and_a_sum_in_parts_as_such():
-    gather, scatter = collectives.of_program(BESIDE, 4)
+def test_what_goes_on_beside_computation_counts_once_and_sums_in_parts_as_such():
+    gather, *scatters = collectives.of_program(BESIDE, 4)
     assert (gather.kind, gather.sent_bytes) == ("all-gather", 3 * 64)
-    assert (scatter.kind, scatter.sent_bytes) == ("reduce-scatter", 3 / 4 * 256)
+    assert [(s.kind, s.sent_bytes) for s in scatters] == [("reduce-scatter", 3 / 4 * 256)] * 2
