@@ -100,6 +100,7 @@ def trace_train_step(
         train_step.make_train_step(config, model, optimizer),
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
+        compiler_options=parallel.compiler_options(mesh),
     )
     with jax.set_mesh(mesh):
         return step.trace(state, batch), state, batch["image"]

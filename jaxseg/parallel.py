@@ -20,6 +20,7 @@ from jaxseg.paths import path_of
 
 AXES = ("data", "fsdp")
 BATCH = P(AXES)
+NETWORK_BYTES = 2**28  # of gradients that are summed over the network between slices at once
 
 
 def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -54,6 +55,18 @@ def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = 
         )
     within, across = (data // slices, fsdp), (slices, 1)
     return Mesh(mesh_utils.create_hybrid_device_mesh(within, across, devices), AXES, types)
+
+
+def compiler_options(mesh: Mesh) -> dict[str, int]:
+    """For `jax.jit` of what sums over the batch.
+
+    Several TPU slices: XLA would sum every array over the network by itself, and a small one whole
+    from each chip. Put together, a chip sends its part of all of them.
+    """
+    devices = mesh.devices.flat
+    if devices[0].platform != "tpu" or len({device.slice_index for device in devices}) == 1:
+        return {}
+    return {"xla_tpu_dcn_all_reduce_combiner_threshold_bytes": NETWORK_BYTES}
 
 
 def check_batch(batch_size: int, accumulation: int, mesh: Mesh):

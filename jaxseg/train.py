@@ -78,6 +78,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         make_train_step(config, model, optimizer),
         donate_argnums=0,
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+        compiler_options=parallel.compiler_options(mesh),
     )
     rate = optim.schedule(config.optim, config.steps)
     main_process = jax.process_index() == 0
