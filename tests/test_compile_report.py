@@ -109,6 +109,15 @@ def test_only_sums_pass_the_network_between_slices(compiled):
 
 @NEEDS_LIBTPU
 @pytest.mark.full
+def test_each_chip_sends_its_part_of_the_sums_to_other_slices(compiled):
+    _, report = compiled("--slices=2", batch_size=8)
+    own_gradients = 4 * report["parameters"] / 4
+    # Two slices: each sends what it gave, once. The rest are sums of statistics.
+    assert own_gradients / 2 < report["collectives"]["send"]["bytes"] < 1.5 * own_gradients
+
+
+@NEEDS_LIBTPU
+@pytest.mark.full
 def test_evaluation_sends_nothing(compiled):
     _, report = compiled("--what=eval")
     assert report["collectives"] == {}
