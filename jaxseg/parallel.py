@@ -44,7 +44,7 @@ def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = 
             f"config.mesh data={config['data']} fsdp={config['fsdp']} does not fit"
             f" {len(devices)} devices; their product must be that, one of them may be -1"
         )
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    slices = _slices(devices)
     types = (AxisType.Auto,) * len(AXES)
     if slices == 1:
         return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
@@ -57,14 +57,19 @@ def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = 
     return Mesh(mesh_utils.create_hybrid_device_mesh(within, across, devices), AXES, types)
 
 
+def _slices(devices):
+    """How many TPU slices the devices lie in, or nodes of GPUs."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
 def compiler_options(mesh: Mesh) -> dict[str, int]:
     """For `jax.jit` of what sums over the batch.
 
     Several TPU slices: XLA would sum every array over the network by itself, and a small one whole
     from each chip. Put together, a chip sends its part of all of them.
     """
-    devices = mesh.devices.flat
-    if devices[0].platform != "tpu" or len({device.slice_index for device in devices}) == 1:
+    devices = list(mesh.devices.flat)
+    if devices[0].platform != "tpu" or _slices(devices) == 1:
         return {}
     return {"xla_tpu_dcn_all_reduce_combiner_threshold_bytes": NETWORK_BYTES}
 
