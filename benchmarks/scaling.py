@@ -28,7 +28,8 @@ computes the same everywhere, and only what the chips send to one another can gr
 From the text of the compiled programs for v5e: the bytes of each kind of collective that a chip \
 sends if they go around a ring, by one of n: (n - 1) / n of the array for a sum of which each \
 keeps a part, twice that for a whole sum, n - 1 times its own part where parts are gathered. 1024 \
-chips are four slices of 256; the last column is summed over the network between them.
+chips are four slices of 256; the last column is what a chip sends over the network between them, \
+where the sums are put together and each chip has a part of them (`parallel.compiler_options`).
 
 | recipe | chips | mesh | all-reduce, MB | all-gather, MB | others, MB | over the network, MB |
 |---|---|---|---|---|---|---|

@@ -51,14 +51,15 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def command(scenes, config_file, tmp_path_factory):
-    """The command of a tiny run as a process; `changes` are config keys."""
+    """The command of a run of a small model as a process; `changes` are config keys."""
     cache = tmp_path_factory.mktemp("compiled")
 
-    def make(workdir, *arguments, **changes):
+    def make(workdir, *arguments, model="smallest", **changes):
         settings = {"data.root": scenes, "batch_size": 2, "steps": STEPS, "data.workers": 1}
         settings |= {"checkpoint.every_steps": 7, "eval.every_steps": 20} | changes
         overrides = [f"--config.{key}={value}" for key, value in settings.items()]
-        line = ["-m", "jaxseg.main", "--config", config_file, "--workdir", str(workdir), *overrides]
+        line = ["-m", "jaxseg.main", "--config", f"{config_file}:{model}"]
+        line += ["--workdir", str(workdir), *overrides]
         environment = os.environ | {
             "JAXSEG_COMPILE_CACHE": str(cache),
             "XLA_FLAGS": XLA_FLAGS,

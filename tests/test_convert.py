@@ -197,12 +197,12 @@ def test_start_with_another_backbone_is_refused(published, config_file, tmp_path
 
 
 def test_program_trains_from_a_published_file(command, published, tmp_path):
-    printed = run(command(tmp_path / "run", init=published, steps=2))
+    printed = run(command(tmp_path / "run", model="tiny", init=published, steps=2))
     assert f"tensors of {published}" in printed
     assert "val mIoU" in printed
 
 
 def test_converted_run_is_no_work_directory_and_says_so(command, published, config_file, tmp_path):
     converted = run_of(published, config_file, tmp_path / "run")
-    message = failure(command(converted))
+    message = failure(command(converted, model="tiny"))
     assert f"--config.init={converted} and another --workdir" in message

@@ -162,7 +162,7 @@ def test_training_starts_from_another_model_with_fresh_outputs_and_says_so(comma
                 cv2.imwrite(str(path), pixels.astype(np.uint8))
     (tmp_path / "names.txt").write_text("background\ncell\n")
     (tmp_path / "tiny.py").write_text(TINY.format(tests=str(ROOT / "tests")))
-    street = command(tmp_path / "street", **{"steps": 1, "eval.every_steps": 9})
+    street = command(tmp_path / "street", model="tiny", **{"steps": 1, "eval.every_steps": 9})
     run(street)
     mine = command(
         tmp_path / "mine",
