@@ -12,6 +12,9 @@ from ml_collections import config_flags
 
 from jaxseg.errors import ConfigError
 
+# How ml_collections refuses an override of a part that the recipe does not have.
+OF_NOTHING = re.compile(r'Override (\S+) can not be applied because field "(\w+)" is None')
+
 
 def locate(argument: str) -> str:
     """FILE[:VARIANT] with the file found here or beside the installed package.
@@ -47,6 +50,10 @@ def readable_errors():
         raise ConfigError(
             ". ".join([f"--config.KEY=VALUE: no such key: '{name}'", *hint])
         ) from error
+    except ValueError as error:
+        if not (found := OF_NOTHING.match(str(error))):
+            raise
+        raise ConfigError(f"--config.{found[1]}: there is no {found[2]} in this recipe") from error
     except flags.Error as error:  # the last line is what the config file raised
         message = str(error).strip().splitlines()[-1].strip()
         raise ConfigError(re.sub(r"^\w+Error: ", "", message)) from error

@@ -17,7 +17,11 @@ from processes import ROOT, failure
         ({"mesh.fsdp": 2}, ("fsdp=2 does not fit 1 devices",)),
         ({"data.dataset": "atlantis"}, ("Unknown dataset 'atlantis'", "cityscapes")),
         ({"model.decode_head.num_classes": 7}, ("num_classes=7", "19 classes")),
-        ({"model.auxiliary_head.num_classes": 7}, ("auxiliary_head.num_classes=7", "19 classes")),
+        (
+            {"model": "tiny", "model.auxiliary_head.num_classes": 7},
+            ("auxiliary_head.num_classes=7", "19 classes"),
+        ),
+        ({"model.auxiliary_head.num_classes": 7}, ("there is no auxiliary_head in this recipe",)),
         ({"init": "/nowhere"}, ("config.init=/nowhere: there is no such file", "zoo:NAME")),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
