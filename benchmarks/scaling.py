@@ -2,8 +2,8 @@
 
 python benchmarks/scaling.py
 
-An image a chip, from 16 chips on. Nothing was run: computation takes what the estimate of the 16
-chips' program says, each collective what its bytes take on the links of the chip.
+An image a chip, from 16 chips on. Nothing was run: computation takes what the estimate of a
+program says, each collective what its bytes take on the links of the chip.
 """
 
 import json
@@ -15,58 +15,62 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "ahead_of_time.json"
 SIZES = {16: ("v5e:4x4", 1), 256: ("v5e:16x16", 1), 1024: ("v5e:16x16", 4)}
 # Where each chip's program for 16 was compiled, and of how many chips its slices are at most.
-GENERATIONS = {"v5e": ("v5e:4x4", 256), "v6e": ("v6e:4x4", 256), "v5p": ("v5p:2x2x4", 8960)}
+GENERATIONS = {"v5e": ("v5e:4x4", 256), "v6e": ("v6e:4x4", 256), "v5p": ("v5p:2x2x4", 6144)}
 HEAD = """\
 # Weak scaling on paper
 
 Written by `benchmarks/scaling.py` from the compiled programs in `results/ahead_of_time.json` \
-({versions}); nothing was run. The batch grows with the chips, an image on each, so that a step \
-computes the same everywhere, and only what the chips send to one another can grow.
+({versions}); nothing was run. The batch grows with the chips, an image on each, so that each \
+chip's model stays the same, and what grows is what the chips send to one another.
 
 ## What a chip sends in a step
 
 From the text of the compiled programs for v5e: the bytes of each kind of collective that a chip \
 sends if they go around a ring, by one of n: (n - 1) / n of the array for a sum of which each \
 keeps a part, twice that for a whole sum, n - 1 times its own part where parts are gathered. 1024 \
-chips are four slices of 256; the last column is what a chip sends over the network between them, \
-where the sums are put together and each chip has a part of them (`parallel.compiler_options`).
+chips are four slices of 256; the last column is what a chip sends over the network between them: \
+its part of the sums, which are put together (`parallel.compiler_options`) unless they are of \
+split weights.
 
-| recipe | chips | mesh | all-reduce, MB | all-gather, MB | others, MB | over the network, MB |
-|---|---|---|---|---|---|---|
+| recipe | chips | mesh | all-reduce, MB | all-gather, MB | others, MB | over the network, MB | \
+collectives a step |
+|---|---|---|---|---|---|---|---|
 """
 TIMES = """
 ## What that costs
 
 In milliseconds. *Computation* is the operations over the chip's peak plus the traffic of its \
 memory over its bandwidth, as `--mode compile` has it, of the program for 16 chips of the \
-generation. What goes on inside the kernels is not in it, so that the share of the links is rather \
-too large than too small. *Links* is bytes over {links} a chip, *network* bytes over {networks} a \
+generation; to which comes, for 1024, what the program for v5e has more of that traffic on four \
+slices, where sums are copied together and apart. What goes on inside the kernels is not in it. \
+*Links* is bytes over {links} a chip, *network* bytes over {networks} a \
 chip, its share of the host's. Efficiency is computation and links of 16 chips over the time of n, \
 once with the network after the computation, once beside it (XLA has it done by the hosts in the \
 background): the truth lies between. A little more than 100% comes of cheaper collectives, which \
 XLA finds for a larger mesh.
 
-v5p has slices of up to 8960 chips, so its 1024 are one slice: its links take what those of the \
+v5p has slices of up to 6144 chips, so its 1024 are one slice: its links take what those of the \
 256 take times (1023 / 1024) / (255 / 256), and nothing goes over the network.
 
-| recipe | chip | computation | links at 16, 256, 1024 | network at 1024 | efficiency at 256 | \
-at 1024, network after | at 1024, beside |
+| recipe | chip | computation at 16, 1024 | links at 16, 256, 1024 | network at 1024 | \
+efficiency at 256 | at 1024, network after | at 1024, beside |
 |---|---|---|---|---|---|---|---|
 """
 EXAMPLE = """
 For instance `{recipe}` on {chip} at 1024: links {links_mb:.0f} MB / {links:.0f} GB/s = \
-{links_ms:.2f} ms; network {network_mb:.0f} MB / {network:.1f} GB/s = {network_ms:.2f} ms; \
-({computation:.1f} + {first_ms:.2f}) / ({computation:.1f} + {links_ms:.2f} + {network_ms:.2f}) = \
-{efficiency:.0%}.
+{links_ms:.2f} ms; network {network_mb:.2f} MB / {network:.1f} GB/s = {network_ms:.2f} ms; \
+({first:.1f} + {first_ms:.2f}) / ({last:.1f} + {links_ms:.2f} + {network_ms:.2f}) = \
+{efficiency:.1%}.
 
 What helps further is more than one image a chip: the same is sent once for all of them.
 
 ## What it does not say
 
-Latency: each collective has some microseconds of it for every chip on its way, which matters for \
-the small sums of batch statistics ({count} collectives a step for the first recipe). Stragglers \
-and the reading of data. That links are shared by what goes on at once. Whether the estimate of \
-the computation is right: no TPU has been measured.
+Latency: each collective has some microseconds of it for every chip on its way, more on the \
+network, which matters most where weights are split. Stragglers and the reading of data. That a \
+chip uses all its links at once: a mesh axis along one side of the torus has half of them, and a \
+slice that is not the whole torus does not go around. Whether the estimate of the computation is \
+right, whose traffic is known to a factor of two: no TPU has been measured.
 """
 
 
@@ -89,8 +93,7 @@ def main():
         sent += [sent_row(recipe, n, program) for n, program in programs.items()]
         for chip, (topology, slice_size) in GENERATIONS.items():
             if (recipe, topology, 1) in reports:
-                computation = computed(reports[recipe, topology, 1])
-                costs.append(Cost(recipe, chip, computation, programs, slice_size))
+                costs.append(Cost(recipe, chip, reports[recipe, topology, 1], programs, slice_size))
     first = reports[recipes[0], *SIZES[16]]
     example = costs[0]
     text = HEAD.format(versions=f"jax {first['jax']}, libtpu {first['libtpu']}, {first['date']}")
@@ -106,10 +109,10 @@ def main():
         network_mb=example.bytes_to_network / 1e6,
         network=chips.get(example.chip).network_bandwidth / 1e9,
         network_ms=example.network,
-        computation=example.computation,
+        first=example.computation[16],
+        last=example.computation[1024],
         first_ms=example.links[16],
         efficiency=example.efficiency(1024),
-        count=sum(total["count"] for total in first["collectives"].values()),
     )
     (HERE / "scaling.md").write_text(text)
 
@@ -117,30 +120,35 @@ def main():
 class Cost:
     """What a step of a recipe takes on one generation, in milliseconds."""
 
-    def __init__(self, recipe, chip, computation, programs, slice_size):
+    def __init__(self, recipe, chip, own, programs, slice_size):
+        """own: the report of the chip's program for 16; programs: those of v5e, by chips."""
         data = chips.get(chip)
-        self.recipe, self.chip, self.computation = recipe, chip, computation * 1e3
+        self.recipe, self.chip = recipe, chip
         self.bytes_on_links = {n: on_links(program) for n, program in programs.items()}
         self.bytes_to_network = to_network(programs[1024])
+        copied = programs[1024]["memory_traffic"] - programs[16]["memory_traffic"]
         if slice_size >= 1024:
-            self.bytes_to_network = 0.0
+            self.bytes_to_network = copied = 0.0
             self.bytes_on_links[1024] = self.bytes_on_links[256] * (1023 / 1024) / (255 / 256)
+        computed = own["seconds"]["arithmetic"] + own["seconds"]["memory"]
+        self.computation = dict.fromkeys(SIZES, computed * 1e3)
+        self.computation[1024] += max(copied, 0.0) / data.memory_bandwidth * 1e3
         self.links = {n: b / data.link_bandwidth * 1e3 for n, b in self.bytes_on_links.items()}
         self.network = self.bytes_to_network / data.network_bandwidth * 1e3
 
     def efficiency(self, n, beside=False):
         network = self.network if n == 1024 else 0.0
-        first = self.computation + self.links[16]
+        first = self.computation[16] + self.links[16]
         if beside:
-            return first / (max(self.computation, network) + self.links[n])
-        return first / (self.computation + self.links[n] + network)
+            return first / (max(self.computation[n], network) + self.links[n])
+        return first / (self.computation[n] + self.links[n] + network)
 
     def row(self):
         links = ", ".join(f"{self.links[n]:.2f}" for n in SIZES)
         cells = (
             f"`{self.recipe.replace('.py', '')}`",
             self.chip,
-            f"{self.computation:.1f}",
+            f"{self.computation[16]:.1f}, {self.computation[1024]:.1f}",
             links,
             f"{self.network:.2f}",
             f"{self.efficiency(256):.1%}",
@@ -148,10 +156,6 @@ class Cost:
             f"{self.efficiency(1024, beside=True):.1%}",
         )
         return f"| {' | '.join(cells)} |"
-
-
-def computed(report):
-    return report["seconds"]["arithmetic"] + report["seconds"]["memory"]
 
 
 def on_links(report):
@@ -168,7 +172,8 @@ def sent_row(recipe, n, report):
     reduced, gathered, sent = (kinds.pop(k, 0.0) for k in ("all-reduce", "all-gather", "send"))
     mesh = " x ".join(map(str, report["mesh"].values()))
     numbers = " | ".join(f"{x:.1f}" for x in (reduced, gathered, sum(kinds.values()), sent))
-    return f"| `{recipe.replace('.py', '')}` | {n} | {mesh} | {numbers} |"
+    count = sum(total["count"] for total in report["collectives"].values())
+    return f"| `{recipe.replace('.py', '')}` | {n} | {mesh} | {numbers} | {count} |"
 
 
 def speeds(field):

@@ -66,7 +66,8 @@ def compiler_options(mesh: Mesh) -> dict[str, int]:
     """For `jax.jit` of what sums over the batch.
 
     Several TPU slices: XLA would sum every array over the network by itself, and a small one whole
-    from each chip. Put together, a chip sends its part of all of them.
+    from each chip. Put together, a chip sends its part of all of them. Sums of split weights, of
+    which each chip has its part, still go one by one.
     """
     devices = list(mesh.devices.flat)
     if devices[0].platform != "tpu" or _slices(devices) == 1:
