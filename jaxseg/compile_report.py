@@ -26,7 +26,8 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
 
     Bytes are bytes, times seconds. The estimates take the chip's data sheet: arithmetic at its
     peak, memory traffic at its bandwidth, collectives at that of a device's links, one after the
-    other. XLA's counts leave out what goes on inside the kernels for deformable sampling.
+    other; between nodes of GPUs, too. XLA's counts leave out what goes on inside the kernels for
+    deformable sampling.
 
     Raises:
       ConfigError: for a topology that does not exist or whose compiler is not installed, and for a
