@@ -5,8 +5,8 @@ python benchmarks/ahead_of_time.py [--only PATTERN] [--table]
 
 Runs `--mode compile` for each row of ROWS: the real train step in bfloat16, the kernels inside. The
 reports go to benchmarks/results/ahead_of_time.json, one after the other; a row that is there
-already is left out. A row takes minutes, and up to 15 GB of memory. --table prints the file as a
-table instead.
+already is left out. A row takes minutes, half an hour for the largest, and up to 20 GB of memory.
+--table prints the file as a table instead.
 """
 
 import argparse

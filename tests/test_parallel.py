@@ -2,6 +2,7 @@
 
 import functools
 import math
+import types
 
 import jax
 import numpy as np
@@ -164,3 +165,18 @@ def test_of_split_weights_only_those_are_gathered_one_by_one():
 
 def replicated(leaf):
     return leaf.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize(
+    ("devices", "put_together"),
+    [
+        ([{"platform": "tpu", "slice_index": 0}, {"platform": "tpu", "slice_index": 1}], True),
+        ([{"platform": "tpu", "slice_index": 1}] * 2, False),
+        ([{"platform": "tpu"}] * 2, False),  # as one slice that is compiled for is described
+        ([{"platform": "cuda", "slice_index": 0}, {"platform": "cuda", "slice_index": 1}], False),
+    ],
+    ids=["slices", "one slice", "undescribed", "nodes of GPUs"],
+)
+def test_sums_are_put_together_between_slices_alone(devices, put_together):
+    grid = np.array([types.SimpleNamespace(**device) for device in devices])[:, None]
+    assert bool(parallel.compiler_options(types.SimpleNamespace(devices=grid))) == put_together
