@@ -1,7 +1,4 @@
-"""The config of a recorded training of a small ViT-Adapter.
-
-Imports nothing of jaxseg: `train_in_float64.py` changes a type before anything of it is imported.
-"""
+"""The config and the batches of a recorded training of a small ViT-Adapter."""
 
 import json
 import re
@@ -95,3 +92,10 @@ def config_of(recording, dtype):
         },
     }
     return ConfigDict(settings)
+
+
+def batches_of(recording):
+    """Images [b,3,h,w] and labels [b,h,w] of every step: the recorded batches in turn."""
+    images, labels = recording["inputs/images"], recording["inputs/labels"]
+    steps = range(recording.json("meta")["steps"])
+    return [(images[k % len(images)], labels[k % len(labels)]) for k in steps]

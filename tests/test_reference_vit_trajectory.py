@@ -10,16 +10,13 @@ eight more steps another loss by 2%. In float64 all are followed closely.
 Mask2Former is compared at the points that were recorded (`recorded_points`).
 """
 
-import os
-import sys
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-from processes import ROOT, run
 from recorded_vits import is_mask2former
 from reference_files import Recording, recordings
-from trajectories import assert_final
+from trajectories import assert_final, in_float64
 
 # One of them every time, the others, of other heads, sizes and rates, in the full run.
 EVERY_TIME = "mask2former_tiny_b"
@@ -51,12 +48,7 @@ MASK2FORMER = Tolerances(5e-8, 5e-7, 2e-7, 2e-6, 1e-7)
 @pytest.mark.reference
 @pytest.mark.parametrize("path", FILES)
 def test_training_in_float64_follows_the_reference(path, tmp_path):
-    output = tmp_path / "trajectory.npz"
-    program = ROOT / "tests" / "train_in_float64.py"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    arguments = [sys.executable, program, path, output]
-    run({"args": arguments, "env": environment, "text": True}, timeout_seconds=1200)
-    recording, ours = Recording(path), Recording(output)
+    recording, ours = Recording(path), in_float64(path, tmp_path)
     within = MASK2FORMER if is_mask2former(recording) else UPERNET
 
     first = ours.group("first_norms/")

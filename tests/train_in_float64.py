@@ -1,4 +1,4 @@
-"""Trains as a recording of ViT-Adapter says, in float64: python train_in_float64.py FILE OUTPUT.
+"""Trains as a recording says, in float64: python train_in_float64.py FILE OUTPUT.
 
 Where jaxseg wants precision, it says float32. So this program gives that name to float64 before
 anything of jaxseg is imported, which takes a process of its own. OUTPUT is an .npz file with the
@@ -10,7 +10,6 @@ import sys
 
 import jax
 import jax.numpy as jnp
-from recorded_vits import config_of, is_mask2former
 from reference_files import Recording
 
 
@@ -18,15 +17,21 @@ def main(file, output):
     jax.config.update("jax_enable_x64", True)
     jnp.float32 = jnp.float64
     import numpy as np
+    import recorded_intern_images
+    import recorded_vits
     from recorded_points import replay
     from trajectories import train
 
     recording = Recording(pathlib.Path(file))
-    config = config_of(recording, "float64")
-    reports = replay(recording, config) if is_mask2former(recording) else []
-    images, labels = recording["inputs/images"], recording["inputs/labels"]
-    steps = range(recording.json("meta")["steps"])
-    batches = ((images[k % len(images)], labels[k % len(labels)]) for k in steps)
+    is_intern_image = bool(recording.hparams)
+    recorded = recorded_intern_images if is_intern_image else recorded_vits
+    config = recorded.config_of(recording, "float64")
+    reports = []
+    if is_intern_image:
+        recorded_intern_images.follow_reference_grid()
+    elif recorded_vits.is_mask2former(recording):
+        reports = replay(recording, config)
+    batches = recorded.batches_of(recording)
     result = train(config, recording["final/names"].tolist(), batches)
     jax.effects_barrier()
     parts = {name: [losses[name] for losses in reports] for name in (reports[0] if reports else ())}

@@ -1,9 +1,13 @@
 """Training as it was recorded: the weights, batches and settings of the original, step by step."""
 
 import dataclasses
+import os
+import sys
 
 import jax
 import numpy as np
+from processes import ROOT, run
+from reference_files import Recording
 
 from converters import rules, verify
 from jaxseg import optim, paths, train_step
@@ -54,6 +58,16 @@ def train(config, names, batches):
             for path, value in final.items()
         },
     )
+
+
+def in_float64(path, folder):
+    """What `train_in_float64.py` makes of a recording, in a process of its own."""
+    output = folder / "trajectory.npz"
+    program = ROOT / "tests" / "train_in_float64.py"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    arguments = [sys.executable, program, path, output]
+    run({"args": arguments, "env": environment, "text": True}, timeout_seconds=1200)
+    return Recording(output)
 
 
 def assert_final(final, names, means, stds, values, tolerance):
