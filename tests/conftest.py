@@ -1,9 +1,16 @@
 """Strict settings for every test: eight CPU devices, no silent promotion of types."""
 
+import gc
 import os
 import sys
+import tempfile
 
 from processes import CONFIG, ROOT, STEPS, XLA_FLAGS
+
+# One cache of compiled programs for the runs that all workers start, of this session only.
+if "JAXSEG_TEST_CACHE" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="jaxseg-compiled-")
+    os.environ["JAXSEG_TEST_CACHE"] = CACHE.name
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAXSEG_TEST_PLATFORM", "cpu")
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {XLA_FLAGS}"
@@ -20,6 +27,8 @@ SLOWEST += ["test_predict", "test_evaluate", "test_train_step", "test_mask2forme
 SLOWEST += ["test_reference_mask2former", "test_initialisation", "test_reference_trajectory"]
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Tracing makes many small objects, none of them garbage: 6% of a test's time went into looking.
+gc.set_threshold(200_000, 50, 100)
 flags.FLAGS.mark_as_parsed()
 
 
@@ -50,9 +59,8 @@ def config_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def command(scenes, config_file, tmp_path_factory):
+def command(scenes, config_file):
     """The command of a run of a small model as a process; `changes` are config keys."""
-    cache = tmp_path_factory.mktemp("compiled")
 
     def make(workdir, *arguments, model="smallest", **changes):
         settings = {"data.root": scenes, "batch_size": 2, "steps": STEPS, "data.workers": 1}
@@ -61,7 +69,7 @@ def command(scenes, config_file, tmp_path_factory):
         line = ["-m", "jaxseg.main", "--config", f"{config_file}:{model}"]
         line += ["--workdir", str(workdir), *overrides]
         environment = os.environ | {
-            "JAXSEG_COMPILE_CACHE": str(cache),
+            "JAXSEG_COMPILE_CACHE": os.environ["JAXSEG_TEST_CACHE"],
             "XLA_FLAGS": XLA_FLAGS,
             "PYTHONUNBUFFERED": "1",
         }

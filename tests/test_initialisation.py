@@ -13,7 +13,7 @@ from converters.rules import to_path
 from jaxseg.models import segmentor
 
 STATISTICS = [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.full] * ("internimage_l" in path.stem))
+    pytest.param(path, id=path.stem, marks=pytest.mark.full)
     for path in sorted((REFERENCE / "internimage" / "init_stats").glob("*.json"))
 ]
 

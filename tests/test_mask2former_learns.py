@@ -5,7 +5,7 @@ import os
 import sys
 
 import pytest
-from processes import ROOT, run
+from processes import ROOT, USER_FLAGS, run
 
 from jaxseg.data.synthetic import write_street_scenes
 
@@ -27,7 +27,7 @@ def test_two_hundred_steps_are_enough_for_scenes_it_has_not_seen(dtype, tmp_path
     line += ["--workdir", str(tmp_path / "run")]
     line += [f"--config.{key}={value}" for key, value in settings.items()]
     # One device, and code as fast as for users: it runs for longer than it is compiled.
-    environment = os.environ | {"XLA_FLAGS": ""}
+    environment = os.environ | {"XLA_FLAGS": USER_FLAGS}
     run({"args": line, "env": environment, "cwd": ROOT, "text": True}, timeout_seconds=3600)
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert scores["classes_in_mIoU"] == 19

@@ -14,7 +14,7 @@ from jaxseg.evaluate import evaluate_checkpoint
 from jaxseg.models import segmentor
 from jaxseg.train import train
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [pytest.mark.usefixtures("standard_promotion"), pytest.mark.full]
 
 
 def stored(run, config):

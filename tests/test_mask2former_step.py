@@ -23,7 +23,7 @@ HEAD = {
     "num_heads": 2,
     "encoder_layers": 1,
     "encoder_ffn_dim": 24,
-    "decoder_layers": 3,
+    "decoder_layers": 1,
     "decoder_ffn_dim": 24,
     "norm_groups": 4,
 }

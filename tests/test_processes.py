@@ -68,7 +68,8 @@ def final_state(workdir):
         return jax.tree.map(np.asarray, ocp.load_checkpointables(path, abstract))
 
 
-@pytest.mark.parametrize("count", [2, FOUR])
+@pytest.mark.full
+@pytest.mark.parametrize("count", [2, 4])
 def test_losses_and_evaluation_are_those_of_one_process(tiny, finished, tmp_path, count):
     (one, _), (several, outputs) = finished(1), finished(count)
     expected, found = losses(one), losses(several)

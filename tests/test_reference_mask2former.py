@@ -14,7 +14,12 @@ from jaxseg.models.sine_positions import sine_positions
 pytestmark = pytest.mark.reference
 
 KINDS = ("Mask2Former", "MSDeformAttnPixelDecoder", "SinePositional")
-FILES = [path for path in recordings("vit_adapter/modules") if path.stem.startswith(KINDS)]
+SLOW = ("Mask2FormerHead_tiny_fullrows",)
+FILES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.full] * (path.stem in SLOW))
+    for path in recordings("vit_adapter/modules")
+    if path.stem.startswith(KINDS)
+]
 
 
 def check_sine_positions(recording):
@@ -82,7 +87,7 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES)
 def test_module_equals_the_reference(path):
     leading = max((n for n in CHECKS if path.stem.startswith(n)), key=len, default=None)
     assert leading, f"{path.name}: nothing here knows how to check it"

@@ -21,6 +21,10 @@ from jaxseg import optim
 
 FILES = recordings("internimage/trajectory")
 PARAMETRIZED = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+IN_FLOAT32 = [  # the one that amplifies rounding every time
+    pytest.param(path, id=path.stem, marks=[pytest.mark.full] * (path.stem != "upernet_tiny"))
+    for path in FILES
+]
 
 pytestmark = [pytest.mark.reference, pytest.mark.usefixtures("standard_promotion")]
 
@@ -54,7 +58,7 @@ def test_training_in_float64_follows_the_reference(path, tmp_path):
             assert abs(difference - gap) < 1e-3 * gap + ROUNDING, name
 
 
-@PARAMETRIZED
+@pytest.mark.parametrize("path", IN_FLOAT32)
 def test_first_steps_in_float32_follow_the_reference(path):
     recording = Recording(path)
     steps = len(NORMS_FLOAT32)
