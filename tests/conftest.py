@@ -22,7 +22,13 @@ from absl import flags
 from jaxseg.data.synthetic import write_street_scenes
 
 # Begun first, so that no worker is left alone with them at the end.
-SLOWEST = ["test_train", "test_parallel", "test_reference_vit_trajectory", "test_convert"]
+SLOWEST = [
+    "test_processes",
+    "test_train",
+    "test_parallel",
+    "test_reference_vit_trajectory",
+    "test_convert",
+]
 SLOWEST += ["test_predict", "test_evaluate", "test_train_step", "test_mask2former_step"]
 SLOWEST += ["test_reference_mask2former", "test_initialisation", "test_reference_trajectory"]
 
