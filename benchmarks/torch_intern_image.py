@@ -2,7 +2,22 @@
 
 Its deformable convolution is the grid_sample formulation, the only one that PyTorch has without a
 compiled CUDA operator; `original_state` names the weights as the converter expects them.
+
+    python benchmarks/torch_intern_image.py [--hw 512 1024 --batch 8 --steps 10] [--json FILE]
+
+times InternImage-T's forward pass and train step on the GPU in bfloat16 (autocast), or on the CPU
+in float32, with random images. PyTorch comes with its own CUDA libraries: where there is no
+network, carry the wheel of torch for the machine's Python and the wheels that `pip download torch`
+puts beside it, about 5 GB.
 """
+
+import argparse
+import datetime
+import json
+import pathlib
+import platform
+import statistics
+import time
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +35,18 @@ def dcnv3(value, offset, mask, groups):
     """The sum of samples at 3 × 3 points around each pixel, channels last."""
     n, h, w, c = value.shape
     offset = offset.view(n, h, w, groups, 9, 2)
-    steps = torch.tensor([-1.0, 0.0, 1.0])
+    steps = torch.tensor([-1.0, 0.0, 1.0], device=value.device)
     grid = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1).view(9, 2)
-    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    rows, columns = torch.meshgrid(
+        *(torch.arange(size, device=value.device) for size in (h, w)), indexing="ij"
+    )
     place = torch.stack([columns, rows], -1).view(1, h, w, 1, 1, 2)
-    position = (place + grid + offset + 0.5) * 2 / torch.tensor([w, h]) - 1
+    size = torch.tensor([w, h], device=value.device)
+    position = (place + grid + offset + 0.5) * 2 / size - 1
     # [n·g, h·w, 9, 2], sampled from [n·g, c/g, h, w]
     position = position.permute(0, 3, 1, 2, 4, 5).reshape(n * groups, h * w, 9, 2)
     planes = value.view(n, h, w, groups, -1).permute(0, 3, 4, 1, 2).reshape(n * groups, -1, h, w)
-    samples = F.grid_sample(planes, position, align_corners=False)
+    samples = F.grid_sample(planes, position.to(planes.dtype), align_corners=False)
     weight = mask.view(n, h * w, groups, 9).transpose(1, 2).reshape(n * groups, 1, h * w, 9)
     return (samples * weight).sum(-1).view(n, c, h, w).permute(0, 2, 3, 1)
 
@@ -188,3 +206,76 @@ def original_name(name):
 def original_state(model):
     """The state of `UPerNet` as numpy arrays under the original's names."""
     return {original_name(k): v.numpy().copy() for k, v in model.state_dict().items()}
+
+
+T = {"channels": 64, "depths": (4, 4, 18, 4), "groups": (4, 8, 16, 32)}
+TINY = {"channels": 16, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
+WARM_UP = 3
+
+
+def median_seconds(call, steps, device):
+    """The median time of a call after some that warm up."""
+    times = []
+    for _ in range(WARM_UP + steps):
+        begun = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[WARM_UP:])
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--hw", type=int, nargs=2, default=(512, 1024))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the program")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    model = UPerNet(**(TINY if options.tiny else T)).to(device)
+    images = torch.randn(options.batch, 3, *options.hw, device=device)
+    labels = torch.randint(0, 19, (options.batch, *options.hw), device=device)
+    adamw = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.05)
+    low_precision = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+    def forward():
+        model.eval()
+        with torch.no_grad(), low_precision:
+            model(images)
+
+    def train_step():
+        model.train()
+        with low_precision:
+            maps = [resize(x, labels.shape[1:]) for x in model(images)]
+            loss, auxiliary = (F.cross_entropy(x.float(), labels) for x in maps)
+        adamw.zero_grad()
+        (loss + 0.4 * auxiliary).backward()
+        adamw.step()
+
+    calls = {"forward": forward, "train_step": train_step}
+    seconds = {k: median_seconds(call, options.steps, device) for k, call in calls.items()}
+    result = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
+        "batch": options.batch,
+        "hw": options.hw,
+        "tiny": options.tiny,
+        "milliseconds": {k: round(1e3 * taken, 3) for k, taken in seconds.items()},
+        "images_per_second": {k: round(options.batch / taken, 2) for k, taken in seconds.items()},
+        "date": datetime.date.today().isoformat(),
+        "versions": {"torch": torch.__version__, "cuda": torch.version.cuda},
+    }
+    if device == "cuda":
+        result["peak_gigabytes"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    text = json.dumps(result, indent=1)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

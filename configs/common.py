@@ -29,6 +29,9 @@ MULTI_SCALE = {**SINGLE_SCALE, "ratios": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "fli
 BASE = {
     "variant": "",
     "seed": 0,
+    # True: a GPU gives the same bits in every run, which takes more time. CPU and TPU need no such
+    # setting.
+    "deterministic": False,
     "steps": 160_000,
     "batch_size": 16,  # images per step over all devices
     # The weights to start from: a run's directory, a PyTorch file, or zoo:NAME; empty: scratch.
@@ -123,6 +126,7 @@ def upernet(backbone: dict[str, Any], num_classes: int, channels: int = 512) -> 
     """UperNet on a backbone, with the auxiliary FCN head on its third stage."""
     return {
         "dtype": "auto",  # of the computation: bfloat16 on accelerators, float32 on CPU
+        "kernels": "auto",  # of deformable sampling: "xla", "gpu" or "tpu"; JAXSEG_KERNELS wins
         "backbone": backbone,
         "decode_head": {
             "kind": "uper",
@@ -145,6 +149,7 @@ def segformer(backbone: dict[str, Any], num_classes: int) -> dict[str, Any]:
     """SegformerHead on a backbone, without an auxiliary head."""
     return {
         "dtype": "auto",
+        "kernels": "auto",
         "backbone": backbone,
         "decode_head": {
             "kind": "segformer",
@@ -162,6 +167,7 @@ def mask2former(
     """Mask2Former on a backbone; `size` is `NARROW` or `WIDE`."""
     return {
         "dtype": "auto",
+        "kernels": "auto",
         "backbone": backbone,
         "decode_head": {
             "kind": "mask2former",

@@ -90,7 +90,7 @@ def trace_train_step(
     config: ConfigDict, mesh: Mesh
 ) -> tuple[jax.stages.Traced, train_step.TrainState, jax.ShapeDtypeStruct]:
     """The traced step, and the abstract state and images that it takes."""
-    model = segmentor.build(config.model)
+    model = segmentor.build(config.model, config.deterministic)
     optimizer = optim.make(config.optim, config.model.backbone, config.steps)
     shapes = jax.eval_shape(lambda: train_step.init_state(config, model, optimizer))
     state = _sharded(shapes, config, mesh)
@@ -100,7 +100,7 @@ def trace_train_step(
         train_step.make_train_step(config, model, optimizer),
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
-        compiler_options=parallel.compiler_options(mesh),
+        compiler_options=parallel.compiler_options(mesh, config.deterministic),
     )
     with jax.set_mesh(mesh):
         return step.trace(state, batch), state, batch["image"]

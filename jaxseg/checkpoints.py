@@ -22,8 +22,8 @@ from jaxseg.train_step import TrainState
 
 # Settings that a run may change when it goes on: they do not alter what is computed.
 FREE = re.compile(
-    r"(variant|log_steps|init|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
-    r"|data\.(root|source|workers|prefetch|skip_corrupt|val_.*|test_.*)|model\.backbone\.remat(_keeps)?)$"
+    r"(variant|log_steps|init|deterministic|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
+    r"|data\.(root|source|workers|prefetch|skip_corrupt|val_.*|test_.*)|model\.(kernels|backbone\.remat(_keeps)?))$"
 )
 
 ATTEMPTS = 3  # to save, in a row
@@ -281,8 +281,10 @@ def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: 
 
 
 def load_config(checkpoint: pathlib.Path) -> dict[str, Any]:
-    """The resolved config that a checkpoint was made with."""
-    return _with_tuples(ocp.checkpointables_metadata(checkpoint).custom_metadata["config"])
+    """The resolved config that a checkpoint was made with, and settings that are newer than it."""
+    config = _with_tuples(ocp.checkpointables_metadata(checkpoint).custom_metadata["config"])
+    config["model"].setdefault("kernels", "auto")
+    return config
 
 
 def _with_tuples(value):

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxseg import ahead_of_time, image_sizes, parallel
+from jaxseg import ahead_of_time, image_sizes, kernels, parallel
 from jaxseg.ahead_of_time import Program
 from jaxseg.chips import Chip
 from jaxseg.models import flops, segmentor
@@ -37,6 +37,7 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
         config.model.dtype = "bfloat16"
     image_sizes.check(config)
     chip, devices = ahead_of_time.devices_of(topology, slices)
+    kernels.check(config.model, chip.platform)
     mesh = parallel.make_mesh(config.mesh, devices)
     if what == "train":
         parallel.check_batch(config.batch_size, config.optim.accumulation, mesh)

@@ -17,6 +17,7 @@ from jaxseg import (
     config_files,
     image_sizes,
     inference,
+    kernels,
     metrics,
     parallel,
     report,
@@ -157,6 +158,7 @@ def load(path: str, config: ConfigDict | None, overrides: Sequence[str]):
     agreement.check_same(checkpoints.flatten(config.to_dict()))
     image_sizes.check(config)
     mesh = parallel.make_mesh(config.mesh)
+    kernels.check(config.model, mesh.devices.flat[0].platform)
     model = segmentor.build(config.model)
     variables = checkpoints.load_variables(checkpoint, abstract_variables(model, config, mesh))
     return int(checkpoint.name), config, model, variables, mesh

@@ -62,14 +62,22 @@ def _slices(devices):
     return len({getattr(device, "slice_index", 0) for device in devices})
 
 
-def compiler_options(mesh: Mesh) -> dict[str, int]:
+# Of XLA on GPUs: every operation gives the same bits in every run, and none is chosen by its time.
+DETERMINISTIC = {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
+
+
+def compiler_options(mesh: Mesh, deterministic: bool = False) -> dict[str, int]:
     """For `jax.jit` of what sums over the batch.
+
+    `deterministic`: the same bits in every run on GPUs; elsewhere they always are.
 
     Several TPU slices: XLA would sum every array over the network by itself, and a small one whole
     from each chip. Put together, a chip sends its part of all of them. Sums of split weights, of
     which each chip has its part, still go one by one.
     """
     devices = list(mesh.devices.flat)
+    if devices[0].platform in ("gpu", "cuda"):
+        return dict(DETERMINISTIC) if deterministic else {}
     if devices[0].platform != "tpu" or _slices(devices) == 1:
         return {}
     return {"xla_tpu_dcn_all_reduce_combiner_threshold_bytes": NETWORK_BYTES}

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoints, image_sizes, inference, parallel, visualize
+from jaxseg import checkpoints, image_sizes, inference, kernels, parallel, visualize
 from jaxseg.data import datasets, pictures, transforms
 from jaxseg.errors import ConfigError, DataError, JaxsegError
 from jaxseg.models import segmentor
@@ -51,6 +51,7 @@ class Segmenter:
         checkpoint = checkpoints.find(path)
         config = ConfigDict(checkpoints.load_config(checkpoint))
         dataset = datasets.evaluated_on(config.data).dataset
+        kernels.check(config.model, jax.local_devices()[0].platform)
         model = segmentor.build(config.model)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), segmentor.shapes(model))

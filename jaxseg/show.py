@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import image_sizes, paths, visualize, zoo
+from jaxseg import image_sizes, kernels, paths, visualize, zoo
 from jaxseg.data import datasets
 from jaxseg.data.pipeline import training_batches
 from jaxseg.data.survey import survey
@@ -28,6 +28,7 @@ def show(config: ConfigDict, workdir: pathlib.Path):
     """
     image_sizes.check(config)
     print(config)
+    print(f"kernels: {kernels.describe(config.model)}")
     print(model_table(config))
     faults = sum(
         show_data(source)

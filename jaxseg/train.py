@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxseg import agreement, image_sizes, initial_weights, optim, parallel, processes
+from jaxseg import agreement, image_sizes, initial_weights, kernels, optim, parallel, processes
 from jaxseg.checkpoints import Checkpoints, flatten
 from jaxseg.data import datasets
 from jaxseg.data.pipeline import training_batches
@@ -41,7 +41,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         that is not finite, with the step and the name of the first bad tensor.
     """
     workdir = pathlib.Path(workdir)
-    agreement.check_same(flatten(config.to_dict()))
+    kernel_setting, _ = kernels.setting(config.model)
+    agreement.check_same(flatten(config.to_dict()) | {"model.kernels": kernel_setting})
     mesh = parallel.make_mesh(config.mesh)
     check(config, mesh)
     make_writable(workdir)
@@ -51,7 +52,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     batches = training_batches(
         config.data, batch_size=config.batch_size, seed=config.seed, rows=rows
     )
-    model = segmentor.build(config.model)
+    model = segmentor.build(config.model, config.deterministic)
     optimizer = optim.make(config.optim, config.model.backbone, config.steps)
 
     def fresh_state():
@@ -78,7 +79,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         make_train_step(config, model, optimizer),
         donate_argnums=0,
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
-        compiler_options=parallel.compiler_options(mesh),
+        compiler_options=parallel.compiler_options(mesh, config.deterministic),
     )
     rate = optim.schedule(config.optim, config.steps)
     main_process = jax.process_index() == 0
@@ -141,6 +142,7 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
       ConfigError: naming the setting and what it may be.
     """
     parallel.check_batch(config.batch_size, config.optim.accumulation, mesh)
+    kernels.check(config.model, mesh.devices.flat[0].platform)
     image_sizes.check(config)
     trained = datasets.trained_on(config.data).dataset
     evaluated = datasets.evaluated_on(config.data).dataset
@@ -201,6 +203,8 @@ def describe(report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state:
             "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
             "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
             "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
+            "kernels": kernels.describe(config.model),
+            "deterministic": str(config.deterministic),
             "parameters": f"{parameters / 1e6:.2f} M",
             "global batch": f"{config.batch_size} images of {tuple(config.data.crop_hw)}",
             "training": f"{training}: {len(training.samples())} images",

@@ -5,7 +5,7 @@ implementations are optimisations with the same values and gradients for any off
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from pallas_kernels import gpu, reference, tpu, tpu_dcnv3, tpu_ms_deform_attn, xla
+from pallas_kernels.choice import KernelChoice, compiles_here, platform
 
 IMPLEMENTATIONS = {"reference": reference, "xla": xla, "gpu": gpu, "tpu": tpu}
 KERNEL_TYPES = (jnp.float32, jnp.bfloat16)  # of values; the others go without kernels
@@ -21,49 +22,52 @@ LOWERED_AS = {"gpu": "cuda", "tpu": "tpu"}  # the platforms with kernels, as low
 
 def _run(
     operator: str,
-    implementation: str | None,
+    choice: KernelChoice,
+    settings: Hashable,
     call: Callable[..., Array],
     arrays: Sequence[Array],
     on_tpu: bool = True,
 ) -> Array:
-    """`call(operator, *arrays)`, with the operator as named, or as the platform does it best.
+    """`call(operator, *arrays)`, with the operator as chosen, or as the platform does it best.
 
-    `on_tpu`: whether the kernels there take this call.
+    `settings`: what `call` depends on. `on_tpu`: whether the kernels there take this call.
     """
-    if implementation not in (None, *IMPLEMENTATIONS):
+    if choice.implementation not in (None, *IMPLEMENTATIONS):
         known = ", ".join(IMPLEMENTATIONS)
-        raise ValueError(f"{operator}: no implementation {implementation!r}; there are {known}")
+        raise ValueError(
+            f"{operator}: no implementation {choice.implementation!r}; there are {known}"
+        )
     by_name = {
         name: functools.partial(call, getattr(module, operator))
         for name, module in IMPLEMENTATIONS.items()
     }
-    if implementation:
-        return by_name[implementation](*arrays)
-    platform = _platform()
-    if platform not in LOWERED_AS or arrays[0].dtype not in KERNEL_TYPES:
+    if choice.deterministic:
+        in_order = functools.partial(getattr(gpu, operator), deterministic=True)
+        by_name["gpu"] = functools.partial(call, in_order)
+    if choice.implementation:
+        return by_name[choice.implementation](*arrays)
+    where = platform()
+    if where not in LOWERED_AS or arrays[0].dtype not in KERNEL_TYPES:
         return by_name["xla"](*arrays)
-    if platform == "tpu" and not on_tpu:
+    if where == "tpu" and not on_tpu:
+        return by_name["xla"](*arrays)
+    if not compiles_here(operator, where, (settings, choice), by_name[where], arrays):
         return by_name["xla"](*arrays)
     # The program may still be lowered for the CPU of such a machine.
-    kernel = {LOWERED_AS[platform]: by_name[platform]}
+    kernel = {LOWERED_AS[where]: by_name[where]}
     return lax.platform_dependent(*arrays, **kernel, default=by_name["xla"])
 
 
-def _platform() -> str:
-    """Of the devices of the mesh that is set, which this machine need not have, or of its own."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device else jax.default_backend()
-
-
-def dcnv3_group_multiple() -> int:
+def dcnv3_group_multiple(implementation: str | None = None) -> int:
     """DCNv3 takes any number of groups; multiples of this it takes as they are, uncopied."""
-    return tpu_dcnv3.SUBLANES if _platform() == "tpu" else 1
+    by_kernel = implementation == "tpu" or (implementation is None and platform() == "tpu")
+    return tpu_dcnv3.SUBLANES if by_kernel else 1
 
 
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "offset_scale")
 
 
-@functools.partial(jax.jit, static_argnames=(*GEOMETRY, "implementation"))  # traced once a shape
+@functools.partial(jax.jit, static_argnames=(*GEOMETRY, "implementation", "deterministic"))
 def dcnv3(
     value: Float[Array, "n h w gc"],
     offset: Float[Array, "n p q gk2"],
@@ -76,6 +80,7 @@ def dcnv3(
     groups: int,
     offset_scale: float,
     implementation: str | None = None,
+    deterministic: bool = False,
 ) -> Float[Array, "n p q gc"]:
     """The core of DCNv3 (`reference.dcnv3` is the definition), channels last.
 
@@ -84,6 +89,7 @@ def dcnv3(
       offset: (x, y) pairs in pixels, laid out [groups, kernel_size², 2] along the last axis.
       mask: sampling weights, [groups, kernel_size²]; already normalised where the model wants it.
       implementation: one of `IMPLEMENTATIONS`, or None for the best on the platform.
+      deterministic: on a GPU, gradients with the same bits in every run, for more time and memory.
 
     Raises:
       ValueError: for shapes that do not belong together, an unknown implementation, or one that was
@@ -112,7 +118,8 @@ def dcnv3(
     }
     return _run(
         "dcnv3",
-        implementation,
+        KernelChoice(implementation, deterministic),
+        tuple(geometry.values()),
         lambda operator, *arrays: operator(*arrays, **geometry),
         (value, offset, mask),
         on_tpu=(kernel_size, stride, padding, dilation) == (3, 1, 1, 1)
@@ -127,6 +134,7 @@ def ms_deform_attn(
     attention_weights: Float[Array, "b q heads levels points"],
     *,
     implementation: str | None = None,
+    deterministic: bool = False,
 ) -> Float[Array, "b q heads_d"]:
     """Multi-scale deformable attention (`reference.ms_deform_attn` is the definition).
 
@@ -136,6 +144,7 @@ def ms_deform_attn(
       sampling_locations: (x, y) in 0…1 of each level; anything outside samples zeros.
       attention_weights: already normalised over levels and points.
       implementation: one of `IMPLEMENTATIONS`, or None for the best on the platform.
+      deterministic: on a GPU, gradients with the same bits in every run, for more time and memory.
 
     Raises:
       ValueError: for shapes that do not belong together, an unknown implementation, or one that was
@@ -160,15 +169,16 @@ def ms_deform_attn(
             f"ms_deform_attn: sampling_locations {sampling_locations.shape}, expected"
             f" {(*attention_weights.shape, 2)} for attention_weights {attention_weights.shape}"
         )
-    return _ms_deform_attn(
-        value, sampling_locations, attention_weights, spatial_shapes, implementation
-    )
+    choice = KernelChoice(implementation, deterministic)
+    return _ms_deform_attn(value, sampling_locations, attention_weights, spatial_shapes, choice)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))  # traced once a shape
-def _ms_deform_attn(value, locations, weights, spatial_shapes, implementation):
+def _ms_deform_attn(value, locations, weights, spatial_shapes, choice):
     def call(operator, value, locations, weights):
         return operator(value, spatial_shapes, locations, weights)
 
     fits = tpu_ms_deform_attn.fits(spatial_shapes, value.shape[-1], value.dtype)
-    return _run("ms_deform_attn", implementation, call, (value, locations, weights), on_tpu=fits)
+    return _run(
+        "ms_deform_attn", choice, spatial_shapes, call, (value, locations, weights), on_tpu=fits
+    )

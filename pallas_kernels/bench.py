@@ -1,14 +1,15 @@
 """How long the operators take: every implementation at the sizes of the published models.
 
-python -m pallas_kernels.bench [--shapes PATTERN] [--implementation NAME] [--batch 2]
-    [--dtype bfloat16] [--autotune] [--json FILE]
+python -m pallas_kernels.bench [--shapes PATTERN …] [--implementation NAME] [--batch 2]
+    [--dtype bfloat16] [--autotune [--write]] [--json FILE]
 
 A time is the median of repeated calls, all implementations of a size in turn. Beside it stands the
 share of the device's bandwidth, as measured by copying an array, that the least possible traffic
 would take in this time: inputs read once, outputs written once. 100 % cannot be beaten.
 
-`--autotune` times the GPU kernels with every block size worth trying instead, and prints what
-belongs into `block_sizes.TUNED`: for each kernel the one with the least time at all sizes together.
+`--autotune` times the GPU kernels with every block size worth trying instead, and prints for each
+kernel the one with the least time at all shapes together. `--write` adds these to
+`tuned_block_sizes.json`, which the kernels read.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import datetime
 import fnmatch
 import functools
 import json
+import pathlib
 import statistics
 import sys
 import time
@@ -204,19 +206,22 @@ def _one_changed(kernel, size, asked):
 
 
 def autotune(
-    calls: Sequence[tuple[str, Any]], batch: int, dtype: Any, device_kind: str
+    calls: Sequence[tuple[str, Any]],
+    batch: int,
+    dtype: Any,
+    device_kind: str,
+    file: pathlib.Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Prints the table of the fastest block sizes; gives its rows."""
+    """Prints the fastest block sizes, adds them to the `file` of tuned ones; gives their rows."""
     times = collections.defaultdict(collections.Counter)
     for name, call in calls:
         print(name, flush=True)
         for kernel, by_size in tuning_seconds(call, batch, dtype).items():
             times[kernel].update(by_size)  # adds
-    rows = []
-    print(f'    "{device_kind}": {{')
-    for kernel, size in block_sizes.fastest(times).items():
+    rows, fastest = [], block_sizes.fastest(times)
+    for kernel, size in fastest.items():
         best, default = (times[kernel][s] for s in (size, block_sizes.default(kernel)))
-        print(f"        {kernel}: {size},  # {default / best:.2f} times as fast as by default")
+        print(f"{kernel}: {size}, {default / best:.2f} times as fast as by default")
         rows.append(
             {
                 **kernel._asdict(),
@@ -225,7 +230,8 @@ def autotune(
                 "milliseconds_by_default": round(1e3 * default, 3),
             }
         )
-    print("    },")
+    if file:
+        block_sizes.write(device_kind, fastest, file)
     return rows
 
 
@@ -235,24 +241,32 @@ def main(arguments: Sequence[str] | None = None):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--shapes", default="intern_image_t 512x1024 *", metavar="PATTERN")
+    default = ["intern_image_t 512x1024 *"]
+    parser.add_argument("--shapes", nargs="+", default=default, metavar="PATTERN")
     parser.add_argument("--implementation", action="append", help="default: all for this platform")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--autotune", action="store_true", help="find the GPU's block sizes")
+    parser.add_argument("--write", action="store_true", help="keep what --autotune finds")
     parser.add_argument("--json", metavar="FILE", help="write the table there, too")
     options = parser.parse_args(arguments)
-    calls = [row for row in shapes.every_call() if fnmatch.fnmatchcase(row[0], options.shapes)]
+    calls = [
+        (name, call)
+        for name, call in shapes.every_call()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in options.shapes)
+    ]
     if not calls:
         names = "\n".join(name for name, _ in shapes.every_call())
-        sys.exit(f"bench: no shape matches {options.shapes!r}; there are\n{names}")
+        asked = " ".join(options.shapes)
+        sys.exit(f"bench: no shape matches {asked!r}; there are\n{names}")
     platform = jax.default_backend()
     if options.autotune and platform != "gpu":
         sys.exit(f"bench: --autotune is for the kernels for GPUs, and this is a {platform}")
     device, bandwidth = jax.devices()[0], copy_bandwidth()
     print(f"{device.device_kind}, copying {bandwidth / 1e9:.0f} GB/s, batch {options.batch}")
     if options.autotune:
-        table = autotune(calls, options.batch, options.dtype, device.device_kind)
+        file = block_sizes.FILE if options.write else None
+        table = autotune(calls, options.batch, options.dtype, device.device_kind, file)
     else:
         implementations = options.implementation or COMPARED[platform]
         table = compare(calls, implementations, options.batch, options.dtype, bandwidth)

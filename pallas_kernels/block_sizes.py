@@ -1,9 +1,12 @@
 """How the kernels for GPUs are launched: warps and output rows of a program, by device.
 
-What `python -m pallas_kernels.bench --autotune` finds on a device goes into `TUNED`. Without an
-entry a program has four warps, and every thread 16 bytes of contiguous channels.
+`python -m pallas_kernels.bench --autotune --write` measures the best sizes on a device and writes
+them into `tuned_block_sizes.json`, from which `TUNED` is read. Without an entry a program has four
+warps, and every thread 16 bytes of contiguous channels.
 """
 
+import json
+import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -27,8 +30,33 @@ class BlockSize(NamedTuple):
     rows: int  # a power of two
 
 
-# By device, as jax calls its kind. Empty: nothing has run on a GPU yet.
-TUNED: dict[str, dict[Kernel, BlockSize]] = {}
+Sizes = dict[Kernel, BlockSize]
+FILE = pathlib.Path(__file__).with_name("tuned_block_sizes.json")
+
+
+def read(file: pathlib.Path = FILE) -> dict[str, Sizes]:
+    """The tuned sizes by device, as jax calls its kind."""
+    return {
+        device: {
+            Kernel(*(row[field] for field in Kernel._fields)): BlockSize(row["warps"], row["rows"])
+            for row in rows
+        }
+        for device, rows in json.loads(file.read_text()).items()
+    }
+
+
+def write(device: str, sizes: Sizes, file: pathlib.Path):
+    """Adds the tuned sizes of a device to those that the file has of it and of others."""
+    known = read(file)
+    known[device] = known.get(device, {}) | sizes
+    rows = {
+        device: [{**kernel._asdict(), **size._asdict()} for kernel, size in sorted(found.items())]
+        for device, found in sorted(known.items())
+    }
+    file.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+TUNED = read()
 
 
 def block_size(kernel: Kernel) -> BlockSize:

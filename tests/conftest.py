@@ -13,7 +13,8 @@ if "JAXSEG_TEST_CACHE" not in os.environ:
     os.environ["JAXSEG_TEST_CACHE"] = CACHE.name
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAXSEG_TEST_PLATFORM", "cpu")
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {XLA_FLAGS}"
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {XLA_FLAGS}"
 
 import jax
 import pytest
@@ -39,6 +40,11 @@ flags.FLAGS.mark_as_parsed()
 
 
 def pytest_collection_modifyitems(items):
+    for item in items:
+        arguments = item.callspec.params if hasattr(item, "callspec") else {}
+        implementation = str(arguments.get("implementation")).partition(" ")[0]
+        if implementation in ("gpu", "tpu"):  # "gpu deterministic" is one of them
+            item.add_marker(implementation)
     items.sort(key=lambda item: item.path.stem not in SLOWEST)
 
 

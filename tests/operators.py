@@ -18,6 +18,9 @@ from jaxseg import parallel
 # Float32 rounding of sums in another order; the originals differ as much from their own float64.
 VALUES, GRADIENTS = 1e-5, 1e-4
 
+# Kernels for GPUs run on a GPU; those for TPUs find out by themselves.
+INTERPRET = jax.default_backend() != "gpu"
+
 KINDS = ("small", "between", "large", "far", "integer", "half")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODELS = {"jaxseg.models", "jaxseg.parallel", "jaxseg.resize", "pallas_kernels"}
-MODELS |= {"jaxseg.position_tables"}
+MODELS |= {"jaxseg.kernels", "jaxseg.position_tables"}
 FILE_READERS = {"converters", "jaxseg.errors"}
 # What a file or folder may import of the project; and libraries that only some may import.
 ALLOWED = {
@@ -24,6 +24,7 @@ ALLOWED = {
     "jaxseg/transfer.py": set(),
     "jaxseg/resize.py": set(),
     "jaxseg/position_tables.py": {"jaxseg.errors"},
+    "jaxseg/kernels.py": {"jaxseg.errors", "pallas_kernels"},
     "jaxseg/metrics.py": set(),
     "jaxseg/visualize.py": set(),
     "jaxseg/charts.py": set(),

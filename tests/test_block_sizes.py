@@ -109,18 +109,21 @@ def test_autotune_changes_one_kernel_at_a_time(monkeypatch):
         assert by_size == {other: expected | {kernel.name: (2, 2)}}
 
 
-def test_autotune_prints_entries_of_the_table(monkeypatch, capsys):
+def test_autotune_writes_what_the_kernels_read(monkeypatch, tmp_path):
     """Times of all calls count together: the second call turns the choice of the first."""
     slow, fast = block_sizes.default(FORWARD), BlockSize(8, 16)
     times = {"first": {slow: 0.001, fast: 0.002}, "second": {slow: 0.005, fast: 0.001}}
     monkeypatch.setattr(bench, "tuning_seconds", lambda call, *_: {FORWARD: times[call]})
-    rows = bench.autotune([(name, name) for name in times], 2, "float32", KIND)
+    other = FORWARD._replace(channels=8)
+    file = tmp_path / "tuned.json"
+    file.write_text("{}")
+    block_sizes.write(KIND, {other: slow, FORWARD: slow}, file)
+    block_sizes.write("another", {other: fast}, file)
+    rows = bench.autotune([(name, name) for name in times], 2, "float32", KIND, file)
     assert rows == [
         FORWARD._asdict() | fast._asdict() | {"milliseconds": 3.0, "milliseconds_by_default": 6.0}
     ]
-    printed = capsys.readouterr().out
-    table = eval("{" + printed.split("second\n")[1] + "}", vars(block_sizes))
-    assert table == {KIND: {FORWARD: fast}}
+    assert block_sizes.read(file) == {KIND: {other: slow, FORWARD: fast}, "another": {other: fast}}
 
 
 def test_autotune_wants_a_gpu():

@@ -121,3 +121,18 @@ def test_evaluation_sends_nothing(compiled):
     _, report = compiled("--what=eval")
     assert report["collectives"] == {}
     assert report["images"] == [4, 64, 128]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v6 lite", "v6e"),
+    ],
+)
+def test_a_device_is_known_by_what_jax_calls_it(kind, name):
+    assert chips.of_device_kind(kind) is chips.CHIPS[name]
+    assert chips.of_device_kind("NVIDIA A100-SXM4-80GB") is None

@@ -1,6 +1,7 @@
 """DCNv3: recorded numbers, and one set of facts for all implementations.
 
-Kernels are interpreted. What only those of one platform could get wrong is in test_gpu_kernels.py
+Kernels are interpreted where they cannot run. What only those of one platform could get wrong is in
+test_gpu_kernels.py
 and test_tpu_dcnv3.py.
 """
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import operators
 import pytest
-from operators import with_gradients
+from operators import INTERPRET, with_gradients
 from reference_files import Recording, recordings
 
 from pallas_kernels import dcnv3, gpu
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is dep
 IMPLEMENTATIONS = {
     "reference": functools.partial(dcnv3, implementation="reference"),
     "xla": functools.partial(dcnv3, implementation="xla"),
-    "gpu": functools.partial(gpu.dcnv3, interpret=True),
-    "gpu deterministic": functools.partial(gpu.dcnv3, interpret=True, deterministic=True),
+    "gpu": functools.partial(gpu.dcnv3, interpret=INTERPRET),
+    "gpu deterministic": functools.partial(gpu.dcnv3, interpret=INTERPRET, deterministic=True),
     "tpu": functools.partial(dcnv3, implementation="tpu"),
 }
 GEOMETRY = {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1}

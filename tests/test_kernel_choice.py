@@ -8,6 +8,7 @@ import pytest
 from absent_gpu import absent_gpu
 
 import pallas_kernels
+from pallas_kernels import choice
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 MARKS = {"gpu": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}  # of kernels in a program
@@ -33,7 +34,7 @@ def lowered(operator, shapes, dtype, platform):
 @pytest.fixture(params=["gpu", "tpu"])
 def platform(request, monkeypatch):
     """As if this machine had such devices; what was traced without them is forgotten."""
-    monkeypatch.setattr(pallas_kernels, "_platform", lambda: request.param)
+    monkeypatch.setattr(pallas_kernels, "platform", lambda: request.param)
     jax.clear_caches()
     yield request.param
     jax.clear_caches()
@@ -76,7 +77,7 @@ def test_what_a_kernel_does_not_take_goes_without(platform):
 
 
 def test_what_does_not_fit_in_the_memory_of_a_tpu_goes_without(monkeypatch):
-    monkeypatch.setattr(pallas_kernels, "_platform", lambda: "tpu")
+    monkeypatch.setattr(pallas_kernels, "platform", lambda: "tpu")
     jax.clear_caches()
     image = (1, 2048, 2048)
     large = {
@@ -95,10 +96,10 @@ def test_what_does_not_fit_in_the_memory_of_a_tpu_goes_without(monkeypatch):
 
 
 def test_the_mesh_that_is_set_tells_the_platform():
-    assert pallas_kernels._platform() == jax.default_backend()
+    assert pallas_kernels.platform() == jax.default_backend()
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
-        assert pallas_kernels._platform() == jax.devices()[0].platform
+        assert pallas_kernels.platform() == jax.devices()[0].platform
 
 
 def test_named_implementations_take_only_what_they_can():
@@ -111,3 +112,51 @@ def test_named_implementations_take_only_what_they_can():
             offset_scale=1.0,
             implementation="tpu",
         )
+
+
+def refuse(*arrays, **settings):
+    raise NotImplementedError("no such instruction\nand a long story")
+
+
+@pytest.fixture
+def broken_here(monkeypatch):
+    """As if this machine's CPU were a GPU whose kernels do not compile."""
+    monkeypatch.setattr(pallas_kernels, "platform", lambda: "gpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(choice, "_REFUSALS", {})
+    monkeypatch.setattr(choice, "_WARNED", set())
+    for operator in CALLS:
+        monkeypatch.setattr(pallas_kernels.gpu, operator, refuse)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_kernel_that_does_not_compile_gives_way_with_one_warning(broken_here, name):
+    operator, shapes = CALLS[name]
+    arrays = [jnp.ones(shape) for shape in shapes]
+    cause = r"gpu kernel does not compile here \(NotImplementedError: no such instruction\)"
+    gradient = jax.jit(jax.grad(lambda *x: operator(*x).sum(), argnums=(0, 1, 2)))
+    with pytest.warns(UserWarning, match=rf"^{name}: the {cause}.*JAXSEG_KERNELS=xla") as told:
+        gradients = gradient(*arrays)
+    assert len(told) == 1
+    assert all(bool(jnp.isfinite(x).all()) for x in gradients)
+    operator(*(jnp.ones((2 * shape[0], *shape[1:])) for shape in shapes))  # without a warning
+
+
+def test_a_named_kernel_that_does_not_compile_fails(broken_here):
+    arrays = [jnp.ones(shape) for shape in CALLS["dcnv3"][1]]
+    with pytest.raises(NotImplementedError, match="no such instruction"):
+        pallas_kernels.dcnv3(*arrays, **GEOMETRY, groups=2, offset_scale=1.0, implementation="gpu")
+
+
+def test_a_deterministic_gradient_has_no_atomics(platform):
+    def deterministic(*inputs):
+        return pallas_kernels.dcnv3(
+            *inputs, **GEOMETRY, groups=2, offset_scale=1.0, deterministic=True
+        )
+
+    text = lowered(deterministic, CALLS["dcnv3"][1], jnp.float32, LOWERED[platform])
+    assert MARKS[platform] in text
+    assert "atomic" not in text

@@ -19,17 +19,31 @@ from pallas_kernels import gpu, reference, tpu
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
+
+def called(operator, **options):
+    """As models call it: with a choice of the implementation, which is made here instead."""
+
+    def call(*arrays, implementation=None, deterministic=False, **settings):
+        return operator(*arrays, **settings, **options)
+
+    return call
+
+
 # By implementation: what models call. Kernels are interpreted.
-REFERENCE = {"dcnv3": reference.dcnv3, "ms_deform_attn": reference.ms_deform_attn}
-BY_EIGHTS = {"dcnv3_group_multiple": lambda: 8}  # what InternImage does on TPU
+REFERENCE = {"dcnv3": called(reference.dcnv3), "ms_deform_attn": called(reference.ms_deform_attn)}
+BY_EIGHTS = {"dcnv3_group_multiple": lambda _: 8}  # what InternImage does on TPU
 OPERATORS = {
     "reference": REFERENCE,
     "reference by eights": REFERENCE | BY_EIGHTS,
     "gpu": {
-        "dcnv3": functools.partial(gpu.dcnv3, interpret=True),
-        "ms_deform_attn": functools.partial(gpu.ms_deform_attn, interpret=True),
+        "dcnv3": called(gpu.dcnv3, interpret=True),
+        "ms_deform_attn": called(gpu.ms_deform_attn, interpret=True),
     },
-    "tpu": {"dcnv3": tpu.dcnv3, "ms_deform_attn": tpu.ms_deform_attn, **BY_EIGHTS},
+    "tpu": {
+        "dcnv3": called(tpu.dcnv3),
+        "ms_deform_attn": called(tpu.ms_deform_attn),
+        **BY_EIGHTS,
+    },
 }
 
 

@@ -1,6 +1,7 @@
 """Multi-scale deformable attention: recorded numbers, and one set of facts for all implementations.
 
-Kernels are interpreted. What only those of one platform could get wrong is in test_gpu_kernels.py
+Kernels are interpreted where they cannot run. What only those of one platform could get wrong is in
+test_gpu_kernels.py
 and test_tpu_ms_deform_attn.py.
 """
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import operators
 import pytest
-from operators import with_gradients
+from operators import INTERPRET, with_gradients
 from reference_files import Recording, recordings, relative_error
 
 from pallas_kernels import gpu, ms_deform_attn
@@ -21,8 +22,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is dep
 IMPLEMENTATIONS = {
     "reference": functools.partial(ms_deform_attn, implementation="reference"),
     "xla": functools.partial(ms_deform_attn, implementation="xla"),
-    "gpu": functools.partial(gpu.ms_deform_attn, interpret=True),
-    "gpu deterministic": functools.partial(gpu.ms_deform_attn, interpret=True, deterministic=True),
+    "gpu": functools.partial(gpu.ms_deform_attn, interpret=INTERPRET),
+    "gpu deterministic": functools.partial(
+        gpu.ms_deform_attn, interpret=INTERPRET, deterministic=True
+    ),
     "tpu": functools.partial(ms_deform_attn, implementation="tpu"),
 }
 KERNELS = ("gpu", "gpu deterministic", "tpu")  # slow, as they are interpreted

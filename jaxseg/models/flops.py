@@ -36,7 +36,8 @@ def of_module(module: nn.Module, inputs: tuple, output) -> int:
         case ToGroups():  # the groups that only the kernel needs do not count
             return inputs[0].size * module.groups * module.features
         case FromGroups():
-            return output.size * inputs[0].shape[-1] // padded(module.groups) * module.groups
+            groups = padded(module.groups, module.implementation)
+            return output.size * inputs[0].shape[-1] // groups * module.groups
         case vit_adapter.MSDeformAttn(parent=pixel_decoder.EncoderLayer()):
             return 0
         case layers.Linear():

@@ -14,27 +14,34 @@ import pallas_kernels
 from jaxseg.models.layers import DType, kernel_of, matmul
 
 
-def padded(groups: int) -> int:
-    """The groups that there are once some of zeros have been added."""
-    multiple = pallas_kernels.dcnv3_group_multiple()
+def padded(groups: int, implementation: str | None) -> int:
+    """The groups that there are once some of zeros have been added.
+
+    implementation: of DCNv3, as `pallas_kernels.dcnv3` takes it.
+    """
+    multiple = pallas_kernels.dcnv3_group_multiple(implementation)
     return -(-groups // multiple) * multiple
 
 
-def to_kernel_order(x: Float[Array, "... g*k"], groups: int) -> Float[Array, "... m"]:
+def to_kernel_order(
+    x: Float[Array, "... g*k"], groups: int, implementation: str | None
+) -> Float[Array, "... m"]:
     """From channels by groups to the kernel's order, with the groups of zeros added."""
-    if pallas_kernels.dcnv3_group_multiple() == 1:
+    if pallas_kernels.dcnv3_group_multiple(implementation) == 1:
         return x
-    missing = padded(groups) - groups
+    missing = padded(groups, implementation) - groups
     x = x.reshape(*x.shape[:-1], groups, -1).swapaxes(-1, -2)
     x = jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, missing),))
     return x.reshape(*x.shape[:-2], -1)
 
 
-def from_kernel_order(x: Float[Array, "... m"], groups: int) -> Float[Array, "... p*k"]:
+def from_kernel_order(
+    x: Float[Array, "... m"], groups: int, implementation: str | None
+) -> Float[Array, "... p*k"]:
     """Back to channels by groups, of all `padded(groups)`; a transpose in name only."""
-    if pallas_kernels.dcnv3_group_multiple() == 1:
+    if pallas_kernels.dcnv3_group_multiple(implementation) == 1:
         return x
-    x = x.reshape(*x.shape[:-1], -1, padded(groups)).swapaxes(-1, -2)
+    x = x.reshape(*x.shape[:-1], -1, padded(groups, implementation)).swapaxes(-1, -2)
     return x.reshape(*x.shape[:-2], -1)
 
 
@@ -44,6 +51,7 @@ class ToGroups(nn.Module):
     groups: int
     features: int
     kernel_init: nn.initializers.Initializer
+    implementation: str | None = None
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -51,8 +59,9 @@ class ToGroups(nn.Module):
         width = self.groups * self.features
         kernel = kernel_of(self, self.kernel_init, (x.shape[-1], width))
         bias = self.param("bias", nn.initializers.zeros, (width,)).astype(self.dtype)
-        kernel, bias = (to_kernel_order(w, self.groups) for w in (kernel, bias))
-        return from_kernel_order(matmul(x.astype(self.dtype), kernel) + bias, self.groups)
+        layout = (self.groups, self.implementation)
+        kernel, bias = (to_kernel_order(w, *layout) for w in (kernel, bias))
+        return from_kernel_order(matmul(x.astype(self.dtype), kernel) + bias, *layout)
 
 
 class FromGroups(nn.Module):
@@ -61,12 +70,15 @@ class FromGroups(nn.Module):
     groups: int
     features: int
     kernel_init: nn.initializers.Initializer
+    implementation: str | None = None
     dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... p*k"]) -> Float[Array, "... d"]:
-        width = x.shape[-1] // padded(self.groups) * self.groups
+        groups = padded(self.groups, self.implementation)
+        width = x.shape[-1] // groups * self.groups
         kernel = kernel_of(self, self.kernel_init, (width, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        x = to_kernel_order(x.astype(self.dtype), padded(self.groups))
-        return matmul(x, to_kernel_order(kernel.T, self.groups).T) + bias
+        x = to_kernel_order(x.astype(self.dtype), groups, self.implementation)
+        kernel = to_kernel_order(kernel.T, self.groups, self.implementation).T
+        return matmul(x, kernel) + bias

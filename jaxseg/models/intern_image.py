@@ -13,6 +13,7 @@ from jaxseg.models.group_linear import FromGroups, ToGroups, padded
 from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, gelu, layer_norm
 from jaxseg.models.rematerialisation import rematerialised
 from jaxseg.parallel import over_batch
+from pallas_kernels import KernelChoice
 
 
 class DCNv3(nn.Module):
@@ -28,16 +29,19 @@ class DCNv3(nn.Module):
     kernel_size: int = 3
     dw_kernel_size: int | None = None
     center_feature_scale: bool = False
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, channels = x.shape
-        points, groups = self.kernel_size**2, padded(self.groups)
+        implementation = self.kernels.implementation
+        points, groups = self.kernel_size**2, padded(self.groups, implementation)
         xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
+        to_groups = functools.partial(ToGroups, self.groups, implementation=implementation)
 
         per_group = channels // self.groups
-        value = ToGroups(self.groups, per_group, xavier, self.dtype, name="input_proj")(x)
+        value = to_groups(per_group, xavier, dtype=self.dtype, name="input_proj")(x)
         query = DepthwiseConv(
             self.dw_kernel_size or self.kernel_size, dtype=self.dtype, name="dw_conv"
         )(x)
@@ -46,9 +50,9 @@ class DCNv3(nn.Module):
         # Sampling coordinates and the softmax stay in float32: a quarter of a pixel at column 500
         # is lost in bfloat16.
         query = query.astype(jnp.float32)
-        offset = ToGroups(self.groups, 2 * points, zeros, name="offset")(query)
+        offset = to_groups(2 * points, zeros, name="offset")(query)
         sow_range(self, self.offset_scale * offset[..., ::2], axes=(2, 3))  # along x, by rows
-        mask = ToGroups(self.groups, points, zeros, name="mask")(query)
+        mask = to_groups(points, zeros, name="mask")(query)
         mask = nn.softmax(mask.reshape(b, h, w, groups, points)).reshape(mask.shape)
 
         sample = functools.partial(
@@ -59,14 +63,19 @@ class DCNv3(nn.Module):
             dilation=1,
             groups=groups,
             offset_scale=self.offset_scale,
+            implementation=implementation,
+            deterministic=self.kernels.deterministic,
         )
         sampled = over_batch(sample)(value, offset, mask)
         if self.center_feature_scale:
-            scale = ToGroups(self.groups, 1, zeros, name="center_feature_scale_proj")
+            scale = to_groups(1, zeros, name="center_feature_scale_proj")
             blend = nn.sigmoid(scale(query)).astype(self.dtype)
             blend = jnp.repeat(blend, per_group, axis=-1)
             sampled = sampled * (1 - blend) + value * blend
-        return FromGroups(self.groups, channels, xavier, self.dtype, name="output_proj")(sampled)
+        project = FromGroups(
+            self.groups, channels, xavier, implementation, self.dtype, name="output_proj"
+        )
+        return project(sampled)
 
 
 class InternImageLayer(nn.Module):
@@ -86,6 +95,7 @@ class InternImageLayer(nn.Module):
     res_post_norm: bool = False
     dw_kernel_size: int | None = None
     center_feature_scale: bool = False
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -96,6 +106,7 @@ class InternImageLayer(nn.Module):
             offset_scale=self.offset_scale,
             dw_kernel_size=self.dw_kernel_size,
             center_feature_scale=self.center_feature_scale,
+            kernels=self.kernels,
             dtype=self.dtype,
             name="dcn",
         )
@@ -198,6 +209,7 @@ class InternImage(nn.Module):
     level2_post_norm_after: Sequence[int] = ()
     remat: bool = False
     remat_keeps: str = "nothing"
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     side_multiple = 1  # sides of images may be any number of pixels
@@ -216,6 +228,7 @@ class InternImage(nn.Module):
             "res_post_norm": self.res_post_norm,
             "dw_kernel_size": self.dw_kernel_size,
             "center_feature_scale": self.center_feature_scale,
+            "kernels": self.kernels,
         }
         x = Stem(self.channels, dtype=self.dtype, name="patch_embed")(images.astype(self.dtype))
         features = []

@@ -13,6 +13,7 @@ from jaxseg.models.pixel_decoder import MSDeformAttnPixelDecoder
 from jaxseg.models.sine_positions import sine_positions
 from jaxseg.models.transformer import EPSILON, FFN, PositionedAttention, table
 from jaxseg.resize import resize_bilinear
+from pallas_kernels import KernelChoice
 
 
 @flax.struct.dataclass
@@ -119,6 +120,7 @@ class Mask2FormerHead(nn.Module):
     decoder_ffn_dim: int = 2048
     norm_groups: int = 32
     remat: bool = False
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -131,7 +133,8 @@ class Mask2FormerHead(nn.Module):
             self.encoder_ffn_dim,
             self.norm_groups,
             self.remat,
-            dtype=self.dtype,
+            self.kernels,
+            self.dtype,
             name="pixel_decoder",
         )
         decoder = TransformerDecoder(

@@ -14,6 +14,7 @@ from jaxseg.models.sine_positions import sine_positions
 from jaxseg.models.transformer import EPSILON, FFN, table
 from jaxseg.models.vit_adapter import MSDeformAttn, Pyramid, reference_points, to_maps, to_tokens
 from jaxseg.resize import resize_bilinear
+from pallas_kernels import KernelChoice
 
 LECUN_UNIFORM = nn.initializers.lecun_uniform()  # how the reference draws convolutions
 
@@ -53,6 +54,7 @@ class EncoderLayer(nn.Module):
     num_heads: int
     num_points: int
     ffn_dim: int
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -60,7 +62,11 @@ class EncoderLayer(nn.Module):
         self, tokens: Float[Array, "b s c"], positions: Float[Array, "1 s c"], pyramid: Pyramid
     ) -> Float[Array, "b s c"]:
         attention = MSDeformAttn(
-            self.num_heads, self.num_points, dtype=self.dtype, name="attentions_0"
+            self.num_heads,
+            self.num_points,
+            kernels=self.kernels,
+            dtype=self.dtype,
+            name="attentions_0",
         )
         tokens += attention(tokens + positions, reference_points(pyramid), tokens, pyramid)
         tokens = layer_norm("norms_0", self.dtype, EPSILON)(tokens)
@@ -76,6 +82,7 @@ class Encoder(nn.Module):
     num_points: int
     ffn_dim: int
     remat: bool
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -88,7 +95,8 @@ class Encoder(nn.Module):
                 self.num_heads,
                 self.num_points,
                 self.ffn_dim,
-                dtype=self.dtype,
+                self.kernels,
+                self.dtype,
                 name=f"layers_{i}",
             )
             tokens = layer(tokens, positions, pyramid)
@@ -110,6 +118,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
     ffn_dim: int = 1024
     norm_groups: int = 32
     remat: bool = False
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -143,7 +152,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
             self.num_points,
             self.ffn_dim,
             self.remat,
-            dtype=self.dtype,
+            self.kernels,
+            self.dtype,
             name="encoder",
         )
         tokens = encoder(to_tokens(maps), positions.astype(self.dtype), pyramid)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxseg import kernels
 from jaxseg.models import displacement
 from jaxseg.models.beit import BEiT, BEiTAdapter
 from jaxseg.models.intern_image import InternImage
@@ -72,16 +73,21 @@ class Segmentor(nn.Module):
         return Output(predicted, self.auxiliary_head(features, train))
 
 
-def build(config: Mapping[str, Any]) -> Segmentor:
+def build(config: Mapping[str, Any], deterministic: bool = False) -> Segmentor:
     """The module that `config.model` describes.
 
     `config` holds `dtype` of the computation ("auto": bfloat16 on accelerators, else float32),
-    `backbone`, `decode_head` and `auxiliary_head` (or None); each part names its `kind`, the rest
-    are the arguments of its class.
+    `kernels` (of deformable sampling: "auto", "xla", "gpu" or "tpu"; the environment variable
+    JAXSEG_KERNELS wins), `backbone`, `decode_head` and `auxiliary_head` (or None); each part names
+    its `kind`, the rest are the arguments of its class.
+
+    deterministic: gradients have the same bits in every run on a GPU, too.
 
     Raises:
+      ConfigError: for kernels that do not exist.
       ValueError: for an unknown kind.
     """
+    choice = kernels.choice(config, deterministic)
     accelerated = jax.default_backend() != "cpu"
     automatic = "bfloat16" if accelerated else "float32"
     dtype = jnp.dtype(automatic if config["dtype"] == "auto" else config["dtype"])
@@ -91,6 +97,8 @@ def build(config: Mapping[str, Any]) -> Segmentor:
         kind = options.pop("kind")
         if kind not in kinds:
             raise ValueError(f"model: unknown kind {kind!r}; there are {', '.join(kinds)}")
+        if "kernels" in kinds[kind].__dataclass_fields__:  # parts with deformable layers
+            options["kernels"] = choice
         return kinds[kind](**options, dtype=dtype)
 
     auxiliary = config["auxiliary_head"]

@@ -31,6 +31,7 @@ from jaxseg.models.layers import (
 from jaxseg.models.rematerialisation import rematerialised
 from jaxseg.parallel import over_batch
 from jaxseg.resize import resize_bilinear
+from pallas_kernels import KernelChoice
 
 Grid = tuple[int, int]
 Pyramid = tuple[Grid, ...]
@@ -69,6 +70,7 @@ class MSDeformAttn(nn.Module):
     num_heads: int
     num_points: int = 4
     ratio: float = 1.0
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -102,7 +104,12 @@ class MSDeformAttn(nn.Module):
         sizes = np.array([(w, h) for h, w in pyramid], np.float32)[:, None]
         locations = points[:, :, None, :, None] + offsets / sizes
 
-        sample = functools.partial(pallas_kernels.ms_deform_attn, spatial_shapes=pyramid)
+        sample = functools.partial(
+            pallas_kernels.ms_deform_attn,
+            spatial_shapes=pyramid,
+            implementation=self.kernels.implementation,
+            deterministic=self.kernels.deterministic,
+        )
         mixed = over_batch(
             lambda value, locations, weights: sample(
                 value, sampling_locations=locations, attention_weights=weights
@@ -119,6 +126,7 @@ class Injector(nn.Module):
     ratio: float
     initial_gamma: float
     epsilon: float = 1e-6
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -126,7 +134,7 @@ class Injector(nn.Module):
         self, x: Float[Array, "b n c"], c: Float[Array, "b s c"], hw: Grid, pyramid: Pyramid
     ) -> Float[Array, "b n c"]:
         attention = MSDeformAttn(
-            self.num_heads, self.num_points, self.ratio, dtype=self.dtype, name="attn"
+            self.num_heads, self.num_points, self.ratio, self.kernels, self.dtype, name="attn"
         )
         query = layer_norm("query_norm", self.dtype, self.epsilon)(x)
         features = layer_norm("feat_norm", self.dtype, self.epsilon)(c)
@@ -169,6 +177,7 @@ class Extractor(nn.Module):
     ffn_ratio: float | None = 0.25
     drop_path: float = 0.0
     epsilon: float = 1e-6
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -181,7 +190,7 @@ class Extractor(nn.Module):
         train: bool,
     ) -> Float[Array, "b s c"]:
         attention = MSDeformAttn(
-            self.num_heads, self.num_points, self.ratio, dtype=self.dtype, name="attn"
+            self.num_heads, self.num_points, self.ratio, self.kernels, self.dtype, name="attn"
         )
         query = layer_norm("query_norm", self.dtype, self.epsilon)(c)
         features = layer_norm("feat_norm", self.dtype, self.epsilon)(x)
@@ -276,6 +285,7 @@ class InteractionBlock(nn.Module):
     drop_path: float = 0.0
     extra_extractors: int = 0
     epsilon: float = 1e-6
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -290,7 +300,7 @@ class InteractionBlock(nn.Module):
         train: bool,
     ) -> tuple[Float[Array, "b n c"], Float[Array, "b k c"], Float[Array, "b s c"]]:
         deformable = (self.num_heads, self.num_points, self.ratio)
-        options = {"epsilon": self.epsilon, "dtype": self.dtype}
+        options = {"epsilon": self.epsilon, "kernels": self.kernels, "dtype": self.dtype}
         injector = Injector(*deformable, self.initial_gamma, **options, name="injector")
         x = injector(x, c, hw, pyramid)
         x = jnp.concatenate([class_token, x], axis=1)
@@ -334,6 +344,7 @@ class ViTAdapter(nn.Module):
     window_blocks: Sequence[int] = ()
     remat: bool = False
     remat_keeps: str = "nothing"
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     block_kind, block_name = vit.Block, "blocks_{}"  # of the transformer
@@ -368,7 +379,8 @@ class ViTAdapter(nn.Module):
                 self.drop_path,
                 self.extra_extractors if final else 0,
                 self.epsilon,
-                dtype=self.dtype,
+                self.kernels,
+                self.dtype,
                 name=f"interactions_{i}",
             )
             x, class_token, c = interaction(x, class_token, c, blocks, hw, pyramid, train)

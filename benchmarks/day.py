@@ -1,0 +1,255 @@
+"""All measurements that a GPU or TPU is wanted for, best first, in parts that can be resumed.
+
+    benchmarks/gpu_day.sh [--output FOLDER] [--only PART …] [--dry-run]
+    benchmarks/tpu_day.sh [--output FOLDER] [--only PART …] [--dry-run]
+
+A part is a program of its own and has eight minutes. It writes FOLDER/PART.json when it is done,
+and what it prints is in FOLDER/PART.log. A part whose .json is there is skipped, so a day that was
+interrupted goes on where it stopped. A part that fails is reported and does not stop the others; it
+is tried again the next time. At the end the table for the README is printed, and kept as
+FOLDER/README.md. FOLDER is `benchmarks/results/DEVICE` by default.
+
+`--dry-run` runs every part on the CPU with tiny sizes, to see that all of it works.
+
+Exit status: 0 if every part is done, else 1.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PART_SECONDS = 480
+# Ends of logs that are no failure: what cannot be measured here, and why.
+SKIPPED = {
+    "No module named 'torch'": "torch is not installed; benchmarks/torch_intern_image.py says what"
+    " to carry",
+    "--autotune is for the kernels for GPUs": "needs a GPU",
+}
+CITYSCAPES = "configs/cityscapes.py"
+MASK2FORMER = "configs/coco_stuff164k.py:mask2former_beit_adapter_l"
+RECIPES = {  # what is timed, and the batch of a train step on one device
+    "internimage_t": (f"{CITYSCAPES}:upernet_internimage_t", 8),
+    "internimage_l": (f"{CITYSCAPES}:upernet_internimage_l", 2),
+    "deit_adapter_b": ("configs/ade20k.py:upernet_deit_adapter_b", 8),
+    "mask2former_beit_adapter_l": (MASK2FORMER, 1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A measurement: its name, the arguments of Python, and the option that takes the JSON file.
+
+    `json_option` is None for pytest, whose last line becomes the JSON file.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    json_option: str | None = "--json"
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def throughput(name: str, recipe: str, what: str, batch: int, tiny: bool, *settings: str) -> Part:
+    """A part of `benchmarks/throughput.py`."""
+    arguments = ["benchmarks/throughput.py", "--what", what]
+    if tiny:
+        recipe, batch = tiny_recipe(recipe), 2
+        arguments += ["--steps", "1"]
+    changes = [f"--config.{setting}" for setting in settings]
+    return Part(name, [*arguments, "--config", recipe, "--batch", str(batch), *changes])
+
+
+def tiny_recipe(recipe: str) -> str:
+    """The recipe with a model that compiles in seconds."""
+    file, _, variant = recipe.partition(":")
+    return f"benchmarks/tiny_recipes.py:{pathlib.Path(file).stem}.{variant}"
+
+
+def parts(platform: str, tiny: bool) -> list[Part]:
+    """The parts of the day on "gpu" or "tpu", best first."""
+    kernel_tests = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "tests"]
+    if tiny:
+        kernel_tests += ["-k", "finite_differences", "-m", f"{platform} and not full"]
+    else:
+        # One device cannot be eight.
+        kernel_tests += ["-k", "not eight_devices", "-m", platform]
+    test_platform = {"JAXSEG_TEST_PLATFORM": {"gpu": "cuda", "tpu": "tpu"}[platform]}
+    found = [
+        Part("selftest", ["-m", "jaxseg.selftest"]),
+        Part("kernel_tests", kernel_tests, None, {} if tiny else test_platform),
+    ]
+
+    t, _ = RECIPES["internimage_t"]
+    for batch, name in ((8, "8"), (2, "2"), (0, "largest")):
+        found.append(throughput(f"train_internimage_t_{name}", t, "train", batch, tiny))
+    for name, (recipe, batch) in list(RECIPES.items())[1:]:
+        if not name.startswith("mask2former"):
+            found.append(throughput(f"train_{name}", recipe, "train", batch, tiny))
+            continue
+        for suffix, remat in (("", False), ("_remat", True)):
+            settings = [f"model.{part}.remat={remat}" for part in ("backbone", "decode_head")]
+            row = f"train_{name}{suffix}"
+            found.append(throughput(row, recipe, "train", batch, tiny, *settings))
+    for name, (recipe, _) in RECIPES.items():
+        found.append(throughput(f"predict_{name}", recipe, "predict", 1, tiny))
+
+    for operator, names in (SMALLEST if tiny else LARGEST).items():
+        bench = ["-m", "pallas_kernels.bench", "--shapes", *names]
+        found.append(Part(f"bench_{operator}", bench))
+        if platform == "gpu":
+            found.append(Part(f"autotune_{operator}", [*bench, "--autotune", "--write"]))
+    if platform == "gpu":
+        torch = ["benchmarks/torch_intern_image.py"]
+        torch += ["--tiny", "--hw", "64", "64", "--batch", "2", "--steps", "1"] if tiny else []
+        found.append(Part("torch_internimage_t", torch))
+    for name in ("internimage_t", "mask2former_beit_adapter_l"):
+        recipe, batch = RECIPES[name]
+        arguments = ["benchmarks/top_kernels.py"]
+        if tiny:
+            recipe, batch = tiny_recipe(recipe), 2
+            arguments += ["--steps", "1"]
+        arguments += ["--config", recipe, "--batch", str(batch)]
+        found.append(Part(f"top_kernels_{name}", arguments))
+    return found
+
+
+# The three calls of each operator that move most at the published crops.
+LARGEST = {
+    "dcnv3": (
+        "intern_image_h 1024x1024 stage 0",
+        "intern_image_xl 512x1024 stage 0",
+        "intern_image_t 512x1024 stage 0",
+    ),
+    "ms_deform_attn": (
+        "pixel_decoder_1024 896x896 encoder",
+        "vit_adapter_l 896x896 injector",
+        "vit_adapter_l 896x896 extractor",
+    ),
+}
+SMALLEST = {
+    "dcnv3": ("intern_image_t 512x512 stage 3",),
+    "ms_deform_attn": ("pixel_decoder_256 128x128 encoder",),
+}
+
+
+def run(part: Part, output: pathlib.Path, environment: dict[str, str]) -> str:
+    """Runs a part; "done", "there already", or what went wrong."""
+    file = output / f"{part.name}.json"
+    if file.exists():
+        return "there already"
+    half = output / f"{part.name}.part"  # renamed when it is whole
+    command = [sys.executable, *part.arguments]
+    if part.json_option:
+        command += [part.json_option, str(half)]
+    log = output / f"{part.name}.log"
+    with log.open("w") as stream:
+        try:
+            status = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment | part.environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                timeout=PART_SECONDS,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return f"not done after {PART_SECONDS} s; see {log}"
+    lines = log.read_text().strip().splitlines() or [""]
+    reason = next((why for end, why in SKIPPED.items() if status and end in lines[-1]), None)
+    if reason:
+        half.write_text(json.dumps({"skipped": reason}) + "\n")
+    elif status:
+        errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        return f"exit status {status}: {(errors or lines)[-1]}; see {log}"
+    elif part.json_option is None:
+        half.write_text(json.dumps({"tests": lines[-1].strip("= ")}) + "\n")
+    half.rename(file)
+    return "done"
+
+
+def table(output: pathlib.Path) -> str:
+    """The rows for the README, of the parts that are there."""
+    rows = [
+        "| measured | batch | images/s | ms | peak GB | MFU | compiled in |",
+        "|---|" + "---:|" * 6,
+    ]
+    others = []
+    for file in sorted(output.glob("*.json")):
+        found: dict[str, Any] = json.loads(file.read_text())
+        if "step_milliseconds" in found:
+            cells = [found["what"] + " " + file.stem.partition("_")[2], found["batch"]]
+            cells += [found["images_per_second"], found["step_milliseconds"]]
+            cells += [found.get("peak_gigabytes", ""), found.get("mfu", "")]
+            cells += [f"{found['compile_seconds']} s"]
+            rows.append("| " + " | ".join(map(str, cells)) + " |")
+        elif "tests" in found:
+            others.append(f"- kernel tests: {found['tests']}")
+        elif "checks" in found:
+            passed = sum(check["passed"] for check in found["checks"])
+            others.append(f"- selftest: {passed} of {len(found['checks'])} checks passed")
+        elif "skipped" in found:
+            others.append(f"- {file.stem}: {found['skipped']}")
+        elif "milliseconds" in found:
+            times = ", ".join(f"{k} {v} ms" for k, v in found["milliseconds"].items())
+            others.append(f"- PyTorch, batch {found['batch']}: {times}")
+    return "\n".join([*rows, "", *others]) + "\n"
+
+
+def device_name(environment: dict[str, str]) -> str:
+    """The name of the device as part of a path, asked in a process that lets go of it."""
+    program = "import jax; print(jax.devices()[0].device_kind)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    return re.sub(r"\W+", "_", done.stdout.strip().splitlines()[-1].lower())
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("platform", choices=("gpu", "tpu"))
+    parser.add_argument("--output", type=pathlib.Path, metavar="FOLDER")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="these parts alone")
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU")
+    parser.add_argument("--list", action="store_true", help="print the parts and stop")
+    options = parser.parse_args()
+    chosen = parts(options.platform, options.dry_run)
+    unknown = set(options.only or ()) - {part.name for part in chosen}
+    if unknown:
+        sys.exit(f"day: no such part: {', '.join(sorted(unknown))}; --list prints them")
+    chosen = [part for part in chosen if not options.only or part.name in options.only]
+    if options.list:
+        print("\n".join(part.name for part in chosen))
+        return
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    if options.dry_run:
+        quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        environment |= quick
+    output = options.output or ROOT / "benchmarks" / "results" / device_name(environment)
+    output.mkdir(parents=True, exist_ok=True)
+    missing = 0
+    for part in chosen:
+        begun = time.monotonic()
+        print(f"{part.name:<40}", end="", flush=True)
+        outcome = run(part, output, environment)
+        missing += outcome not in ("done", "there already")
+        print(f"{outcome} ({time.monotonic() - begun:.0f} s)", flush=True)
+    text = table(output)
+    (output / "README.md").write_text(text)
+    print("\n" + text)
+    if missing:
+        sys.exit(f"day: {missing} parts are not done; start again to try them again")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Everything that a GPU is wanted for, in parts that can be resumed; see benchmarks/day.py.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python="${PYTHON:-.venv/bin/python}"
+[ -x "$python" ] || python=python3
+exec "$python" benchmarks/day.py gpu "$@"

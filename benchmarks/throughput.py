@@ -1,0 +1,150 @@
+"""How fast a recipe trains or predicts on the devices here: synthetic batches, whole models.
+
+    python benchmarks/throughput.py --config configs/cityscapes.py:upernet_internimage_t \
+        --what train --batch 8 [--json FILE] [--config.KEY=VALUE …]
+
+Compiles the real train step, or the forward pass of a batch of crops, in the recipe's type, and
+runs it on one batch of random images that stays on the devices. The time is the median of the steps
+after the first three. `--batch 0` doubles the batch until it no longer fits, and reports the
+largest that did. MFU is the model's own operations (`jaxseg.models.flops`, three times those of the
+forward pass for a train step) over the time and the peak of the data sheet (`jaxseg.chips`); it is
+missing on devices that are not known there.
+"""
+
+import argparse
+import datetime
+import json
+import pathlib
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg import ahead_of_time, chips, config_files, kernels, optim, parallel
+from jaxseg.compile_report import model_flops
+from jaxseg.models import segmentor
+from jaxseg.report import device_memory, versions
+from jaxseg.train_step import init_state
+
+WARM_UP = 3
+WHAT = {"train": "train", "predict": "eval"}  # as `model_flops` calls it
+
+
+def program(config, what, mesh):
+    """The compiled step or forward pass as a function of nothing, and seconds of compilation."""
+    if what == "train":
+        traced, state, image = ahead_of_time.trace_train_step(config, mesh)
+    else:
+        traced, state, image = ahead_of_time.trace_evaluation(config, mesh)
+    begun = time.perf_counter()
+    compiled = traced.lower().compile()
+    seconds = time.perf_counter() - begun
+    random = np.random.default_rng(0)
+    images = jax.device_put(random.standard_normal(image.shape, np.float32), image.sharding)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    if what == "train":
+        model = segmentor.build(config.model, config.deterministic)
+        optimizer = optim.make(config.optim, config.model.backbone, config.steps)
+        labels = random.integers(0, 19, image.shape[:3]).astype(np.int32)
+        batch = {"image": images, "label": jax.device_put(labels, image.sharding)}
+        fresh = jax.jit(lambda: init_state(config, model, optimizer), out_shardings=shardings)
+        holder = [fresh()]
+
+        def run():
+            holder[0], logs = compiled(holder[0], batch)
+            jax.block_until_ready(logs)
+    else:
+        variables = jax.tree.map(
+            lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding), state
+        )
+
+        def run():
+            jax.block_until_ready(compiled(variables, images))
+
+    return run, seconds, image
+
+
+def measure(config, what, batch, steps):
+    """The figures of one batch size."""
+    mesh = parallel.make_mesh(config.mesh)
+    if what == "train":
+        config.batch_size = batch
+        parallel.check_batch(batch, config.optim.accumulation, mesh)
+    else:
+        config.eval.images_per_device = batch // mesh.size
+    run, compile_seconds, image = program(config, what, mesh)
+    times = []
+    for _ in range(WARM_UP + steps):
+        begun = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begun)
+    seconds = statistics.median(times[WARM_UP:])
+    figures = {
+        "batch": image.shape[0],
+        "hw": image.shape[1:3],
+        "step_milliseconds": round(1e3 * seconds, 3),
+        "images_per_second": round(image.shape[0] / seconds, 2),
+        "compile_seconds": round(compile_seconds, 1),
+    }
+    if memory := device_memory():
+        figures |= {"peak_gigabytes": round(memory[0] / 1e9, 2)}
+    if chip := chips.of_device_kind(jax.devices()[0].device_kind):
+        operations = model_flops(config, image, WHAT[what])
+        figures |= {"mfu": round(operations / seconds / mesh.size / chip.flops, 4)}
+    return figures
+
+
+def largest(config, what, steps):
+    """The figures of the largest batch that fits, among the powers of two from 8 images a device.
+
+    Every size is compiled and run.
+    """
+    found, batch = None, 8 * jax.device_count()
+    while True:
+        try:
+            found = measure(config, what, batch, steps)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return found or {"batch": batch, "fits": False}
+        batch *= 2
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, metavar="FILE:VARIANT")
+    parser.add_argument("--what", choices=("train", "predict"), default="train")
+    parser.add_argument("--batch", type=int, default=8, help="over all devices; 0: the largest")
+    parser.add_argument("--steps", type=int, default=10, help="that are timed")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
+    options, overrides = parser.parse_known_args()
+    config = config_files.load(options.config, overrides)
+    arguments = (config, options.what)
+    if options.batch:
+        figures = measure(*arguments, options.batch, options.steps)
+    else:
+        figures = largest(*arguments, options.steps)
+    device = jax.devices()[0]
+    result = {
+        "config": config.variant,
+        "overrides": overrides,
+        "what": options.what,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "kernels": kernels.describe(config.model),
+        **figures,
+        "date": datetime.date.today().isoformat(),
+        "versions": versions(),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
