@@ -13,6 +13,10 @@ $(VENV)/installed: pyproject.toml $(VENV)/interpreter
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@# The compiler for TPUs, for tests; beside the packages, for jax would look for a TPU with it.
 	-$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/libtpu libtpu
+	@# And the compiler for GPUs, of the version of jaxlib.
+	-version=$$($(BIN)/python -c 'import jaxlib; print(jaxlib.__version__)') && \
+		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/cuda \
+		jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version
 	touch $@
 
 $(VENV)/interpreter: FORCE

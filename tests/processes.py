@@ -25,6 +25,10 @@ LIBTPU = pathlib.Path(sys.prefix) / "libtpu"  # where the Makefile installs the 
 NEEDS_LIBTPU = pytest.mark.skipif(
     not LIBTPU.exists(), reason="libtpu, the compiler for TPUs, could not be installed"
 )
+CUDA = pathlib.Path(sys.prefix) / "cuda"  # and the compiler for GPUs
+NEEDS_CUDA = pytest.mark.skipif(
+    not CUDA.exists(), reason="jax-cuda13-plugin, the compiler for GPUs, could not be installed"
+)
 STEPS = 30
 CONFIG = """\
 import sys

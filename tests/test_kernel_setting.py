@@ -1,13 +1,16 @@
 """config.model.kernels, JAXSEG_KERNELS and config.deterministic: what becomes of them."""
 
 import functools
+import json
+import os
+import sys
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from processes import failure
+from processes import CUDA, NEEDS_CUDA, ROOT, failure, run
 from test_mask2former_step import config as mask2former_config
 from tiny_vits import VIT, config_of
 
@@ -71,6 +74,23 @@ def test_deterministic_kernels_for_cuda_have_no_atomics(model, monkeypatch):
     text = lowered()
     assert "value_gradient_in_order" in text
     assert "atomic" not in text
+
+
+@pytest.mark.full
+@NEEDS_CUDA
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_deterministic_programs_for_gpus_have_neither_atomics_nor_coinciding_scatters(
+    deterministic,
+):
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{CUDA}", "XLA_FLAGS": ""}
+    environment |= {"JAX_OPTIMIZATION_LEVEL": "O1"}
+    program = ROOT / "tests" / "deterministic_for_gpu.py"
+    arguments = [sys.executable, program, str(deterministic).lower()]
+    printed = run({"args": arguments, "env": environment, "cwd": ROOT, "text": True}, 1200)
+    report = json.loads(printed.splitlines()[-1])
+    assert report["kernels"] > 0
+    assert report["atomics"] == (not deterministic)
+    assert (report["scatters"] == 0) == deterministic
 
 
 @pytest.mark.parametrize(

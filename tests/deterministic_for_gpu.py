@@ -1,0 +1,35 @@
+"""Compiles a train step of Mask2Former for an H100 that is not here; what could change its bits.
+
+    python deterministic_for_gpu.py true|false
+
+Prints JSON: the kernels of deformable sampling, whether there are atomics, and the scatters whose
+targets may coincide.
+"""
+
+import json
+import re
+import sys
+
+from jaxseg import ahead_of_time, config_files, parallel
+
+RECIPE = "benchmarks/tiny_recipes.py:coco_stuff164k.mask2former_beit_adapter_l"
+
+
+def main(deterministic):
+    overrides = ["--config.batch_size=2", f"--config.deterministic={deterministic}"]
+    config = config_files.load(RECIPE, overrides)
+    _, devices = ahead_of_time.devices_of("h100:1")
+    mesh = parallel.make_mesh(config.mesh, devices)
+    traced, _, _ = ahead_of_time.trace_train_step(config, mesh)
+    text = traced.lower().compile(ahead_of_time.OPTIONS["cuda"]).as_text()
+    scatters = [line for line in text.splitlines() if re.search(r" scatter\(", line)]
+    report = {
+        "kernels": text.count("__gpu$xla.gpu.triton"),
+        "atomics": "atomic" in text,
+        "scatters": sum("unique_indices=true" not in line for line in scatters),
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
