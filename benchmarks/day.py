@@ -36,11 +36,11 @@ SKIPPED = {
 }
 CITYSCAPES = "configs/cityscapes.py"
 MASK2FORMER = "configs/coco_stuff164k.py:mask2former_beit_adapter_l"
-RECIPES = {  # what is timed, and the batch of a train step on one device
+RECIPES = {  # what is timed, and the images of a train step on each device
     "internimage_t": (f"{CITYSCAPES}:upernet_internimage_t", 8),
     "internimage_l": (f"{CITYSCAPES}:upernet_internimage_l", 2),
     "deit_adapter_b": ("configs/ade20k.py:upernet_deit_adapter_b", 8),
-    "mask2former_beit_adapter_l": (MASK2FORMER, 1),
+    "mask2former_beit_adapter_l": (MASK2FORMER, 2),
 }
 
 
@@ -143,7 +143,7 @@ SMALLEST = {
 def run(part: Part, output: pathlib.Path, environment: dict[str, str]) -> str:
     """Runs a part; "done", "there already", or what went wrong."""
     file = output / f"{part.name}.json"
-    if file.exists():
+    if file.exists() and "skipped" not in json.loads(file.read_text()):
         return "there already"
     half = output / f"{part.name}.part"  # renamed when it is whole
     command = [sys.executable, *part.arguments]
@@ -179,14 +179,16 @@ def run(part: Part, output: pathlib.Path, environment: dict[str, str]) -> str:
 def table(output: pathlib.Path) -> str:
     """The rows for the README, of the parts that are there."""
     rows = [
-        "| measured | batch | images/s | ms | peak GB | MFU | compiled in |",
-        "|---|" + "---:|" * 6,
+        "| measured | images | size | images/s | ms | peak GB | MFU | compiled in |",
+        "|---|" + "---:|" * 7,
     ]
     others = []
     for file in sorted(output.glob("*.json")):
         found: dict[str, Any] = json.loads(file.read_text())
         if "step_milliseconds" in found:
+            height, width = found["hw"]
             cells = [found["what"] + " " + file.stem.partition("_")[2], found["batch"]]
+            cells += [f"{height} x {width}"]
             cells += [found["images_per_second"], found["step_milliseconds"]]
             cells += [found.get("peak_gigabytes", ""), found.get("mfu", "")]
             cells += [f"{found['compile_seconds']} s"]
@@ -204,13 +206,19 @@ def table(output: pathlib.Path) -> str:
     return "\n".join([*rows, "", *others]) + "\n"
 
 
-def device_name(environment: dict[str, str]) -> str:
+def device_name(wanted: str, environment: dict[str, str]) -> str:
     """The name of the device as part of a path, asked in a process that lets go of it."""
-    program = "import jax; print(jax.devices()[0].device_kind)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    return re.sub(r"\W+", "_", done.stdout.strip().splitlines()[-1].lower())
+    program = "import jax; print(jax.default_backend(), jax.devices()[0].device_kind)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit("day: jax does not start here; see above")
+    backend, _, kind = done.stdout.strip().splitlines()[-1].partition(" ")
+    if backend != wanted:
+        sys.exit(
+            f"day: jax finds no {wanted} here, but a {backend}; --dry-run tries the day on CPU"
+        )
+    return re.sub(r"\W+", "_", kind.lower())
 
 
 def main():
@@ -231,11 +239,13 @@ def main():
     if options.list:
         print("\n".join(part.name for part in chosen))
         return
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
     if options.dry_run:
         quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
         environment |= quick
-    output = options.output or ROOT / "benchmarks" / "results" / device_name(environment)
+    output = options.output or ROOT / "benchmarks" / "results" / device_name(
+        "cpu" if options.dry_run else options.platform, environment
+    )
     output.mkdir(parents=True, exist_ok=True)
     missing = 0
     for part in chosen:

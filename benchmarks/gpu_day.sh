@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-.venv/bin/python}"
-[ -x "$python" ] || python=python3
+command -v "$python" > /dev/null || python=python3
 exec "$python" benchmarks/day.py gpu "$@"

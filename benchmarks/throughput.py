@@ -3,12 +3,15 @@
     python benchmarks/throughput.py --config configs/cityscapes.py:upernet_internimage_t \
         --what train --batch 8 [--json FILE] [--config.KEY=VALUE …]
 
-Compiles the real train step, or the forward pass of a batch of crops, in the recipe's type, and
-runs it on one batch of random images that stays on the devices. The time is the median of the steps
-after the first three. `--batch 0` doubles the batch until it no longer fits, and reports the
-largest that did. MFU is the model's own operations (`jaxseg.models.flops`, three times those of the
-forward pass for a train step) over the time and the peak of the data sheet (`jaxseg.chips`); it is
-missing on devices that are not known there.
+Compiles the real train step, or the forward pass of a batch of images or windows at test size, in
+the recipe's type, and runs it on one batch of random images that stays on the devices. Weights are
+those of the initialization, whose sampling offsets are zero or the same everywhere: the best case
+for caches, and for the kernels for TPUs. The time is the median of the steps after the first three.
+
+`--batch 0` doubles the batch until it no longer fits, and reports the largest that did. MFU is the
+model's own operations (`jaxseg.models.flops`, three times those of the forward pass for a train
+step) over the time and the peak of the data sheet (`jaxseg.chips`); it is missing on devices that
+are not known there.
 """
 
 import argparse
@@ -19,7 +22,6 @@ import statistics
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import ahead_of_time, chips, config_files, kernels, optim, parallel
@@ -27,6 +29,7 @@ from jaxseg.compile_report import model_flops
 from jaxseg.models import segmentor
 from jaxseg.report import device_memory, versions
 from jaxseg.train_step import init_state
+from pallas_kernels import block_sizes, choice
 
 WARM_UP = 3
 WHAT = {"train": "train", "predict": "eval"}  # as `model_flops` calls it
@@ -56,9 +59,11 @@ def program(config, what, mesh):
             holder[0], logs = compiled(holder[0], batch)
             jax.block_until_ready(logs)
     else:
-        variables = jax.tree.map(
-            lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding), state
-        )
+        model = segmentor.build(config.model)
+        key = jax.random.key(config.seed)
+        variables = jax.jit(
+            lambda: segmentor.init(model, key, segmentor.ANY_HW), out_shardings=shardings
+        )()
 
         def run():
             jax.block_until_ready(compiled(variables, images))
@@ -70,10 +75,10 @@ def measure(config, what, batch, steps):
     """The figures of one batch size."""
     mesh = parallel.make_mesh(config.mesh)
     if what == "train":
-        config.batch_size = batch
-        parallel.check_batch(batch, config.optim.accumulation, mesh)
+        config.batch_size = batch * mesh.size
+        parallel.check_batch(config.batch_size, config.optim.accumulation, mesh)
     else:
-        config.eval.images_per_device = batch // mesh.size
+        config.eval.images_per_device = batch
     run, compile_seconds, image = program(config, what, mesh)
     times = []
     for _ in range(WARM_UP + steps):
@@ -99,16 +104,16 @@ def measure(config, what, batch, steps):
 def largest(config, what, steps):
     """The figures of the largest batch that fits, among the powers of two from 8 images a device.
 
-    Every size is compiled and run.
+    Every size is compiled and run. The error that ended the search is part of the figures.
     """
-    found, batch = None, 8 * jax.device_count()
+    found, batch = None, 8
     while True:
         try:
             found = measure(config, what, batch, steps)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if found is None:
                 raise
-            return found or {"batch": batch, "fits": False}
+            return found | {"next": f"{batch} a device: {str(error).splitlines()[0]}"}
         batch *= 2
 
 
@@ -118,7 +123,7 @@ def main():
     )
     parser.add_argument("--config", required=True, metavar="FILE:VARIANT")
     parser.add_argument("--what", choices=("train", "predict"), default="train")
-    parser.add_argument("--batch", type=int, default=8, help="over all devices; 0: the largest")
+    parser.add_argument("--batch", type=int, default=8, help="images a device; 0: the largest")
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
     options, overrides = parser.parse_known_args()
@@ -136,6 +141,8 @@ def main():
         "device": device.device_kind,
         "devices": jax.device_count(),
         "kernels": kernels.describe(config.model),
+        "kernels_refused": choice.refusals(),
+        "tuned": device.device_kind in block_sizes.TUNED,
         **figures,
         "date": datetime.date.today().isoformat(),
         "versions": versions(),

@@ -47,6 +47,8 @@ def get(name: str) -> Chip:
 def of_device_kind(device_kind: str) -> Chip | None:
     """The chip of a device by what JAX calls its kind, such as "TPU v5 lite"; None if unknown."""
     words = device_kind.lower().replace(" lite", "e").split()
+    if {"pcie", "nvl"} & set(words):  # the data sheets above are of SXM
+        return None
     if words[-1] == "v5":  # JAX's name of v5p
         words.append("v5p")
     return next((chip for name, chip in CHIPS.items() if name in words), None)

@@ -155,7 +155,9 @@ def load(path: str, config: ConfigDict | None, overrides: Sequence[str]):
         config = ConfigDict(checkpoints.load_config(checkpoint))
         config_files.override(config, overrides)
         custom.fill_in(config)
-    agreement.check_same(checkpoints.flatten(config.to_dict()))
+    kernel_setting, _ = kernels.setting(config.model)
+    settings = checkpoints.flatten(config.to_dict()) | {"model.kernels": kernel_setting}
+    agreement.check_same(settings)
     image_sizes.check(config)
     mesh = parallel.make_mesh(config.mesh)
     kernels.check(config.model, mesh.devices.flat[0].platform)

@@ -39,7 +39,7 @@ import pallas_kernels
 from jaxseg import checkpoints, kernels, optim, paths, train_step
 from jaxseg.models import segmentor
 from jaxseg.report import versions
-from pallas_kernels import reference
+from pallas_kernels import choice, reference
 
 NUMBERS = pathlib.Path(__file__).with_name("selftest_numbers.json")
 CLASSES = 5
@@ -171,6 +171,12 @@ def operator_errors(operator: str, shape: str, dtype: str) -> dict[str, tuple[fl
         name: (relative_error(result.astype(jnp.float32), exact), tolerances[name])
         for name, result, exact in zip(tolerances, results, expected, strict=True)
     }
+
+
+def kernel_errors() -> dict[str, tuple[float, float]]:
+    """Kernels for this device that gave way to XLA, in the checks so far."""
+    refused = choice.refusals()
+    return {f"{name}: {reason}": (1, 0.5) for name, reason in refused.items()} or {"": (0, 0.5)}
 
 
 def _with_gradients(operator, value, places, weights, cotangent):
@@ -377,6 +383,7 @@ def checks() -> Iterator[Check]:
             for dtype in ("float32", "bfloat16"):
                 arguments = (operator, shape, dtype)
                 yield checked(" ".join(arguments), functools.partial(operator_errors, *arguments))
+    yield checked("kernels compile here", kernel_errors)
     for name in MODELS:
         yield checked(name, functools.partial(model_errors, name))
     yield checked("checkpoint", checkpoint_errors)

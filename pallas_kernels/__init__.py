@@ -89,7 +89,8 @@ def dcnv3(
       offset: (x, y) pairs in pixels, laid out [groups, kernel_size², 2] along the last axis.
       mask: sampling weights, [groups, kernel_size²]; already normalised where the model wants it.
       implementation: one of `IMPLEMENTATIONS`, or None for the best on the platform.
-      deterministic: on a GPU, gradients with the same bits in every run, for more time and memory.
+      deterministic: the GPU kernel gives gradients with the same bits in every run, for more time
+        and memory.
 
     Raises:
       ValueError: for shapes that do not belong together, an unknown implementation, or one that was
@@ -144,7 +145,8 @@ def ms_deform_attn(
       sampling_locations: (x, y) in 0…1 of each level; anything outside samples zeros.
       attention_weights: already normalised over levels and points.
       implementation: one of `IMPLEMENTATIONS`, or None for the best on the platform.
-      deterministic: on a GPU, gradients with the same bits in every run, for more time and memory.
+      deterministic: the GPU kernel gives gradients with the same bits in every run, for more time
+        and memory.
 
     Raises:
       ValueError: for shapes that do not belong together, an unknown implementation, or one that was

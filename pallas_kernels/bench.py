@@ -192,13 +192,22 @@ def tuning_seconds(
     for i, (function, given) in enumerate(passes(note)):
         jax.eval_shape(function, *given)
         for kernel in sorted(launched - times.keys()):
-            times[kernel] = seconds(
-                {
-                    size: passes(functools.partial(_one_changed, kernel, size))[i]
-                    for size in block_sizes.candidates(kernel)
-                }
-            )
+            functions = {
+                size: passes(functools.partial(_one_changed, kernel, size))[i]
+                for size in block_sizes.candidates(kernel)
+            }
+            times[kernel] = seconds({k: call for k, call in functions.items() if _runs(*call)})
     return times
+
+
+def _runs(function, arguments):
+    """Whether the device takes it: a program can ask for more registers than there are."""
+    try:
+        jax.block_until_ready(function(*arguments))
+    except jax.errors.JaxRuntimeError as error:
+        print(f"  left out: {str(error).splitlines()[0]}", flush=True)
+        return False
+    return True
 
 
 def _one_changed(kernel, size, asked):

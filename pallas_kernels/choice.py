@@ -14,8 +14,8 @@ class KernelChoice:
 
     Attributes:
       implementation: "reference", "xla", "gpu", "tpu", or None for the best one on the platform.
-      deterministic: gradients have the same bits in every run on a GPU too, for more time and
-        memory. On other platforms they always have.
+      deterministic: the GPU kernels give gradients with the same bits in every run, for more time
+        and memory. XLA's own operations need its compiler's option besides.
     """
 
     implementation: str | None = None
@@ -68,6 +68,11 @@ def compiles_here(
     return _REFUSALS[tried] is None
 
 
+def refusals() -> dict[str, str]:
+    """The operators whose kernels did not compile here so far, and why."""
+    return {operator: reason for (_, operator, *_), reason in _REFUSALS.items() if reason}
+
+
 def _refusal(kernel, shapes) -> str | None:
     """What the compiler says against the kernel, in a line; None where it compiles."""
 
@@ -82,7 +87,8 @@ def _refusal(kernel, shapes) -> str | None:
             jax.jit(with_gradients).lower(*shapes).compile()
         except Exception as error:  # compilers raise what they like
             lines = str(error).strip().splitlines() or [""]
-            found.append(f"{type(error).__name__}: {lines[0]}")
+            if "RESOURCE_EXHAUSTED" not in lines[0]:  # of this trial, not of the model
+                found.append(f"{type(error).__name__}: {lines[0]}")
 
     # In a thread of its own: the mesh and the trace around this call are those of its own thread.
     thread = threading.Thread(target=attempt)

@@ -3,10 +3,14 @@
 import json
 import os
 import subprocess
+import sys
 import time
 
+import jax
 import pytest
 from processes import ROOT
+
+from jaxseg import parallel
 
 SCRIPTS = {"gpu": "benchmarks/gpu_day.sh", "tpu": "benchmarks/tpu_day.sh"}
 
@@ -47,7 +51,7 @@ def test_a_day_that_was_interrupted_goes_on_where_it_stopped(tmp_path):
     before = (tmp_path / "bench_dcnv3.json").stat().st_mtime_ns
     status, output = day("gpu", *arguments)
     assert status == 0
-    assert output.count("there already") == len(chosen)
+    assert output.count("there already") == 2  # what was skipped is tried again
     assert (tmp_path / "bench_dcnv3.json").stat().st_mtime_ns == before
 
 
@@ -60,7 +64,7 @@ def test_a_recipe_is_timed(tmp_path):
         found["batch"] / found["step_milliseconds"] * 1e3, rel=0.01
     )
     assert found["versions"]["jax"]
-    assert "| predict internimage_t | 2 |" in (tmp_path / "README.md").read_text()
+    assert "| predict internimage_t | 2 | 64 x 64 |" in (tmp_path / "README.md").read_text()
 
 
 def test_an_unknown_part_is_refused(tmp_path):
@@ -89,3 +93,21 @@ def test_a_dry_run_makes_every_file(platform, tmp_path):
     expected = {f"{name}.json" for name in parts(platform)} | {"README.md"}
     expected |= {f"{name}.log" for name in parts(platform)}
     assert {file.name for file in tmp_path.iterdir()} == expected
+
+
+@pytest.mark.parametrize("platform", SCRIPTS)
+def test_every_batch_is_one_that_can_be_trained(platform):
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import day as parts_of_a_day
+    finally:
+        sys.path.pop(0)
+    mesh = parallel.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
+    batches = [
+        int(part.arguments[part.arguments.index("--batch") + 1])
+        for part in parts_of_a_day.parts(platform, tiny=False)
+        if "train" in part.arguments or "benchmarks/top_kernels.py" in part.arguments
+    ]
+    assert len(batches) == 9
+    for batch in batches:
+        parallel.check_batch(batch or 8, 1, mesh)  # 0 is the largest that fits, from 8 on

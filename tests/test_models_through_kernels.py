@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from operators import GRADIENTS
+from operators import GRADIENTS, INTERPRET
 from reference_files import relative_error
 from tiny import tiny_config
 from tiny_vits import VIT, config_of
@@ -36,8 +36,8 @@ OPERATORS = {
     "reference": REFERENCE,
     "reference by eights": REFERENCE | BY_EIGHTS,
     "gpu": {
-        "dcnv3": called(gpu.dcnv3, interpret=True),
-        "ms_deform_attn": called(gpu.ms_deform_attn, interpret=True),
+        "dcnv3": called(gpu.dcnv3, interpret=INTERPRET),
+        "ms_deform_attn": called(gpu.ms_deform_attn, interpret=INTERPRET),
     },
     "tpu": {
         "dcnv3": called(tpu.dcnv3),

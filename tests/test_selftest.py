@@ -11,7 +11,7 @@ from reference_files import relative_error
 
 import pallas_kernels
 from jaxseg import selftest
-from pallas_kernels import xla
+from pallas_kernels import choice, xla
 
 OPERATORS = list(selftest.CASES)
 
@@ -73,12 +73,20 @@ def test_a_wrong_operator_is_named(operator, fault, monkeypatch, forgetful, caps
         SystemExit, match=f"failed: {operator} small float32, {operator} small bfloat16$"
     ):
         selftest.main(["--json", str(file)])
-    assert "3 of 5 checks passed" in capsys.readouterr().out
+    assert "4 of 6 checks passed" in capsys.readouterr().out
     result = json.loads(file.read_text())
     assert not result["passed"]
     failed = [check["name"] for check in result["checks"] if not check["passed"]]
     assert failed == [f"{operator} small {dtype}" for dtype in ("float32", "bfloat16")]
     assert result["facts"]["jax"] == jax.__version__
+
+
+def test_a_kernel_that_gave_way_to_xla_is_named(monkeypatch):
+    assert selftest.checked("it", selftest.kernel_errors).passed
+    monkeypatch.setattr(choice, "refusals", lambda: {"dcnv3": "Error: no such register"})
+    check = selftest.checked("it", selftest.kernel_errors)
+    assert not check.passed
+    assert check.worst == "dcnv3: Error: no such register"
 
 
 def test_a_check_that_raises_has_failed_and_says_so():
@@ -123,4 +131,4 @@ def test_the_program_passes_outside_the_repository(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "selftest.json").read_text())
     assert result["passed"]
-    assert len(result["checks"]) == 16
+    assert len(result["checks"]) == 17

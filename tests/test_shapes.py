@@ -35,12 +35,12 @@ MODELS = [
 def test_table_is_what_the_models_call(recipe, hw, names, monkeypatch):
     called = set()
 
-    def dcnv3(value, offset, mask, *, groups, **geometry):
+    def dcnv3(value, offset, mask, *, groups, **settings):
         height, width, channels = value.shape[1:]
         called.add(shapes.DCNv3(height, width, groups, channels // groups))
         return value
 
-    def ms_deform_attn(value, sampling_locations, attention_weights, spatial_shapes):
+    def ms_deform_attn(value, sampling_locations, attention_weights, spatial_shapes, **settings):
         _, queries, heads, _, points = attention_weights.shape
         channels = value.shape[-1]
         called.add(shapes.MSDeformAttn(queries, tuple(spatial_shapes), heads, channels, points))
