@@ -281,10 +281,8 @@ def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: 
 
 
 def load_config(checkpoint: pathlib.Path) -> dict[str, Any]:
-    """The resolved config that a checkpoint was made with, and settings that are newer than it."""
-    config = _with_tuples(ocp.checkpointables_metadata(checkpoint).custom_metadata["config"])
-    config["model"].setdefault("kernels", "auto")
-    return config
+    """The resolved config that a checkpoint was made with."""
+    return _with_tuples(ocp.checkpointables_metadata(checkpoint).custom_metadata["config"])
 
 
 def _with_tuples(value):

@@ -152,7 +152,9 @@ def load(path: str, config: ConfigDict | None, overrides: Sequence[str]):
     """
     checkpoint = checkpoints.find(path)
     if config is None:
-        config = ConfigDict(checkpoints.load_config(checkpoint))
+        stored = checkpoints.load_config(checkpoint)
+        stored["model"].setdefault("kernels", "auto")  # which is newer than some checkpoints
+        config = ConfigDict(stored)
         config_files.override(config, overrides)
         custom.fill_in(config)
     kernel_setting, _ = kernels.setting(config.model)

@@ -72,14 +72,15 @@ def follow_reference_grid():
     """
     exact = pallas_kernels.dcnv3
 
-    def dcnv3(value, offset, mask, **geometry):
+    def dcnv3(value, offset, mask, implementation=None, deterministic=False, **geometry):
         _, height, width, _ = value.shape
         rows, columns = (_rounding(size, **geometry) for size in (height, width))
         grid = np.broadcast_arrays(columns[None, :, :, None], rows[:, None, None, :])
         rounding = np.stack(grid, axis=-1)  # [p, q, k, k, 2], as pairs (x, y)
         per_group = rounding.reshape(*rounding.shape[:2], -1)
         offset = offset + np.tile(per_group, geometry["groups"])
-        return exact(value, offset, mask, **geometry)
+        choice = {"implementation": implementation, "deterministic": deterministic}
+        return exact(value, offset, mask, **geometry, **choice)
 
     pallas_kernels.dcnv3 = dcnv3
 

@@ -62,6 +62,14 @@ def test_xla_leaves_no_kernel_in_a_train_step(platform, model, monkeypatch):
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_initialization_has_no_kernel(platform, model):
+    built = segmentor.build(MODELS[model]().model)
+    key = jax.random.key(0)
+    traced = jax.make_jaxpr(lambda: segmentor.init(built, key, segmentor.ANY_HW))()
+    assert "pallas_call" not in str(traced)
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_deterministic_kernels_for_cuda_have_no_atomics(model, monkeypatch):
     monkeypatch.setattr(pallas_kernels, "platform", lambda: "gpu")
     config = MODELS[model]().copy_and_resolve_references()

@@ -10,10 +10,12 @@ import pytest
 from reference_files import relative_error
 
 import pallas_kernels
-from jaxseg import selftest
+from jaxseg.selftest import __main__ as program
+from jaxseg.selftest import models, operators
+from jaxseg.selftest.check import checked
 from pallas_kernels import choice, xla
 
-OPERATORS = list(selftest.CASES)
+OPERATORS = list(operators.CASES)
 
 
 def wrong_sign(operator):
@@ -56,7 +58,7 @@ def forgetful():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_operators_pass(operator, dtype):
-    check = selftest.checked("it", lambda: selftest.operator_errors(operator, "odd", dtype))
+    check = checked("it", lambda: operators.operator_errors(operator, "odd", dtype))
     assert check.passed, check
 
 
@@ -64,15 +66,15 @@ def test_operators_pass(operator, dtype):
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_a_wrong_operator_is_named(operator, fault, monkeypatch, forgetful, capsys, tmp_path):
     monkeypatch.setattr(xla, operator, fault(getattr(xla, operator)))
-    monkeypatch.setattr(selftest, "MODELS", {})  # tested by themselves, below
+    monkeypatch.setattr(models, "MODELS", {})  # tested by themselves, below
     monkeypatch.setattr(
-        selftest, "CASES", {o: {"small": selftest.CASES[o]["small"]} for o in OPERATORS}
+        operators, "CASES", {o: {"small": operators.CASES[o]["small"]} for o in OPERATORS}
     )
     file = tmp_path / "selftest.json"
     with pytest.raises(
         SystemExit, match=f"failed: {operator} small float32, {operator} small bfloat16$"
     ):
-        selftest.main(["--json", str(file)])
+        program.main(["--json", str(file)])
     assert "4 of 6 checks passed" in capsys.readouterr().out
     result = json.loads(file.read_text())
     assert not result["passed"]
@@ -82,9 +84,9 @@ def test_a_wrong_operator_is_named(operator, fault, monkeypatch, forgetful, caps
 
 
 def test_a_kernel_that_gave_way_to_xla_is_named(monkeypatch):
-    assert selftest.checked("it", selftest.kernel_errors).passed
+    assert checked("it", operators.kernel_errors).passed
     monkeypatch.setattr(choice, "refusals", lambda: {"dcnv3": "Error: no such register"})
-    check = selftest.checked("it", selftest.kernel_errors)
+    check = checked("it", operators.kernel_errors)
     assert not check.passed
     assert check.worst == "dcnv3: Error: no such register"
 
@@ -93,29 +95,29 @@ def test_a_check_that_raises_has_failed_and_says_so():
     def broken():
         raise NotImplementedError("no such instruction\nand more")
 
-    check = selftest.checked("it", broken)
+    check = checked("it", broken)
     assert not check.passed
     assert check.worst == "NotImplementedError: no such instruction"
 
 
 def test_a_result_that_is_not_a_number_has_failed():
-    assert not selftest.checked("it", lambda: {"a": (0.0, 1.0), "b": (float("nan"), 1.0)}).passed
+    assert not checked("it", lambda: {"a": (0.0, 1.0), "b": (float("nan"), 1.0)}).passed
 
 
-@pytest.mark.parametrize("name", selftest.MODELS)
+@pytest.mark.parametrize("name", models.MODELS)
 def test_numbers_of_models_are_those_of_the_definition(name, monkeypatch, forgetful):
     """The numbers that come with the package, computed without the optimised implementations."""
     for operator in OPERATORS:
         definition = getattr(pallas_kernels.reference, operator)
         monkeypatch.setattr(xla, operator, definition)
-    expected = json.loads(selftest.NUMBERS.read_text())[name]
-    found = selftest.model_numbers(name)
-    for key, tolerance in selftest.MODEL.items():
+    expected = json.loads(models.NUMBERS.read_text())[name]
+    found = models.model_numbers(name)
+    for key, tolerance in models.MODEL.items():
         assert relative_error(found[key], expected[key]) < tolerance, key
 
 
 def test_numbers_are_small():
-    assert selftest.NUMBERS.stat().st_size < 200_000
+    assert models.NUMBERS.stat().st_size < 200_000
 
 
 @pytest.mark.full

@@ -35,7 +35,9 @@ class DCNv3(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, channels = x.shape
-        implementation = self.kernels.implementation
+        # Initialization needs shapes alone, for which no kernel is to be compiled.
+        kernels = KernelChoice("xla") if self.is_initializing() else self.kernels
+        implementation = kernels.implementation
         points, groups = self.kernel_size**2, padded(self.groups, implementation)
         xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
         to_groups = functools.partial(ToGroups, self.groups, implementation=implementation)
@@ -64,7 +66,7 @@ class DCNv3(nn.Module):
             groups=groups,
             offset_scale=self.offset_scale,
             implementation=implementation,
-            deterministic=self.kernels.deterministic,
+            deterministic=kernels.deterministic,
         )
         sampled = over_batch(sample)(value, offset, mask)
         if self.center_feature_scale:

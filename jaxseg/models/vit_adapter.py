@@ -104,11 +104,13 @@ class MSDeformAttn(nn.Module):
         sizes = np.array([(w, h) for h, w in pyramid], np.float32)[:, None]
         locations = points[:, :, None, :, None] + offsets / sizes
 
+        # Initialization needs shapes alone, for which no kernel is to be compiled.
+        kernels = KernelChoice("xla") if self.is_initializing() else self.kernels
         sample = functools.partial(
             pallas_kernels.ms_deform_attn,
             spatial_shapes=pyramid,
-            implementation=self.kernels.implementation,
-            deterministic=self.kernels.deterministic,
+            implementation=kernels.implementation,
+            deterministic=kernels.deterministic,
         )
         mixed = over_batch(
             lambda value, locations, weights: sample(

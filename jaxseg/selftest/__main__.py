@@ -1,0 +1,135 @@
+"""python -m jaxseg.selftest [--json FILE]: does jaxseg compute the right numbers on this device?
+
+Four kinds of checks, in about a minute:
+
+* each operator for deformable sampling, as models call it on this device: output and gradients
+  against the definition (`pallas_kernels.reference`), at three shapes, in float32 and bfloat16;
+* one small model of each family: logits, loss and the norm of the gradient against numbers that
+  come with the package (`numbers.json`), and the loss after one update;
+* a checkpoint, written and read;
+* what the device, its memory, its driver and the installed packages are, for a report.
+
+The exit status is 0 if all checks pass, else 1. `--write-numbers FILE` writes the numbers of this
+machine in the form of `numbers.json`; it is for those who change a model.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import functools
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from absl import logging
+
+from jaxseg import checkpoints, kernels
+from jaxseg.models import segmentor
+from jaxseg.report import versions
+from jaxseg.selftest import models, operators
+from jaxseg.selftest.check import Check, Errors, checked
+
+
+def checkpoint_errors() -> Errors:
+    """How many arrays of a checkpoint are not read as they were written."""
+    config = models.config_of(models.INTERN_IMAGE, models.SEGFORMER)
+    model = segmentor.build(config.model)
+    written = models.filled(model)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), segmentor.shapes(model))
+    with tempfile.TemporaryDirectory() as folder:
+        run = pathlib.Path(folder) / "run"
+        checkpoints.save_weights(run, written, config.to_dict())
+        found = checkpoints.load_variables(checkpoints.find(run), abstract)
+    pairs = zip(jax.tree.leaves(written), jax.tree.leaves(found), strict=True)
+    changed = sum(not np.array_equal(a, b) for a, b in pairs)
+    return {"arrays that changed": (changed, 0.5)}
+
+
+def facts() -> dict[str, str]:
+    """The machine, its devices and the installed versions."""
+    device = jax.devices()[0]
+    limits = [(d.memory_stats() or {}).get("bytes_limit") for d in jax.local_devices()]
+    found = {
+        "devices": f"{jax.device_count()} {device.device_kind} ({device.platform})",
+        "memory": f"{limits[0] / 1e9:.1f} GB a device" if limits[0] else "not reported",
+        "platform": " ".join(device.client.platform_version.split()),
+        "kernels": kernels.describe({}),
+        "machine": platform.platform(),
+    }
+    if device.platform == "gpu" and (driver := _nvidia_driver()):
+        found["driver"] = driver
+    return found | versions()
+
+
+def _nvidia_driver() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.splitlines()[0].strip() if done.stdout else None
+
+
+def checks() -> Iterator[Check]:
+    """All checks, one after the other."""
+    for operator, shapes in operators.CASES.items():
+        for shape in shapes:
+            for dtype in ("float32", "bfloat16"):
+                arguments = (operator, shape, dtype)
+                yield checked(
+                    " ".join(arguments), functools.partial(operators.operator_errors, *arguments)
+                )
+    yield checked("kernels compile here", operators.kernel_errors)
+    for name in models.MODELS:
+        yield checked(name, functools.partial(models.model_errors, name))
+    yield checked("checkpoint", checkpoint_errors)
+
+
+def main(arguments: Sequence[str] | None = None):
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxseg.selftest",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the results there")
+    parser.add_argument("--write-numbers", type=pathlib.Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    logging.set_verbosity(logging.ERROR)  # checkpointing writes lines about each save
+    # GPUs and TPUs would multiply float32 matrices in fewer bits.
+    with jax.default_matmul_precision("highest"):
+        if options.write_numbers:
+            models.write_numbers(options.write_numbers)
+            return
+        machine = facts()
+        for name, value in machine.items():
+            print(f"{name:<18}{value}")
+        print(f"\n{'check':<32}{'error / allowed':>16}{'seconds':>9}")
+        found = []
+        for check in checks():
+            found.append(check)
+            verdict = "" if check.passed else f"  FAILED: {check.worst}"
+            print(f"{check.name:<32}{check.error:>16.3f}{check.seconds:>9.1f}{verdict}", flush=True)
+    failed = [check.name for check in found if not check.passed]
+    seconds = sum(check.seconds for check in found)
+    print(f"\n{len(found) - len(failed)} of {len(found)} checks passed in {seconds:.0f} s")
+    if options.json:
+        result = {
+            "facts": machine,
+            "date": datetime.date.today().isoformat(),
+            "passed": not failed,
+            "checks": [{**dataclasses.asdict(c), "passed": c.passed} for c in found],
+        }
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    if failed:
+        sys.exit(f"jaxseg.selftest: failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The operators for deformable sampling on this device, against their definition."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import pallas_kernels
+from jaxseg.selftest.check import Errors, compiled, relative_error
+from pallas_kernels import choice, reference
+
+# Relative to the largest expected value. Float32 sums in another order differ by 1e-6. Rounding a
+# result to bfloat16 changes it by up to 2⁻⁸; twice that is allowed. Coordinates stay in float32.
+FLOAT32 = {"output": 1e-5, "value": 1e-4, "places": 1e-4, "weights": 1e-4}
+BFLOAT16 = {"output": 2**-7, "value": 2**-7, "places": 1e-3, "weights": 1e-3}
+
+
+def dcnv3_case(height: int, width: int, groups: int, channels: int, images: int = 1):
+    """A call of DCNv3: (operator -> function of its arrays), and these as float32."""
+    random = np.random.default_rng(0)
+    hw = (images, height, width)
+    arrays = (
+        random.standard_normal((*hw, groups * channels)),
+        2 * random.standard_normal((*hw, groups * 18)),
+        random.random((*hw, groups * 9)),
+    )
+    geometry = {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1}
+
+    def bind(operator):
+        return functools.partial(operator, **geometry, groups=groups, offset_scale=1.0)
+
+    return bind, arrays
+
+
+def ms_deform_attn_case(
+    queries: int, levels: tuple[tuple[int, int], ...], heads: int, channels: int, images: int = 1
+):
+    """As `dcnv3_case`, for multi-scale deformable attention; some points lie outside."""
+    random = np.random.default_rng(0)
+    pixels = sum(height * width for height, width in levels)
+    sampled = (images, queries, heads, len(levels), 4)
+    arrays = (
+        random.standard_normal((images, pixels, heads, channels)),
+        random.uniform(-0.1, 1.1, (*sampled, 2)),
+        random.random(sampled) / (4 * len(levels)),
+    )
+    return lambda operator: lambda value, *others: operator(value, levels, *others), arrays
+
+
+CASES = {
+    "dcnv3": {
+        "small": functools.partial(dcnv3_case, 4, 6, 2, 4),
+        "odd": functools.partial(dcnv3_case, 7, 13, 3, 5, images=2),
+        "published": functools.partial(dcnv3_case, 16, 32, 32, 16),  # InternImage-T, stage 4
+    },
+    "ms_deform_attn": {
+        "small": functools.partial(ms_deform_attn_case, 6, ((4, 4), (2, 2)), 2, 4),
+        "odd": functools.partial(ms_deform_attn_case, 7, ((7, 5), (3, 4), (1, 2)), 3, 5, images=2),
+        # The injectors of ViT-Adapter-T at 256 × 256.
+        "published": functools.partial(
+            ms_deform_attn_case, 256, ((32, 32), (16, 16), (8, 8)), 6, 32
+        ),
+    },
+}
+
+
+def operator_errors(operator: str, shape: str, dtype: str) -> Errors:
+    """Errors of an operator's output and gradients against those of the definition in float32."""
+    bind, (value, places, weights) = CASES[operator][shape]()
+    value = jnp.asarray(value, dtype)
+    places, weights = (jnp.asarray(x, jnp.float32) for x in (places, weights))
+    here = bind(getattr(pallas_kernels, operator))
+    definition = bind(getattr(reference, operator))
+    cotangent = jnp.cos(jnp.arange(jax.eval_shape(here, value, places, weights).size))
+    results = _with_gradients(here, value, places, weights, cotangent)
+    expected = _with_gradients(definition, value.astype(jnp.float32), places, weights, cotangent)
+    tolerances = FLOAT32 if dtype == "float32" else BFLOAT16
+    return {
+        name: (relative_error(result.astype(jnp.float32), exact), tolerances[name])
+        for name, result, exact in zip(tolerances, results, expected, strict=True)
+    }
+
+
+def kernel_errors() -> Errors:
+    """Kernels for this device that gave way to XLA, in the checks so far."""
+    refused = choice.refusals()
+    return {f"{name}: {reason}": (1, 0.5) for name, reason in refused.items()} or {"": (0, 0.5)}
+
+
+def _with_gradients(operator, value, places, weights, cotangent):
+    """The output, and the gradients of the three arrays."""
+
+    def run(value, places, weights):
+        output, transpose = jax.vjp(operator, value, places, weights)
+        # Exact in bfloat16, so that all types have the same cotangent.
+        rounded = cotangent.astype(jnp.bfloat16).astype(output.dtype)
+        return output, *transpose(rounded.reshape(output.shape))
+
+    return compiled(run)(value, places, weights)
