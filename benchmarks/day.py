@@ -22,6 +22,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -241,6 +242,9 @@ def main():
         return
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
     if options.dry_run:
+        # Of tiny models, several parts compile the same program.
+        cache = tempfile.TemporaryDirectory(prefix="jaxseg-day-")
+        environment["JAX_COMPILATION_CACHE_DIR"] = cache.name
         quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
         environment |= quick
     output = options.output or ROOT / "benchmarks" / "results" / device_name(
