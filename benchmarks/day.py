@@ -5,8 +5,9 @@
 
 A part is a program of its own and has eight minutes. It writes FOLDER/PART.json when it is done,
 and what it prints is in FOLDER/PART.log. A part whose .json is there is skipped, so a day that was
-interrupted goes on where it stopped. A part that fails is reported and does not stop the others; it
-is tried again the next time. At the end the table for the README is printed, and kept as
+interrupted goes on where it stopped. A part that fails is reported and does not stop the others;
+it is tried again the next time. FOLDER/compiled keeps what was compiled, for parts that share a
+program and for the next try. At the end the table for the README is printed, and kept as
 FOLDER/README.md. FOLDER is `benchmarks/results/DEVICE` by default.
 
 `--dry-run` runs every part on the CPU with tiny sizes, to see that all of it works.
@@ -22,10 +23,11 @@ import pathlib
 import re
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import jaxlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PART_SECONDS = 480
@@ -35,6 +37,9 @@ SKIPPED = {
     " to carry",
     "--autotune is for the kernels for GPUs": "needs a GPU",
 }
+QUICK_COMPILATION = "--xla_backend_optimization_level=0"
+if jaxlib.__version__.startswith("0.10."):  # not a flag of every version
+    QUICK_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
 CITYSCAPES = "configs/cityscapes.py"
 MASK2FORMER = "configs/coco_stuff164k.py:mask2former_beit_adapter_l"
 RECIPES = {  # what is timed, and the images of a train step on each device
@@ -177,8 +182,8 @@ def run(part: Part, output: pathlib.Path, environment: dict[str, str]) -> str:
     return "done"
 
 
-def table(output: pathlib.Path) -> str:
-    """The rows for the README, of the parts that are there."""
+def table(output: pathlib.Path, failed: Mapping[str, str]) -> str:
+    """The table for the README: the parts that are there, and what those that failed said."""
     rows = [
         "| measured | images | size | images/s | ms | peak GB | MFU | compiled in |",
         "|---|" + "---:|" * 7,
@@ -192,7 +197,8 @@ def table(output: pathlib.Path) -> str:
             cells += [f"{height} x {width}"]
             cells += [found["images_per_second"], found["step_milliseconds"]]
             cells += [found.get("peak_gigabytes", ""), found.get("mfu", "")]
-            cells += [f"{found['compile_seconds']} s"]
+            before = " (compiled before)" if found["compiled_before"] else ""
+            cells += [f"{found['compile_seconds']} s{before}"]
             rows.append("| " + " | ".join(map(str, cells)) + " |")
         elif "tests" in found:
             others.append(f"- kernel tests: {found['tests']}")
@@ -203,7 +209,9 @@ def table(output: pathlib.Path) -> str:
             others.append(f"- {file.stem}: {found['skipped']}")
         elif "milliseconds" in found:
             times = ", ".join(f"{k} {v} ms" for k, v in found["milliseconds"].items())
-            others.append(f"- PyTorch, batch {found['batch']}: {times}")
+            size = "{} x {}".format(*found["hw"])
+            others.append(f"- PyTorch, batch {found['batch']} of {size}: {times}")
+    others += [f"- {name}: {outcome}" for name, outcome in failed.items()]
     return "\n".join([*rows, "", *others]) + "\n"
 
 
@@ -242,27 +250,25 @@ def main():
         return
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
     if options.dry_run:
-        # Of tiny models, several parts compile the same program.
-        cache = tempfile.TemporaryDirectory(prefix="jaxseg-day-")
-        environment["JAX_COMPILATION_CACHE_DIR"] = cache.name
-        quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-        environment |= quick
+        environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_COMPILATION}
     output = options.output or ROOT / "benchmarks" / "results" / device_name(
         "cpu" if options.dry_run else options.platform, environment
     )
     output.mkdir(parents=True, exist_ok=True)
-    missing = 0
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(output.resolve() / "compiled")
+    failed = {}
     for part in chosen:
         begun = time.monotonic()
         print(f"{part.name:<40}", end="", flush=True)
         outcome = run(part, output, environment)
-        missing += outcome not in ("done", "there already")
+        if outcome not in ("done", "there already"):
+            failed[part.name] = outcome
         print(f"{outcome} ({time.monotonic() - begun:.0f} s)", flush=True)
-    text = table(output)
+    text = table(output, failed)
     (output / "README.md").write_text(text)
     print("\n" + text)
-    if missing:
-        sys.exit(f"day: {missing} parts are not done; start again to try them again")
+    if failed:
+        sys.exit(f"day: {len(failed)} parts are not done; start again to try them again")
 
 
 if __name__ == "__main__":

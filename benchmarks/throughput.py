@@ -36,14 +36,27 @@ WHAT = {"train": "train", "predict": "eval"}  # as `model_flops` calls it
 
 
 def program(config, what, mesh):
-    """The compiled step or forward pass as a function of nothing, and seconds of compilation."""
+    """The compiled step or forward pass as a function of nothing, and how long that took.
+
+    Returns:
+      The function, the seconds of compilation, whether JAX's cache had the program already, and the
+      abstract images.
+    """
     if what == "train":
         traced, state, image = ahead_of_time.trace_train_step(config, mesh)
     else:
         traced, state, image = ahead_of_time.trace_evaluation(config, mesh)
+    hits = []
+
+    def listen(event, **_):
+        if event == "/jax/compilation_cache/cache_hits":
+            hits.append(event)
+
+    jax.monitoring.register_event_listener(listen)
     begun = time.perf_counter()
     compiled = traced.lower().compile()
     seconds = time.perf_counter() - begun
+    jax.monitoring.unregister_event_listener(listen)
     random = np.random.default_rng(0)
     images = jax.device_put(random.standard_normal(image.shape, np.float32), image.sharding)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -68,7 +81,7 @@ def program(config, what, mesh):
         def run():
             jax.block_until_ready(compiled(variables, images))
 
-    return run, seconds, image
+    return run, seconds, bool(hits), image
 
 
 def measure(config, what, batch, steps):
@@ -79,7 +92,7 @@ def measure(config, what, batch, steps):
         parallel.check_batch(config.batch_size, config.optim.accumulation, mesh)
     else:
         config.eval.images_per_device = batch
-    run, compile_seconds, image = program(config, what, mesh)
+    run, compile_seconds, compiled_before, image = program(config, what, mesh)
     times = []
     for _ in range(WARM_UP + steps):
         begun = time.perf_counter()
@@ -92,6 +105,7 @@ def measure(config, what, batch, steps):
         "step_milliseconds": round(1e3 * seconds, 3),
         "images_per_second": round(image.shape[0] / seconds, 2),
         "compile_seconds": round(compile_seconds, 1),
+        "compiled_before": compiled_before,
     }
     if memory := device_memory():
         figures |= {"peak_gigabytes": round(memory[0] / 1e9, 2)}

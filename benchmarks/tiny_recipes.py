@@ -16,7 +16,7 @@ BACKBONES = {
         "deform_num_heads": 3,
         "conv_inplane": 4,
         "add_vit_feature": False,
-        "extra_extractors": 1,
+        "extra_extractors": 0,
     },
 }
 BACKBONES["beit_adapter"] = {**BACKBONES["vit_adapter"], "window": (4, 4)}

@@ -64,7 +64,7 @@ def main():
     mesh = parallel.make_mesh(config.mesh)
     config.batch_size = options.batch * mesh.size
     parallel.check_batch(config.batch_size, config.optim.accumulation, mesh)
-    run, _, image = program(config, "train", mesh)
+    run, _, _, image = program(config, "train", mesh)
     for _ in range(WARM_UP):
         run()
     with tempfile.TemporaryDirectory() as folder:

@@ -2,8 +2,9 @@
 
     python deterministic_for_gpu.py true|false
 
-Prints JSON: the kernels of deformable sampling, whether there are atomics, and the scatters whose
-targets may coincide.
+Prints JSON: the kernels of deformable sampling, whether there are atomics, the scatters whose
+targets may coincide, and the steps of the longest loop. A scatter that XLA made deterministic by a
+loop over its updates would have a step for each of them.
 """
 
 import json
@@ -27,6 +28,7 @@ def main(deterministic):
         "kernels": text.count("__gpu$xla.gpu.triton"),
         "atomics": "atomic" in text,
         "scatters": sum("unique_indices=true" not in line for line in scatters),
+        "longest_loop": max(map(int, re.findall(r'"known_trip_count":\{"n":"(\d+)"', text))),
     }
     print(json.dumps(report))
 

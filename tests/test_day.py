@@ -1,9 +1,9 @@
 """The day of measurements on a GPU or TPU: its parts, tried with tiny sizes on the CPU."""
 
+import importlib
 import json
 import os
 import subprocess
-import sys
 import time
 
 import jax
@@ -13,6 +13,12 @@ from processes import ROOT
 from jaxseg import parallel
 
 SCRIPTS = {"gpu": "benchmarks/gpu_day.sh", "tpu": "benchmarks/tpu_day.sh"}
+
+
+@pytest.fixture
+def module(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("day")
 
 
 def day(platform, *arguments):
@@ -91,21 +97,21 @@ def test_a_dry_run_makes_every_file(platform, tmp_path):
     assert status == 0, output
     assert time.monotonic() - begun < 180
     expected = {f"{name}.json" for name in parts(platform)} | {"README.md"}
-    expected |= {f"{name}.log" for name in parts(platform)}
+    expected |= {f"{name}.log" for name in parts(platform)} | {"compiled"}
     assert {file.name for file in tmp_path.iterdir()} == expected
 
 
+def test_a_part_that_failed_is_in_the_table(module, tmp_path):
+    text = module.table(tmp_path, {"bench_dcnv3": "exit status 1: ValueError: no such shape"})
+    assert "- bench_dcnv3: exit status 1: ValueError: no such shape" in text.splitlines()
+
+
 @pytest.mark.parametrize("platform", SCRIPTS)
-def test_every_batch_is_one_that_can_be_trained(platform):
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import day as parts_of_a_day
-    finally:
-        sys.path.pop(0)
+def test_every_batch_is_one_that_can_be_trained(module, platform):
     mesh = parallel.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
     batches = [
         int(part.arguments[part.arguments.index("--batch") + 1])
-        for part in parts_of_a_day.parts(platform, tiny=False)
+        for part in module.parts(platform, tiny=False)
         if "train" in part.arguments or "benchmarks/top_kernels.py" in part.arguments
     ]
     assert len(batches) == 9
