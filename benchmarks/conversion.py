@@ -20,9 +20,10 @@ import time
 
 import psutil
 
-from converters import torch_writer, verify
-from jaxseg import config_files
-from jaxseg.report import versions
+from converters import verify
+from converters.torch_files import torch_writer
+from jaxseg.config import load_config
+from jaxseg.reporting.report import versions
 
 
 def main():
@@ -59,7 +60,7 @@ def main():
 
 def write_checkpoint(file: pathlib.Path, config: str) -> int:
     """Writes weights and their moving averages as mmcv names them; the bytes of the weights."""
-    tensors = verify.filled_state_dict(config_files.load(config))
+    tensors = verify.filled_state_dict(load_config(config))
     averages = {f"ema_{name.replace('.', '_')}": value for name, value in tensors.items()}
     torch_writer.write(file, tensors | averages)
     return sum(tensor.nbytes for tensor in tensors.values())

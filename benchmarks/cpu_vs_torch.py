@@ -30,8 +30,10 @@ import torch_intern_image
 import pallas_kernels
 from configs import cityscapes
 from converters.rules import to_variables
-from jaxseg import losses, optim, train_step
+from jaxseg.losses.cross_entropy import IGNORE
 from jaxseg.models import segmentor
+from jaxseg.training.optimizer import make_optimizer
+from jaxseg.training.step import TrainState, make_train_step
 from pallas_kernels import bench, shapes
 
 
@@ -63,13 +65,11 @@ def jaxseg_model(config, named, images, labels):
     variables = jax.tree.map(jnp.asarray, to_variables(named))
     model = segmentor.build(config.model)
     forward = jax.jit(lambda variables, x: segmentor.apply(model, variables, x)[0].logits)
-    optimizer = optim.make(config.optim, config.model.backbone, config.steps)
-    step = jax.jit(train_step.make_train_step(config, model, optimizer), donate_argnums=0)
+    optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
+    step = jax.jit(make_train_step(config, model, optimizer), donate_argnums=0)
     opt_state = optimizer.init(variables["params"])
     # Copies: the step donates its state.
-    state = train_step.TrainState(
-        jnp.int32(0), **jax.tree.map(jnp.copy, variables), opt_state=opt_state
-    )
+    state = TrainState(jnp.int32(0), **jax.tree.map(jnp.copy, variables), opt_state=opt_state)
     batch = {"image": images, "label": labels.astype(np.int32)}
 
     def train():
@@ -94,8 +94,8 @@ def torch_model(model, images, labels):
     def train():
         model.train()
         logits, auxiliary = (torch_intern_image.resize(x, labels.shape[1:]) for x in model(images))
-        loss = F.cross_entropy(logits, labels, ignore_index=losses.IGNORE)
-        loss += 0.4 * F.cross_entropy(auxiliary, labels, ignore_index=losses.IGNORE)
+        loss = F.cross_entropy(logits, labels, ignore_index=IGNORE)
+        loss += 0.4 * F.cross_entropy(auxiliary, labels, ignore_index=IGNORE)
         adamw.zero_grad()
         loss.backward()
         adamw.step()

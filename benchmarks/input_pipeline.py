@@ -34,10 +34,12 @@ import numpy as np
 from PIL import Image
 
 from configs import ade20k, cityscapes
-from jaxseg.data import datasets, pack, pictures, samples, transforms
-from jaxseg.data.description import IGNORE
-from jaxseg.data.street import scene
-from jaxseg.report import versions
+from jaxseg.data import pack, samples, transforms
+from jaxseg.data.datasets.description import IGNORE
+from jaxseg.data.decoding import pictures
+from jaxseg.data.source import trained_on
+from jaxseg.data.synthetic import scene
+from jaxseg.reporting.report import versions
 
 RESULT = pathlib.Path(__file__).parent / "results" / "input_pipeline.json"
 PLAIN = "plain order, colours in float32"
@@ -79,11 +81,11 @@ def main():
 
 def compare(config, crops, rounds):
     """The rates and stages of all contenders, which must agree pixel by pixel."""
-    source = datasets.trained_on(config)
+    source = trained_on(config)
     files = source.samples()
     config.root += "_packed"
     pack.pack(source, pathlib.Path(config.root), decoded=True)
-    packed = datasets.trained_on(config).samples()
+    packed = trained_on(config).samples()
     float32 = (distorted_in_float32, normalized_in_float32)
     tables = (transforms.photometric_distortion, transforms.normalize)
     contenders = {

@@ -20,10 +20,10 @@ import numpy as np
 from jax import lax
 
 from configs.ade20k import get_config
-from jaxseg.mask_losses import image_cost, mask2former_loss
-from jaxseg.matching import assign, targets_of
+from jaxseg.losses.mask2former import image_cost, mask2former_loss
+from jaxseg.losses.matcher import assign_targets, make_targets
 from jaxseg.models import segmentor
-from jaxseg.report import versions
+from jaxseg.reporting.report import versions
 
 PREDICTIONS, BATCH, QUERIES, TARGETS, CLASSES, POINTS = 10, 2, 200, 60, 150, 12544
 HW, MASK_HW = (512, 512), (128, 128)
@@ -44,7 +44,7 @@ def main():
     labels = blocks.reshape(BATCH, 8, 8).repeat(64, axis=1).repeat(64, axis=2)
     labels = jnp.asarray(labels, jnp.int32)
     points = jnp.asarray(random.random((PREDICTIONS, BATCH, POINTS, 2)), jnp.float32)
-    targets, valid, _ = targets_of(labels, CLASSES, TARGETS)
+    targets, valid, _ = make_targets(labels, CLASSES, TARGETS)
 
     def costs(class_logits, mask_logits, points):
         of_images = jax.vmap(image_cost)
@@ -53,7 +53,7 @@ def main():
             (class_logits, mask_logits, points),
         )
 
-    assign_all = jax.vmap(jax.vmap(assign), in_axes=(0, None))
+    assign_all = jax.vmap(jax.vmap(assign_targets), in_axes=(0, None))
     loss = partial(mask2former_loss, num_points=POINTS, max_targets=TARGETS)
     gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
 

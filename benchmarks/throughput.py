@@ -10,8 +10,8 @@ for caches, and for the kernels for TPUs. The time is the median of the steps af
 
 `--batch 0` doubles the batch until it no longer fits, and reports the largest that did. MFU is the
 model's own operations (`jaxseg.models.flops`, three times those of the forward pass for a train
-step) over the time and the peak of the data sheet (`jaxseg.chips`); it is missing on devices that
-are not known there.
+step) over the time and the peak of the data sheet (`jaxseg.aot.hardware`); it is missing on devices
+that are not known there.
 """
 
 import argparse
@@ -24,12 +24,17 @@ import time
 import jax
 import numpy as np
 
-from jaxseg import ahead_of_time, chips, config_files, kernels, optim, parallel
-from jaxseg.compile_report import model_flops
-from jaxseg.models import segmentor
-from jaxseg.report import device_memory, versions
-from jaxseg.train_step import init_state
-from pallas_kernels import block_sizes, choice
+from jaxseg.aot import hardware
+from jaxseg.aot.programs import trace_evaluation, trace_train_step
+from jaxseg.compile import model_flops
+from jaxseg.config import load_config
+from jaxseg.distributed.sharding import check_batch, make_mesh
+from jaxseg.models import kernels, segmentor
+from jaxseg.reporting.report import device_memory, versions
+from jaxseg.training.optimizer import make_optimizer
+from jaxseg.training.step import init_state
+from pallas_kernels import choice
+from pallas_kernels.gpu import block_sizes
 
 WARM_UP = 3
 WHAT = {"train": "train", "predict": "eval"}  # as `model_flops` calls it
@@ -43,9 +48,9 @@ def program(config, what, mesh):
       abstract images.
     """
     if what == "train":
-        traced, state, image = ahead_of_time.trace_train_step(config, mesh)
+        traced, state, image = trace_train_step(config, mesh)
     else:
-        traced, state, image = ahead_of_time.trace_evaluation(config, mesh)
+        traced, state, image = trace_evaluation(config, mesh)
     hits = []
 
     def listen(event, **_):
@@ -62,7 +67,7 @@ def program(config, what, mesh):
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     if what == "train":
         model = segmentor.build(config.model, config.deterministic)
-        optimizer = optim.make(config.optim, config.model.backbone, config.steps)
+        optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
         labels = random.integers(0, 19, image.shape[:3]).astype(np.int32)
         batch = {"image": images, "label": jax.device_put(labels, image.sharding)}
         fresh = jax.jit(lambda: init_state(config, model, optimizer), out_shardings=shardings)
@@ -86,10 +91,10 @@ def program(config, what, mesh):
 
 def measure(config, what, batch, steps):
     """The figures of one batch size."""
-    mesh = parallel.make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh)
     if what == "train":
         config.batch_size = batch * mesh.size
-        parallel.check_batch(config.batch_size, config.optim.accumulation, mesh)
+        check_batch(config.batch_size, config.optim.accumulation, mesh)
     else:
         config.eval.images_per_device = batch
     run, compile_seconds, compiled_before, image = program(config, what, mesh)
@@ -109,7 +114,7 @@ def measure(config, what, batch, steps):
     }
     if memory := device_memory():
         figures |= {"peak_gigabytes": round(memory[0] / 1e9, 2)}
-    if chip := chips.of_device_kind(jax.devices()[0].device_kind):
+    if chip := hardware.of_device_kind(jax.devices()[0].device_kind):
         operations = model_flops(config, image, WHAT[what])
         figures |= {"mfu": round(operations / seconds / mesh.size / chip.flops, 4)}
     return figures
@@ -141,7 +146,7 @@ def main():
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
     options, overrides = parser.parse_known_args()
-    config = config_files.load(options.config, overrides)
+    config = load_config(options.config, overrides)
     arguments = (config, options.what)
     if options.batch:
         figures = measure(*arguments, options.batch, options.steps)

@@ -18,8 +18,9 @@ import tempfile
 import jax
 from throughput import WARM_UP, program
 
-from jaxseg import config_files, parallel
-from jaxseg.report import versions
+from jaxseg.config import load_config
+from jaxseg.distributed.sharding import check_batch, make_mesh
+from jaxseg.reporting.report import versions
 
 
 def kernel_seconds(trace: pathlib.Path) -> collections.Counter:
@@ -60,10 +61,10 @@ def main():
     parser.add_argument("--top", type=int, default=30)
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
     options, overrides = parser.parse_known_args()
-    config = config_files.load(options.config, overrides)
-    mesh = parallel.make_mesh(config.mesh)
+    config = load_config(options.config, overrides)
+    mesh = make_mesh(config.mesh)
     config.batch_size = options.batch * mesh.size
-    parallel.check_batch(config.batch_size, config.optim.accumulation, mesh)
+    check_batch(config.batch_size, config.optim.accumulation, mesh)
     run, _, _, image = program(config, "train", mesh)
     for _ in range(WARM_UP):
         run()

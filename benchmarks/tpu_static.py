@@ -35,7 +35,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from pallas_kernels import shapes, tpu_dcnv3, tpu_ms_deform_attn
+from pallas_kernels import shapes
+from pallas_kernels.tpu import dcnv3, ms_deform_attn
 
 CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "v7x": "tpu7x:2x2x1"}
 REACH = 4  # pixels, of points of deformable attention
@@ -46,11 +47,11 @@ def dcnv3_kernels(call: shapes.DCNv3, dtype):
     image = (1, call.height, call.width)
     arrays = [(call.group_channels, dtype), (18, jnp.float32), (9, jnp.float32)]
     arguments = [jax.ShapeDtypeStruct((*image, call.groups * k), kind) for k, kind in arrays]
-    planes = jax.eval_shape(lambda *xs: tpu_dcnv3.planes(*xs, call.groups, 1.0), *arguments)
+    planes = jax.eval_shape(lambda *xs: dcnv3.planes(*xs, call.groups, 1.0), *arguments)
     images, rows, channels, sublanes, _ = planes[0].shape
     at_once = {
-        "forward": tpu_dcnv3.forward_channels(planes[0]),
-        "backward": tpu_dcnv3.backward_channels(planes[0]),
+        "forward": dcnv3.forward_channels(planes[0]),
+        "backward": dcnv3.backward_channels(planes[0]),
     }
 
     def bundles(direction, loops: "Loops"):
@@ -58,23 +59,23 @@ def dcnv3_kernels(call: shapes.DCNv3, dtype):
         ((dx, pair),) = loops.last(1)
         per_row = loops.outside + displacements * (dx + math.ceil(displacements / 2) * pair)
         passes = channels // at_once[direction]
-        return images * (sublanes // tpu_dcnv3.SUBLANES) * passes * rows * per_row
+        return images * (sublanes // dcnv3.SUBLANES) * passes * rows * per_row
 
-    return lambda *xs: tpu_dcnv3.sample(*xs, call.width), planes, bundles
+    return lambda *xs: dcnv3.sample(*xs, call.width), planes, bundles
 
 
 def ms_deform_attn_kernels(call: shapes.MSDeformAttn, dtype):
     """As `dcnv3_kernels`."""
     pixels = sum(height * width for height, width in call.levels)
     sampled = (1, call.queries, call.heads, len(call.levels), call.points)
-    levels = tpu_ms_deform_attn.levels_of(call.levels)
+    levels = ms_deform_attn.levels_of(call.levels)
     arguments = [
         jax.ShapeDtypeStruct((1, pixels, call.heads, call.head_channels), dtype),
         jax.ShapeDtypeStruct((*sampled, 2), jnp.float32),
         jax.ShapeDtypeStruct(sampled, jnp.float32),
     ]
     blocks = jax.eval_shape(
-        lambda value, *points: tpu_ms_deform_attn.blocks_and_tiles(value, call.levels, *points),
+        lambda value, *points: ms_deform_attn.blocks_and_tiles(value, call.levels, *points),
         *arguments,
     )
 
@@ -82,8 +83,8 @@ def ms_deform_attn_kernels(call: shapes.MSDeformAttn, dtype):
         strips = [level for level in levels for _ in range(level.strips)]
         total = 0
         centres = query_rows(call)
-        for first in range(0, call.queries, tpu_ms_deform_attn.TILE):
-            tile = centres[first : first + tpu_ms_deform_attn.TILE]
+        for first in range(0, call.queries, ms_deform_attn.TILE):
+            tile = centres[first : first + ms_deform_attn.TILE]
             total += loops.outside
             for level, (block, _) in zip(strips, loops.last(len(strips)), strict=True):
                 rows = tile * level.height - 0.5
@@ -92,7 +93,7 @@ def ms_deform_attn_kernels(call: shapes.MSDeformAttn, dtype):
                 total += (bottom // level.rows - top // level.rows + 1) * block
         return call.heads * total
 
-    return lambda *xs: tpu_ms_deform_attn.sample(*xs, levels), blocks, bundles
+    return lambda *xs: ms_deform_attn.sample(*xs, levels), blocks, bundles
 
 
 def query_rows(call: shapes.MSDeformAttn) -> np.ndarray:

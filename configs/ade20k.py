@@ -32,7 +32,7 @@ The `_cocostuff` ones start from COCO-Stuff 164k (configs/coco_stuff164k.py).
         --config.data.root=ADEChallengeData2016 --workdir RUN
 """
 
-from configs import common, internimage, vit_adapter
+from jaxseg.recipes import base, internimage, vit_adapter
 
 CLASSES = 150
 INTERNIMAGE_CROPS = {"t": 512, "s": 512, "b": 512, "l": 640, "xl": 640, "h": 896, "g": 896}
@@ -100,7 +100,7 @@ VARIANTS = {
         "init": "zoo:mask2former_beitv2_adapter_large_896_80k_cocostuff164k_ss",
     },
     "mask2former_internimage_h_cocostuff": {
-        **internimage.mask2former(CLASSES, num_queries=200, size=common.WIDE, lr=1e-5),
+        **internimage.mask2former(CLASSES, num_queries=200, size=base.WIDE, lr=1e-5),
         "steps": 80_000,
         "data": data(896, 3584),
         "eval": {
@@ -113,4 +113,4 @@ VARIANTS = {
 
 
 def get_config(variant="upernet_internimage_t"):
-    return common.recipe(variant, VARIANTS)
+    return base.recipe(variant, VARIANTS)

@@ -7,7 +7,7 @@ single scale, 350 M parameters; its weights are not.
         --config.data.root=CHASE_DB1 --workdir RUN
 """
 
-from configs import common, vit_adapter
+from jaxseg.recipes import base, vit_adapter
 
 DATA = {
     "dataset": "chase_db1",
@@ -19,7 +19,7 @@ DATA = {
     "test_scale_wh": (960, 999),
     "test_multiple": 32,
 }
-SIZE = {**common.NARROW, "encoder_ffn_dim": 2048}
+SIZE = {**base.NARROW, "encoder_ffn_dim": 2048}
 
 VARIANTS = {
     "mask2former_beit_adapter_l": vit_adapter.mask2former(
@@ -29,4 +29,4 @@ VARIANTS = {
 
 
 def get_config(variant="mask2former_beit_adapter_l"):
-    return common.recipe(variant, VARIANTS)
+    return base.recipe(variant, VARIANTS)

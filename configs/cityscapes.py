@@ -29,7 +29,7 @@ the other 131 count as errors, and so they do here (--config.eval.mask_absent_cl
 them out).
 """
 
-from configs import common, internimage, vit_adapter
+from jaxseg.recipes import base, internimage, vit_adapter
 
 CLASSES = 19
 MAPILLARY = {
@@ -86,4 +86,4 @@ VARIANTS = {
 
 
 def get_config(variant="upernet_internimage_t"):
-    return common.recipe(variant, VARIANTS)
+    return base.recipe(variant, VARIANTS)

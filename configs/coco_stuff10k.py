@@ -15,7 +15,7 @@ The `_cocostuff` one starts from COCO-Stuff 164k (configs/coco_stuff164k.py).
         --config.data.root=coco_stuff10k --workdir RUN
 """
 
-from configs import common, internimage, vit_adapter
+from jaxseg.recipes import base, internimage, vit_adapter
 
 CLASSES = 171
 DATA = {
@@ -32,15 +32,13 @@ DATA = {
 VARIANTS = {
     "upernet_beit_adapter_l": vit_adapter.upernet("beit_adapter_l", CLASSES, DATA, steps=80_000),
     "mask2former_beit_adapter_b": vit_adapter.mask2former(
-        "beit_adapter_b", CLASSES, DATA, steps=40_000, size=common.NARROW
+        "beit_adapter_b", CLASSES, DATA, steps=40_000, size=base.NARROW
     ),
     "mask2former_beit_adapter_l": vit_adapter.mask2former(
         "beit_adapter_l", CLASSES, DATA, steps=40_000
     ),
     "mask2former_internimage_h_cocostuff": {
-        **internimage.mask2former(
-            CLASSES, num_queries=200, size=common.WIDE, lr=1e-5, clip_norm=0.0
-        ),
+        **internimage.mask2former(CLASSES, num_queries=200, size=base.WIDE, lr=1e-5, clip_norm=0.0),
         "steps": 40_000,
         "data": DATA,
         "eval": {"every_steps": 2_000},
@@ -50,4 +48,4 @@ VARIANTS = {
 
 
 def get_config(variant="upernet_beit_adapter_l"):
-    return common.recipe(variant, VARIANTS)
+    return base.recipe(variant, VARIANTS)

@@ -13,7 +13,7 @@ Published (UperNet on 8 GPUs, Mask2Former on 16):
         --config.data.root=coco_stuff164k --workdir RUN
 """
 
-from configs import common, internimage, vit_adapter
+from jaxseg.recipes import base, internimage, vit_adapter
 
 CLASSES = 171
 
@@ -44,7 +44,7 @@ VARIANTS = {
     ),
     **{f"mask2former_{name}": mask2former(name) for name in ("beit_adapter_l", "beitv2_adapter_l")},
     "mask2former_internimage_h": {
-        **internimage.mask2former(CLASSES, num_queries=200, size=common.WIDE, clip_norm=0.0),
+        **internimage.mask2former(CLASSES, num_queries=200, size=base.WIDE, clip_norm=0.0),
         "steps": 80_000,
         "data": data(896),
         "eval": {"every_steps": 8_000},
@@ -53,4 +53,4 @@ VARIANTS = {
 
 
 def get_config(variant="upernet_beit_adapter_l"):
-    return common.recipe(variant, VARIANTS)
+    return base.recipe(variant, VARIANTS)

@@ -21,7 +21,7 @@ tells whether images, masks and names.txt fit. Variants: upernet_internimage_{t,
 upernet_deit_adapter_{t,s,b}.
 """
 
-from configs import common, internimage, vit_adapter
+from jaxseg.recipes import base, internimage, vit_adapter
 
 DATA = {
     "dataset": "custom",
@@ -65,4 +65,4 @@ VARIANTS = {
 
 
 def get_config(variant="upernet_internimage_t"):
-    return common.recipe(variant, VARIANTS)
+    return base.recipe(variant, VARIANTS)

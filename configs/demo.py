@@ -7,7 +7,7 @@ or `make demo`, which does both. The scenes lie in exactly the folder layout of 
 label ids and all 19 classes.
 """
 
-from configs import common, internimage
+from jaxseg.recipes import base, internimage
 
 BACKBONE = {
     **internimage.backbone("t"),
@@ -16,7 +16,7 @@ BACKBONE = {
     "groups": (2, 4, 8, 16),
     "drop_path": 0.0,
 }
-MODEL = common.upernet(BACKBONE, num_classes=19)
+MODEL = base.upernet(BACKBONE, num_classes=19)
 MODEL["decode_head"]["channels"] = MODEL["auxiliary_head"]["channels"] = 48
 
 VARIANTS = {
@@ -41,4 +41,4 @@ VARIANTS = {
 
 
 def get_config(variant="demo"):
-    return common.recipe(variant, VARIANTS)
+    return base.recipe(variant, VARIANTS)

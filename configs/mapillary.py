@@ -18,7 +18,7 @@ and `mapillary66` are the dataset's own classes, without and with the one for wh
     --config.data.val_dataset= --config.data.val_root= --config.data.val_split=validation
 """
 
-from configs import common, internimage, vit_adapter
+from jaxseg.recipes import base, internimage, vit_adapter
 
 CLASSES = 19
 DATA = {
@@ -59,4 +59,4 @@ VARIANTS = {
 
 
 def get_config(variant="upernet_internimage_l"):
-    return common.recipe(variant, VARIANTS)
+    return base.recipe(variant, VARIANTS)

@@ -7,7 +7,7 @@ parameters.
         --config.data.root=nyu_depth_v2 --workdir RUN
 """
 
-from configs import common, internimage
+from jaxseg.recipes import base, internimage
 
 DATA = {
     "dataset": "nyu_depth_v2",
@@ -31,4 +31,4 @@ VARIANTS = {
 
 
 def get_config(variant="mask2former_internimage_h"):
-    return common.recipe(variant, VARIANTS)
+    return base.recipe(variant, VARIANTS)

@@ -13,7 +13,7 @@ say):
         --config.data.root=VOCdevkit/VOC2010 --workdir RUN
 """
 
-from configs import common, internimage, vit_adapter
+from jaxseg.recipes import base, internimage, vit_adapter
 
 CLASSES = 59
 DATA = {
@@ -30,7 +30,7 @@ DATA = {
 VARIANTS = {
     "upernet_beit_adapter_l": vit_adapter.upernet("beit_adapter_l", CLASSES, DATA, steps=80_000),
     "mask2former_beit_adapter_b": vit_adapter.mask2former(
-        "beit_adapter_b", CLASSES, DATA, steps=40_000, size=common.NARROW
+        "beit_adapter_b", CLASSES, DATA, steps=40_000, size=base.NARROW
     ),
     "mask2former_beit_adapter_l": vit_adapter.mask2former(
         "beit_adapter_l", CLASSES, DATA, steps=40_000
@@ -45,4 +45,4 @@ VARIANTS = {
 
 
 def get_config(variant="upernet_beit_adapter_l"):
-    return common.recipe(variant, VARIANTS)
+    return base.recipe(variant, VARIANTS)

@@ -7,7 +7,7 @@ scale, 352 M parameters; its weights are not.
         --config.data.root=potsdam --workdir RUN
 """
 
-from configs import common, vit_adapter
+from jaxseg.recipes import base, vit_adapter
 
 DATA = {
     "dataset": "potsdam",
@@ -19,7 +19,7 @@ DATA = {
     "test_scale_wh": (2048, 512),
     "test_multiple": 32,
 }
-SIZE = {**common.NARROW, "encoder_ffn_dim": 2048}
+SIZE = {**base.NARROW, "encoder_ffn_dim": 2048}
 
 VARIANTS = {
     "mask2former_beit_adapter_l": {
@@ -30,4 +30,4 @@ VARIANTS = {
 
 
 def get_config(variant="mask2former_beit_adapter_l"):
-    return common.recipe(variant, VARIANTS)
+    return base.recipe(variant, VARIANTS)

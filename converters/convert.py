@@ -16,11 +16,15 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from converters import matching, rules, state_dict, torch_file
-from jaxseg import checkpoints, config_files, paths, zoo
-from jaxseg.data import datasets
+from converters import conversion_plan, rules, state_dict
+from converters.torch_files import torch_file
+from jaxseg import parameter_paths
+from jaxseg.checkpoints.manager import save_weights
+from jaxseg.config import load_config
+from jaxseg.data.source import evaluated_on
 from jaxseg.errors import CheckpointError, ConfigError, JaxsegError
 from jaxseg.models import segmentor
+from jaxseg.zoo import catalogue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +39,7 @@ class TorchWeights:
       classes: how many classes the file says its dataset has, if it does.
     """
 
-    plan: matching.Plan
+    plan: conversion_plan.Plan
     arrays: dict[str, np.ndarray]
     beside: tuple[str, ...] = ()
     classes: str | None = None
@@ -47,9 +51,9 @@ def from_state_dict(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> di
     Raises:
       CheckpointError: naming every tensor and every variable without a counterpart.
     """
-    wanted = paths.shapes(segmentor.shapes(segmentor.build(config.model)))
+    wanted = parameter_paths.shapes(segmentor.shapes(segmentor.build(config.model)))
     names = {"source": "the state dict", "model": config.variant}
-    return paths.nested(match(tensors, wanted, **names).arrays)
+    return parameter_paths.nested(match(tensors, wanted, **names).arrays)
 
 
 def read(
@@ -85,7 +89,7 @@ def read(
 def match(tensors: Mapping[str, np.ndarray], wanted, **options) -> TorchWeights:
     """`matching.plan` carried out: renamed and transposed; only what is resized is copied."""
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    plan = matching.plan(shapes, wanted, **options)
+    plan = conversion_plan.plan(shapes, wanted, **options)
     arrays = {path: rules.to_channels_last(tensors[name], path) for name, path in plan.used.items()}
     made = {table: table.made_from(tensors[table.source]) for table in set(plan.tables.values())}
     arrays |= {path: made[table] for path, table in plan.tables.items()}
@@ -100,7 +104,11 @@ def initial_values(config: ConfigDict, wanted: Iterable[str]) -> dict[str, np.nd
     @jax.jit
     def draw():
         variables = segmentor.init(model, jax.random.key(config.seed), segmentor.ANY_HW)
-        return {path: leaf for path, leaf in paths.by_path(variables).items() if path in wanted}
+        return {
+            path: leaf
+            for path, leaf in parameter_paths.by_path(variables).items()
+            if path in wanted
+        }
 
     return {path: np.asarray(value) for path, value in draw().items()}
 
@@ -111,7 +119,7 @@ def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype:
     Raises:
       CheckpointError: where the file cannot be read or does not fit, or `output` is taken.
     """
-    wanted = paths.shapes(segmentor.shapes(segmentor.build(config.model)))
+    wanted = parameter_paths.shapes(segmentor.shapes(segmentor.build(config.model)))
     window = config.model.backbone.get("window")
     weights = read(path, wanted, model=config.variant, window=window, prefer_ema=ema)
     arrays = {}
@@ -120,7 +128,7 @@ def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype:
         # Statistics stay in float32: what is normalised by them is.
         kept = np.float32 if name.startswith("batch_stats/") else jax.numpy.dtype(dtype)
         arrays[name] = np.asarray(values, dtype=kept)  # where possible still a view of the file
-    checkpoints.save_weights(output, paths.nested(arrays), config.to_dict())
+    save_weights(output, parameter_paths.nested(arrays), config.to_dict())
 
     plan = weights.plan
     record = {"source": str(path), "beside": weights.beside, **dataclasses.asdict(plan)}
@@ -131,7 +139,7 @@ def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype:
     print(plan.table())
     if weights.beside:
         print(f"  left in the file: {', '.join(weights.beside)}")
-    classes = len(datasets.evaluated_on(config.data).dataset.classes)
+    classes = len(evaluated_on(config.data).dataset.classes)
     if weights.classes and weights.classes != str(classes):
         print(f"beware: the file is of {weights.classes} classes, {config.variant} of {classes}")
     if plan.fresh:
@@ -160,11 +168,11 @@ def main(arguments: Sequence[str] | None = None):
     options, overrides = parser.parse_known_args(arguments)
     logging.set_verbosity(logging.ERROR)  # orbax warns of what it is asked to do here
     try:
-        config = options.config or (options.zoo and zoo.get(options.zoo).config)
+        config = options.config or (options.zoo and catalogue.get(options.zoo).config)
         if not config:
             raise ConfigError("--config FILE:VARIANT is needed to say which model the file is of")
-        config = config_files.load(config, overrides)
-        path = options.checkpoint or zoo.file(options.zoo)
+        config = load_config(config, overrides)
+        path = options.checkpoint or catalogue.file(options.zoo)
         convert(path, config, options.output, options.dtype, options.ema)
     except JaxsegError as error:
         sys.exit(f"converters.convert: {error}")

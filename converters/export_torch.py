@@ -14,13 +14,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from converters import rules, torch_writer
+from converters import rules
 from converters.pretrained import TABLE
-from jaxseg import checkpoints, paths, position_tables
-from jaxseg.data import datasets
+from converters.torch_files import torch_writer
+from jaxseg import parameter_paths
+from jaxseg.checkpoints.manager import find_checkpoint, load_saved_config, load_variables
+from jaxseg.data.source import evaluated_on
 from jaxseg.errors import JaxsegError
 from jaxseg.models import segmentor
-from jaxseg.models.beit import relative_position_index
+from jaxseg.models.backbones.beit import relative_position_index
+from jaxseg.ops import position_tables
 
 
 def to_state_dict(
@@ -36,7 +39,7 @@ def to_state_dict(
     """
     tensors = {}
     index_of = functools.cache(relative_position_index)
-    for path, leaf in paths.by_path(variables).items():
+    for path, leaf in parameter_paths.by_path(variables).items():
         name = rules.to_name(path)
         tensors[name] = rules.to_channels_first(np.asarray(leaf), path)
         if name.endswith(".running_var"):
@@ -54,15 +57,15 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path) -> int:
     Raises:
       CheckpointError: where there is no checkpoint, or `output` cannot be written.
     """
-    checkpoint = checkpoints.find(checkpoint)
-    config = ConfigDict(checkpoints.load_config(checkpoint))
+    checkpoint = find_checkpoint(checkpoint)
+    config = ConfigDict(load_saved_config(checkpoint))
     shapes = segmentor.shapes(segmentor.build(config.model))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
-    variables = checkpoints.load_variables(checkpoint, abstract)
+    variables = load_variables(checkpoint, abstract)
     tensors = to_state_dict(variables, config.model.backbone.get("window"))
     # What mmsegmentation asks a checkpoint for besides the weights.
-    dataset = datasets.evaluated_on(config.data).dataset
+    dataset = evaluated_on(config.data).dataset
     palette = tuple(tuple(colour) for colour in dataset.palette.tolist())
     torch_writer.write(output, tensors, {"CLASSES": tuple(dataset.classes), "PALETTE": palette})
     return len(tensors)

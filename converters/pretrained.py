@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from converters import rules
-from jaxseg import position_tables
 from jaxseg.errors import CheckpointError
-from jaxseg.transfer import Shape
+from jaxseg.models.transfer import Shape
+from jaxseg.ops import position_tables
 
 NO_LAYER_SCALE = "layer scale 1: the pre-training had none"
 # Tables of absolute positions, [..., rows, channels], and how many rows come before those of the

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg import paths
+from jaxseg import parameter_paths
 
 # (pattern in the name, replacement), in order.
 TO_PATH = (
@@ -119,4 +119,4 @@ def to_variables(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if not name.endswith(COUNTER):
             path = to_path(name, tensor.ndim)
             arrays[path] = to_channels_last(tensor, path)
-    return paths.nested(arrays)
+    return parameter_paths.nested(arrays)

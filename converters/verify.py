@@ -30,11 +30,13 @@ from ml_collections import ConfigDict
 from converters import convert, recording, rules
 from converters.fill import fill
 from converters.recording import Recording
-from jaxseg import checkpoints, config_files, paths
+from jaxseg import parameter_paths
+from jaxseg.checkpoints.manager import find_checkpoint, load_variables
+from jaxseg.config import load_config
 from jaxseg.errors import CheckpointError, JaxsegError
 from jaxseg.models import segmentor
-from jaxseg.models.mask2former_head import MaskPredictions
-from jaxseg.resize import resize_bilinear
+from jaxseg.models.heads.mask2former_head import MaskPredictions
+from jaxseg.ops.resize import resize_bilinear
 
 # Of the largest value of each tensor. The original's own float32 differs from its float64 by 3e-5
 # (features) and 1.5e-5 (logits) absolute, which is a tenth of this.
@@ -76,7 +78,7 @@ class Comparison:
 
 def filled_state_dict(config: ConfigDict) -> dict[str, np.ndarray]:
     """The state dict of the original of a model, with the weights that `fill` makes."""
-    wanted = paths.shapes(segmentor.shapes(segmentor.build(config.model)))
+    wanted = parameter_paths.shapes(segmentor.shapes(segmentor.build(config.model)))
     shapes = {rules.to_name(p): rules.channels_first_shape(s, p) for p, s in wanted.items()}
     return {name: fill(name, shape) for name, shape in shapes.items()}
 
@@ -150,11 +152,11 @@ def load_weights(path: pathlib.Path | None, config: ConfigDict) -> Any:
     if path.is_dir():
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
-        return checkpoints.load_variables(checkpoints.find(path), abstract)
-    weights = convert.read(path, paths.shapes(shapes), model=config.variant)
+        return load_variables(find_checkpoint(path), abstract)
+    weights = convert.read(path, parameter_paths.shapes(shapes), model=config.variant)
     if weights.plan.fresh:
         raise CheckpointError(f"{path} is a backbone alone; a whole segmentor is to be compared")
-    return paths.nested({name: np.array(array) for name, array in weights.arrays.items()})
+    return parameter_paths.nested({name: np.array(array) for name, array in weights.arrays.items()})
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -171,7 +173,7 @@ def main(arguments: Sequence[str] | None = None):
     options, overrides = parser.parse_known_args(arguments)
     try:
         # The recordings are of float32; what bfloat16 costs is another question.
-        config = config_files.load(options.config, ["--config.model.dtype=float32", *overrides])
+        config = load_config(options.config, ["--config.model.dtype=float32", *overrides])
         recorded = recording.read(options.reference)
         variables = load_weights(options.checkpoint, config)
         comparison = compare(config, variables, recorded, options.tolerance)

@@ -11,6 +11,6 @@ os.environ["XLA_FLAGS"] = f"{IN_SEQUENCE} {os.environ.get('XLA_FLAGS', '')}"
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the published models that match a shell pattern, such as "*cityscapes*"."""
-    from jaxseg import zoo  # only here: importing jaxseg imports nothing else
+    from jaxseg.zoo import catalogue  # only here: importing jaxseg imports nothing else
 
-    return zoo.list_models(pattern)
+    return catalogue.list_models(pattern)

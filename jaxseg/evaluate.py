@@ -11,21 +11,25 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxseg import (
-    agreement,
-    checkpoints,
-    config_files,
-    image_sizes,
-    inference,
-    kernels,
-    metrics,
-    parallel,
-    report,
+from jaxseg.checkpoints.manager import (
+    find_checkpoint,
+    flatten_config,
+    load_saved_config,
+    load_variables,
 )
-from jaxseg.data import custom, datasets, submission
-from jaxseg.data.evaluation import evaluation_images
-from jaxseg.gallery import Gallery
-from jaxseg.models import segmentor
+from jaxseg.config import override_config
+from jaxseg.data import submission
+from jaxseg.data.datasets import custom
+from jaxseg.data.evaluation_images import evaluation_images
+from jaxseg.data.source import Source, evaluated_on
+from jaxseg.distributed import multihost
+from jaxseg.distributed.sharding import infer_shardings, make_mesh
+from jaxseg.evaluation import metrics
+from jaxseg.evaluation.gallery import Gallery
+from jaxseg.inference.image_sizes import check_image_sizes
+from jaxseg.inference.predictor import make_predictor
+from jaxseg.models import kernels, segmentor
+from jaxseg.reporting import report
 
 
 class Stopped(Exception):
@@ -38,7 +42,7 @@ def evaluate(
     config: ConfigDict,
     mesh: Mesh,
     *,
-    source: datasets.Source | None = None,
+    source: Source | None = None,
     pictures: pathlib.Path | None = None,
     on_image: Callable[[int, np.ndarray, np.ndarray], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -52,7 +56,7 @@ def evaluate(
       variables: on the devices of `mesh`, however they are sharded.
       source: evaluated on; the validation split where None.
       pictures: where to write panels of the first `config.eval.pictures` images and of as many of
-        the worst, with a table of all (`jaxseg.gallery`), if anywhere.
+        the worst, with a table of all (`jaxseg.evaluation.gallery`), if anywhere.
       on_image: called, where there are no pictures, with the index of each sample of this process,
         its label and its class map, both uint8 [h, w].
       stop: asked before every image.
@@ -62,10 +66,10 @@ def evaluate(
       DataError: where a sample is missing or bad.
       ConfigError: where `config.eval` describes views or windows that cannot be.
     """
-    source = source or datasets.evaluated_on(config.data)
+    source = source or evaluated_on(config.data)
     dataset, samples = source.dataset, source.samples()
     outputs = len(dataset.classes) if config.eval.mask_absent_classes else None
-    predictor = inference.predictor_of(model, variables, config, mesh, outputs)
+    predictor = make_predictor(model, variables, config, mesh, outputs)
     total = np.zeros((len(dataset.classes) + 1,) * 2, np.int64)
     if pictures:
         gallery = Gallery(pictures, samples, dataset, config.eval.pictures)
@@ -106,7 +110,7 @@ def evaluate_checkpoint(
     step, config, model, variables, mesh = load(path, config, overrides)
     pictures = workdir / "predictions" / f"step_{step:06d}"
     scores = evaluate(model, variables, config, mesh, pictures=pictures)
-    classes = datasets.evaluated_on(config.data).dataset.classes
+    classes = evaluated_on(config.data).dataset.classes
     if jax.process_index() == 0:
         report.print_evaluation(scores, classes)
         report.write_evaluation(workdir, scores, classes)
@@ -125,7 +129,7 @@ def write_submission(
       ConfigError: for a dataset without a form for submissions, and as `load` does.
     """
     _, config, model, variables, mesh = load(path, config, overrides)
-    source = dataclasses.replace(datasets.evaluated_on(config.data), labelled=False)
+    source = dataclasses.replace(evaluated_on(config.data), labelled=False)
     submission.check(source.dataset)
     samples, folder = source.samples(), workdir / "submission"
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,26 +154,26 @@ def load(path: str, config: ConfigDict | None, overrides: Sequence[str]):
       CheckpointError: where there is no checkpoint, or where it is of another model.
       ConfigError: for sizes that the model cannot take.
     """
-    checkpoint = checkpoints.find(path)
+    checkpoint = find_checkpoint(path)
     if config is None:
-        stored = checkpoints.load_config(checkpoint)
+        stored = load_saved_config(checkpoint)
         stored["model"].setdefault("kernels", "auto")  # which is newer than some checkpoints
         config = ConfigDict(stored)
-        config_files.override(config, overrides)
+        override_config(config, overrides)
         custom.fill_in(config)
     kernel_setting, _ = kernels.setting(config.model)
-    settings = checkpoints.flatten(config.to_dict()) | {"model.kernels": kernel_setting}
-    agreement.check_same(settings)
-    image_sizes.check(config)
-    mesh = parallel.make_mesh(config.mesh)
+    settings = flatten_config(config.to_dict()) | {"model.kernels": kernel_setting}
+    multihost.check_same(settings)
+    check_image_sizes(config)
+    mesh = make_mesh(config.mesh)
     kernels.check(config.model, mesh.devices.flat[0].platform)
     model = segmentor.build(config.model)
-    variables = checkpoints.load_variables(checkpoint, abstract_variables(model, config, mesh))
+    variables = load_variables(checkpoint, abstract_variables(model, config, mesh))
     return int(checkpoint.name), config, model, variables, mesh
 
 
 def abstract_variables(model: segmentor.Segmentor, config: ConfigDict, mesh: Mesh):
     """Shapes, types and shardings of a model's variables."""
     shapes = segmentor.shapes(model)
-    shardings = parallel.infer(shapes, config.sharding, mesh)
+    shardings = infer_shardings(shapes, config.sharding, mesh)
     return jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)

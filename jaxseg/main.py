@@ -8,7 +8,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxseg import config_files
+from jaxseg.config import find_config, last_of_each, readable_errors
 from jaxseg.errors import ConfigError, JaxsegError
 
 MODES = {
@@ -52,9 +52,9 @@ def locate_in(arguments: list[str]) -> list[str]:
     located = list(arguments)
     for i, argument in enumerate(arguments):
         if argument in ("--config", "-config") and i + 1 < len(arguments):
-            located[i + 1] = config_files.locate(arguments[i + 1])
+            located[i + 1] = find_config(arguments[i + 1])
         elif argument.startswith(("--config=", "-config=")):
-            located[i] = "--config=" + config_files.locate(argument.partition("=")[2])
+            located[i] = "--config=" + find_config(argument.partition("=")[2])
     return located
 
 
@@ -67,8 +67,8 @@ def parse(arguments: list[str]) -> list[str]:
     if not any(re.match("--?config(=|$)", argument) for argument in arguments):
         OVERRIDES.extend(a for a in arguments if a.startswith("--config."))
         arguments = [a for a in arguments if a not in OVERRIDES]
-    with config_files.readable_errors():
-        return FLAGS(locate_in(config_files.last_of_each(arguments)))
+    with readable_errors():
+        return FLAGS(locate_in(last_of_each(arguments)))
 
 
 def main(_):
@@ -77,8 +77,8 @@ def main(_):
 
     import jax
 
-    from jaxseg import processes
-    from jaxseg.data import custom
+    from jaxseg.data.datasets import custom
+    from jaxseg.distributed import processes
 
     if not FLAGS["verbosity"].present:
         # Checkpointing writes fifty lines a save, and as many for one that fails.
@@ -114,7 +114,7 @@ def main(_):
         with processes.ending_together(lambda: "evaluation"):
             task(CHECKPOINT.value or workdir, config, workdir, OVERRIDES)
     elif MODE.value == "compile":
-        from jaxseg.compile_report import report
+        from jaxseg.compile import report
 
         if TOPOLOGY.value is None:
             raise ConfigError("--topology CHIP:SHAPE is needed, such as --topology v5e:16x16")

@@ -16,12 +16,18 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoints, image_sizes, inference, kernels, parallel, visualize
-from jaxseg.data import datasets, pictures, transforms
+from jaxseg.checkpoints.manager import find_checkpoint, load_saved_config, load_variables
+from jaxseg.data import transforms
+from jaxseg.data.decoding import pictures
+from jaxseg.data.source import Dataset, evaluated_on
+from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import ConfigError, DataError, JaxsegError
-from jaxseg.models import segmentor
-from jaxseg.models.mask2former_head import Mask2FormerHead
-from jaxseg.segments import Segments, instance_segments, panoptic_segments
+from jaxseg.inference.image_sizes import check_image_sizes
+from jaxseg.inference.predictor import make_predictor
+from jaxseg.inference.segments import Segments, instance_segments, panoptic_segments
+from jaxseg.models import kernels, segmentor
+from jaxseg.models.heads.mask2former_head import Mask2FormerHead
+from jaxseg.reporting import visualize
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -36,7 +42,7 @@ class Segmenter:
     """
 
     config: ConfigDict
-    dataset: datasets.Dataset
+    dataset: Dataset
     _model: segmentor.Segmentor
     _variables: segmentor.Variables = dataclasses.field(repr=False)
 
@@ -48,15 +54,15 @@ class Segmenter:
           CheckpointError: where there is none.
           ConfigError: where its config describes sizes that the model cannot take.
         """
-        checkpoint = checkpoints.find(path)
-        config = ConfigDict(checkpoints.load_config(checkpoint))
-        dataset = datasets.evaluated_on(config.data).dataset
+        checkpoint = find_checkpoint(path)
+        config = ConfigDict(load_saved_config(checkpoint))
+        dataset = evaluated_on(config.data).dataset
         kernels.check(config.model, jax.local_devices()[0].platform)
         model = segmentor.build(config.model)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), segmentor.shapes(model))
-        variables = checkpoints.load_variables(checkpoint, abstract)
-        image_sizes.check(config)
+        variables = load_variables(checkpoint, abstract)
+        check_image_sizes(config)
         return cls(config, dataset, model, variables)
 
     def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
@@ -102,10 +108,8 @@ class Segmenter:
 
     @functools.cached_property
     def _predictor(self):
-        mesh = parallel.make_mesh({"data": 1, "fsdp": 1}, jax.local_devices()[:1])
-        return inference.predictor_of(
-            self._model, self._variables, self.config, mesh, self._num_classes
-        )
+        mesh = make_mesh({"data": 1, "fsdp": 1}, jax.local_devices()[:1])
+        return make_predictor(self._model, self._variables, self.config, mesh, self._num_classes)
 
 
 def _bgr(image):

@@ -8,12 +8,15 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import image_sizes, kernels, paths, visualize, zoo
-from jaxseg.data import datasets
+from jaxseg import parameter_paths
 from jaxseg.data.pipeline import training_batches
+from jaxseg.data.source import Source, evaluated_on, trained_on
 from jaxseg.data.survey import survey
 from jaxseg.errors import DataError
-from jaxseg.models import flops, segmentor
+from jaxseg.inference.image_sizes import check_image_sizes
+from jaxseg.models import flops, kernels, segmentor
+from jaxseg.reporting import visualize
+from jaxseg.zoo import catalogue
 
 SAMPLES = 12
 WHOLE = "model"  # the last row of the table of its parts
@@ -26,13 +29,12 @@ def show(config: ConfigDict, workdir: pathlib.Path):
       ConfigError: for sizes that the model cannot take.
       DataError: where the data are missing or faulty, after all else was printed.
     """
-    image_sizes.check(config)
+    check_image_sizes(config)
     print(config)
     print(f"kernels: {kernels.describe(config.model)}")
     print(model_table(config))
     faults = sum(
-        show_data(source)
-        for source in (datasets.trained_on(config.data), datasets.evaluated_on(config.data))
+        show_data(source) for source in (trained_on(config.data), evaluated_on(config.data))
     )
     if faults:
         raise DataError(
@@ -44,7 +46,7 @@ def show(config: ConfigDict, workdir: pathlib.Path):
     print(f"augmented training samples in {path}")
 
 
-def show_data(source: datasets.Source) -> int:
+def show_data(source: Source) -> int:
     """Prints what is in the data; the number of faults."""
     pairs = source.pairs()
     count = len(pairs.samples) + len(pairs.images_alone)
@@ -61,10 +63,10 @@ def model_table(config: ConfigDict) -> str:
     model with published FLOPs at the size that its table has, so that the same figure appears.
     """
     model = segmentor.build(config.model)
-    published = zoo.of_recipe(config.variant, config.data.dataset)
+    published = catalogue.of_recipe(config.variant, config.data.dataset)
     image_hw = (published and published.flops_hw) or config.data.crop_hw
     parameters, operations = collections.Counter(), collections.Counter()
-    for path, leaf in paths.by_path(segmentor.shapes(model)["params"]).items():
+    for path, leaf in parameter_paths.by_path(segmentor.shapes(model)["params"]).items():
         for part in parts(path.split("/")):
             parameters[part] += leaf.size
     for path, count in flops.count(model, image_hw).items():
@@ -98,5 +100,5 @@ def sample_sheet(config: ConfigDict) -> np.ndarray:
     batch = next(training_batches(data, batch_size=SAMPLES, seed=config.seed))
     images = batch["image"] * np.float32(data.std) + np.float32(data.mean)
     images = np.clip(np.round(images), 0, 255).astype(np.uint8)
-    palette = datasets.trained_on(data).dataset.palette
+    palette = trained_on(data).dataset.palette
     return visualize.contact_sheet(list(images), list(batch["label"]), palette)

@@ -13,16 +13,27 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxseg import agreement, image_sizes, initial_weights, kernels, optim, parallel, processes
-from jaxseg.checkpoints import Checkpoints, flatten
-from jaxseg.data import datasets
+from jaxseg.checkpoints import initial_weights
+from jaxseg.checkpoints.manager import Checkpoints, flatten_config
 from jaxseg.data.pipeline import training_batches
+from jaxseg.data.source import evaluated_on, trained_on
+from jaxseg.distributed import multihost, processes
+from jaxseg.distributed.sharding import (
+    check_batch,
+    compiler_options,
+    infer_shardings,
+    local_row_indices,
+    make_mesh,
+    put_batch,
+)
 from jaxseg.errors import ConfigError, JaxsegError
 from jaxseg.evaluate import Stopped, evaluate
-from jaxseg.models import segmentor
-from jaxseg.profile import Profile
-from jaxseg.report import Report, manifest, versions, write_evaluation
-from jaxseg.train_step import TrainState, init_state, make_train_step
+from jaxseg.inference.image_sizes import check_image_sizes
+from jaxseg.models import kernels, segmentor
+from jaxseg.reporting.report import Report, manifest, versions, write_evaluation
+from jaxseg.training.optimizer import first_nonfinite, learning_rate_schedule, make_optimizer
+from jaxseg.training.profiler import Profile
+from jaxseg.training.step import TrainState, init_state, make_train_step
 
 
 class NonFiniteError(JaxsegError):
@@ -33,8 +44,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     """Trains as `config` says, from scratch or from where `workdir` stands.
 
     Returns when all steps are made, or after SIGTERM with everything saved; started again on the
-    same directory it goes on as if it had never stopped. Several processes (`jaxseg.processes`)
-    train as one, and all of them stop where one has to.
+    same directory it goes on as if it had never stopped. Several processes
+    (`jaxseg.distributed.processes`) train as one, and all of them stop where one has to.
 
     Raises:
       JaxsegError: for a config, dataset or checkpoint that does not fit, and for a loss or gradient
@@ -42,25 +53,25 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     """
     workdir = pathlib.Path(workdir)
     kernel_setting, _ = kernels.setting(config.model)
-    agreement.check_same(flatten(config.to_dict()) | {"model.kernels": kernel_setting})
-    mesh = parallel.make_mesh(config.mesh)
+    multihost.check_same(flatten_config(config.to_dict()) | {"model.kernels": kernel_setting})
+    mesh = make_mesh(config.mesh)
     check(config, mesh)
     make_writable(workdir)
     stop_signal = processes.StopSignal()
 
-    rows = parallel.rows_here(mesh, config.batch_size)
+    rows = local_row_indices(mesh, config.batch_size)
     batches = training_batches(
         config.data, batch_size=config.batch_size, seed=config.seed, rows=rows
     )
     model = segmentor.build(config.model, config.deterministic)
-    optimizer = optim.make(config.optim, config.model.backbone, config.steps)
+    optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
 
     def fresh_state():
         return init_state(config, model, optimizer)
 
     # Shapes first: nothing large is ever created unsharded.
     shapes = jax.eval_shape(fresh_state)
-    shardings = parallel.infer(shapes, config.sharding, mesh)
+    shardings = infer_shardings(shapes, config.sharding, mesh)
     abstract = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)
 
     # The own work directory, then weights to start from, then scratch.
@@ -79,9 +90,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         make_train_step(config, model, optimizer),
         donate_argnums=0,
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
-        compiler_options=parallel.compiler_options(mesh, config.deterministic),
+        compiler_options=compiler_options(mesh, config.deterministic),
     )
-    rate = optim.schedule(config.optim, config.steps)
+    rate = learning_rate_schedule(config.optim, config.steps)
     main_process = jax.process_index() == 0
     with (
         contextlib.closing(batches),
@@ -118,7 +129,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
             window.count(replaced=batch.pop("replaced").sum())
             previous = logs
             with jax.set_mesh(mesh):
-                state, logs = train_step(state, parallel.put_batch(batch, mesh))
+                state, logs = train_step(state, put_batch(batch, mesh))
             # The step before is looked at while this one is computed.
             check_finite(step, previous, state)
             step += 1
@@ -141,11 +152,11 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
     Raises:
       ConfigError: naming the setting and what it may be.
     """
-    parallel.check_batch(config.batch_size, config.optim.accumulation, mesh)
+    check_batch(config.batch_size, config.optim.accumulation, mesh)
     kernels.check(config.model, mesh.devices.flat[0].platform)
-    image_sizes.check(config)
-    trained = datasets.trained_on(config.data).dataset
-    evaluated = datasets.evaluated_on(config.data).dataset
+    check_image_sizes(config)
+    trained = trained_on(config.data).dataset
+    evaluated = evaluated_on(config.data).dataset
     if trained.classes != evaluated.classes:
         raise ConfigError(
             f"config.data.val_dataset={evaluated.name}: its {len(evaluated.classes)} classes are"
@@ -177,7 +188,7 @@ def make_writable(workdir: pathlib.Path):
             f"cannot write to the work directory {workdir}: {error.strerror}; choose another with"
             " --workdir"
         ) from error
-    if without := agreement.without_file_of_first(workdir):
+    if without := multihost.without_file_of_first(workdir):
         raise ConfigError(
             f"the work directory {workdir.absolute()}: process {', '.join(map(str, without))} does"
             " not see in its own what process 0 writes; choose one with --workdir that all share"
@@ -195,7 +206,7 @@ def start_from(config: ConfigDict, state: TrainState) -> tuple[TrainState, str]:
 
 def describe(report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, start):
     """The start-up header, and beside the results the resolved config and the manifest."""
-    training, evaluation = datasets.trained_on(config.data), datasets.evaluated_on(config.data)
+    training, evaluation = trained_on(config.data), evaluated_on(config.data)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     report.header(
         {
@@ -243,7 +254,7 @@ def check_finite(step: int, logs: dict[str, jax.Array] | None, state: TrainState
     loss, norm = float(logs["loss"]), float(logs["gradient_norm"])
     if np.isfinite(loss) and np.isfinite(norm):
         return
-    tensor = optim.first_nonfinite(np.asarray(logs["norms"]).tolist(), state.params)
+    tensor = first_nonfinite(np.asarray(logs["norms"]).tolist(), state.params)
     culprit = f"the gradient of {tensor}" if tensor else "the loss"
     raise NonFiniteError(
         f"step {step}: loss {loss}, gradient norm {norm}; the first tensor that is not finite is"
@@ -267,7 +278,7 @@ def evaluate_now(config, model, state, mesh, workdir, report, stop_signal) -> di
         )
     except Stopped:
         return None
-    classes = datasets.evaluated_on(config.data).dataset.classes
+    classes = evaluated_on(config.data).dataset.classes
     report.evaluation(step, scores, classes)
     if report.enabled:
         write_evaluation(workdir, scores, classes)

@@ -30,8 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import pallas_kernels
-from pallas_kernels import block_sizes, gpu, shapes
-from pallas_kernels.block_sizes import BlockSize, Kernel
+from pallas_kernels import shapes
+from pallas_kernels.gpu import block_sizes
+from pallas_kernels.gpu import operators as gpu
+from pallas_kernels.gpu.block_sizes import BlockSize, Kernel
 
 COMPARED = {"cpu": ["xla"], "gpu": ["gpu", "xla"], "tpu": ["tpu", "xla"]}  # by platform
 COPIED_BYTES = 1 << 28

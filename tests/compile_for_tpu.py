@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from pallas_kernels.tpu_dcnv3 import dcnv3
+from pallas_kernels.tpu.dcnv3 import dcnv3
 
 GEOMETRY = {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1, "offset_scale": 1.0}
 

@@ -20,7 +20,7 @@ import jax
 import pytest
 from absl import flags
 
-from jaxseg.data.synthetic import write_street_scenes
+from jaxseg.data.synthetic.writer import write_street_scenes
 
 # Begun first, so that no worker is left alone with them at the end.
 SLOWEST = [

@@ -11,18 +11,20 @@ import json
 import re
 import sys
 
-from jaxseg import ahead_of_time, config_files, parallel
+from jaxseg.aot.programs import COMPILER_OPTIONS, topology_devices, trace_train_step
+from jaxseg.config import load_config
+from jaxseg.distributed.sharding import make_mesh
 
 RECIPE = "benchmarks/tiny_recipes.py:coco_stuff164k.mask2former_beit_adapter_l"
 
 
 def main(deterministic):
     overrides = ["--config.batch_size=2", f"--config.deterministic={deterministic}"]
-    config = config_files.load(RECIPE, overrides)
-    _, devices = ahead_of_time.devices_of("h100:1")
-    mesh = parallel.make_mesh(config.mesh, devices)
-    traced, _, _ = ahead_of_time.trace_train_step(config, mesh)
-    text = traced.lower().compile(ahead_of_time.OPTIONS["cuda"]).as_text()
+    config = load_config(RECIPE, overrides)
+    _, devices = topology_devices("h100:1")
+    mesh = make_mesh(config.mesh, devices)
+    traced, _, _ = trace_train_step(config, mesh)
+    text = traced.lower().compile(COMPILER_OPTIONS["cuda"]).as_text()
     scatters = [line for line in text.splitlines() if re.search(r" scatter\(", line)]
     report = {
         "kernels": text.count("__gpu$xla.gpu.triton"),

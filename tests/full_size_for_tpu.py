@@ -16,16 +16,18 @@ os.environ |= {
 
 import jax
 
-from jaxseg import ahead_of_time, config_files, parallel
+from jaxseg.aot.programs import compile_traced, topology_devices, trace_train_step
+from jaxseg.config import load_config
+from jaxseg.distributed.sharding import make_mesh
 
 
 def main(name, fsdp):
     overrides = ["--config.model.dtype=bfloat16", f"--config.mesh.fsdp={fsdp}"]
-    config = config_files.load(name, overrides)
-    chip, devices = ahead_of_time.devices_of("v5e:4x4")
-    mesh = parallel.make_mesh(config.mesh, devices)
-    traced, state, images = ahead_of_time.trace_train_step(config, mesh)
-    program = ahead_of_time.compile_traced(traced, mesh.size, chip.platform)
+    config = load_config(name, overrides)
+    chip, devices = topology_devices("v5e:4x4")
+    mesh = make_mesh(config.mesh, devices)
+    traced, state, images = trace_train_step(config, mesh)
+    program = compile_traced(traced, mesh.size, chip.platform)
     sent = {}
     for collective in program.collectives:
         found = sent.setdefault(collective.kind, [])

@@ -10,14 +10,16 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=16"
 import jax
 import numpy as np
 
-from jaxseg import ahead_of_time, config_files, parallel
+from jaxseg.aot.programs import trace_train_step
+from jaxseg.config import load_config
+from jaxseg.distributed.sharding import make_mesh
 
 
 def main(name, platform):
     overrides = ["--config.model.dtype=bfloat16", "--config.mesh.data=1", "--config.mesh.fsdp=16"]
-    config = config_files.load(name, overrides)
-    mesh = parallel.make_mesh(config.mesh)
-    traced, state, _ = ahead_of_time.trace_train_step(config, mesh)
+    config = load_config(name, overrides)
+    mesh = make_mesh(config.mesh)
+    traced, state, _ = trace_train_step(config, mesh)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
 
     def share(leaf):

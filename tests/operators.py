@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import NamedSharding
 from reference_files import Recording, relative_error
 
-from jaxseg import parallel
+from jaxseg.distributed.sharding import BATCH_SPEC, make_mesh, map_over_batch
 
 # Float32 rounding of sums in another order; the originals differ as much from their own float64.
 VALUES, GRADIENTS = 1e-5, 1e-4
@@ -154,11 +154,11 @@ def check_bfloat16(operator, definition, arguments, tolerances=ROUNDED_ONCE):
 
 def check_split_over_eight_devices(operator, shares):
     """Equals one device that takes the eight shares of a batch in turn."""
-    mesh = parallel.make_mesh({"data": 2, "fsdp": 4})
+    mesh = make_mesh({"data": 2, "fsdp": 4})
     whole = [np.concatenate(parts) for parts in zip(*shares, strict=True)]
-    whole = [jax.device_put(x, NamedSharding(mesh, parallel.BATCH)) for x in whole]
+    whole = [jax.device_put(x, NamedSharding(mesh, BATCH_SPEC)) for x in whole]
     with jax.set_mesh(mesh):
-        results = with_gradients(parallel.over_batch(operator))(*whole)
+        results = with_gradients(map_over_batch(operator))(*whole)
     expected = zip(*(with_gradients(operator)(*share) for share in shares), strict=True)
     for result, parts in zip(results, expected, strict=True):
         assert len(result.sharding.device_set) == 8

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 import pallas_kernels
-from jaxseg import parallel
+from jaxseg.distributed.sharding import BATCH_SPEC, make_mesh, map_over_batch
 
 IMAGES, HW, GROUPS, CHANNELS = 32, (8, 128), 8, 4
 LEVELS = ((8, 8), (4, 4))
@@ -27,7 +27,7 @@ COLLECTIVES = r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-sca
 
 def dcnv3(value, offset, mask):
     sample = functools.partial(pallas_kernels.dcnv3, kernel_size=3, stride=1, padding=1, dilation=1)
-    return parallel.over_batch(functools.partial(sample, groups=GROUPS, offset_scale=1.0))(
+    return map_over_batch(functools.partial(sample, groups=GROUPS, offset_scale=1.0))(
         value, offset, mask
     )
 
@@ -36,7 +36,7 @@ def ms_deform_attn(value, locations, weights):
     def sample(value, locations, weights):
         return pallas_kernels.ms_deform_attn(value, LEVELS, locations, weights)
 
-    return parallel.over_batch(sample)(value, locations, weights)
+    return map_over_batch(sample)(value, locations, weights)
 
 
 CALLS = {
@@ -47,8 +47,8 @@ CALLS = {
 
 def main():
     devices = topologies.get_topology_desc("v5e:4x4", platform="tpu").devices
-    mesh = parallel.make_mesh({"data": 4, "fsdp": 4}, devices)
-    split = jax.NamedSharding(mesh, parallel.BATCH)
+    mesh = make_mesh({"data": 4, "fsdp": 4}, devices)
+    split = jax.NamedSharding(mesh, BATCH_SPEC)
     report = {}
     for operator, shapes in CALLS.items():
 

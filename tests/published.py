@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from processes import ROOT
 from reference_files import REFERENCE
 
-from jaxseg import config_files
+from jaxseg.config import load_config
 
 _MANIFESTS = sorted(
     path
@@ -81,7 +81,7 @@ def one_of_a_kind(names: list[str]) -> list:
 
 def config_of(name: str, *overrides: str) -> ConfigDict:
     """The config here of an original one, in float32."""
-    return config_files.load(recipe_of(name), ["--config.model.dtype=float32", *overrides])
+    return load_config(recipe_of(name), ["--config.model.dtype=float32", *overrides])
 
 
 def mask2former_of(original: dict) -> dict:

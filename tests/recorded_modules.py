@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from reference_files import relative_error
 
 from converters import rules
-from jaxseg import paths
+from jaxseg import parameter_paths
 
 # Float32 rounding of sums in another order; the originals differ as much from their own float64.
 VALUES, GRADIENTS = 1e-5, 1e-4
@@ -48,12 +48,12 @@ def check_module(recording, compute):
         assert relative_error(outputs[name], expected) < VALUES, name
     for name, expected in recording.group("grads/inputs/").items():
         assert relative_error(of_inputs[name], expected) < GRADIENTS, name
-    of_params = paths.by_path({"params": of_params})
+    of_params = parameter_paths.by_path({"params": of_params})
     for name, expected in recording.group("grads/params/").items():
         path = rules.to_path(name, expected.ndim)
         expected = rules.to_channels_last(expected, path)
         assert relative_error(of_params[path], expected) < GRADIENTS, name
-    statistics = paths.by_path(statistics)
+    statistics = parameter_paths.by_path(statistics)
     for name, expected in recording.group("updated/").items():
         if not name.endswith(rules.COUNTER):
             assert relative_error(statistics[rules.to_path(name, 1)], expected) < VALUES, name

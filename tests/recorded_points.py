@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg import mask_losses
+from jaxseg.losses import mask2former
 
 
 def replay(recording, config):
@@ -30,23 +30,23 @@ def replay(recording, config):
         # Recorded in the order of the queries; what is no target comes last.
         padding = jnp.arange(len(assigned)) >= of_key(key, comparison_keys, "targets")
         order = jnp.argsort(jnp.lexsort((assigned, padding)))
-        return mask_losses.comparison_points(
+        return mask2former.comparison_points(
             mask_logits[assigned],
             of_key(key, comparison_keys, "candidates")[order],
             of_key(key, comparison_keys, "fresh")[order],
             int(importance_ratio * num_points),
         )
 
-    reports, normalised = [], mask_losses.normalised
+    reports, normalised = [], mask2former.normalised
 
     def reported(*sums):
         losses = normalised(*sums)
         jax.debug.callback(reports.append, losses, ordered=True)
         return losses
 
-    mask_losses.random_points = random_points
-    mask_losses.draw_comparison_points = draw_comparison_points
-    mask_losses.normalised = reported
+    mask2former.random_points = random_points
+    mask2former.draw_comparison_points = draw_comparison_points
+    mask2former.normalised = reported
     return reports
 
 

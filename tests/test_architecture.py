@@ -6,63 +6,79 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-MODELS = {"jaxseg.models", "jaxseg.parallel", "jaxseg.resize", "pallas_kernels"}
-MODELS |= {"jaxseg.kernels", "jaxseg.position_tables"}
+MODELS = {"jaxseg.models", "jaxseg.distributed.sharding", "pallas_kernels"}
+MODELS |= {"jaxseg.ops", "jaxseg.errors"}
 FILE_READERS = {"converters", "jaxseg.errors"}
 # What a file or folder may import of the project; and libraries that only some may import.
 ALLOWED = {
     "pallas_kernels": {"pallas_kernels"},
     "converters": {"converters", "jaxseg"},
-    "converters/rules.py": {"jaxseg.paths"},
+    "converters/rules.py": {"jaxseg.parameter_paths"},
     "converters/fill.py": set(),
-    "converters/torch_file.py": FILE_READERS,
-    "converters/torch_writer.py": FILE_READERS,
+    "converters/torch_files/torch_file.py": FILE_READERS,
+    "converters/torch_files/torch_writer.py": FILE_READERS,
     "converters/state_dict.py": FILE_READERS,
-    "configs": {"configs.common", "configs.internimage", "configs.vit_adapter"},
+    "configs": {"jaxseg.recipes.base", "jaxseg.recipes.internimage", "jaxseg.recipes.vit_adapter"},
     "jaxseg/errors.py": set(),
-    "jaxseg/paths.py": set(),
-    "jaxseg/transfer.py": set(),
-    "jaxseg/resize.py": set(),
-    "jaxseg/position_tables.py": {"jaxseg.errors"},
-    "jaxseg/kernels.py": {"jaxseg.errors", "pallas_kernels"},
-    "jaxseg/metrics.py": set(),
-    "jaxseg/visualize.py": set(),
-    "jaxseg/charts.py": set(),
-    "jaxseg/config_files.py": {"jaxseg.errors"},
-    "jaxseg/download.py": {"jaxseg.errors"},
-    "jaxseg/zoo.py": {"jaxseg.download", "jaxseg.errors"},
-    "jaxseg/optim.py": {"jaxseg.parameter_groups", "jaxseg.paths"},
-    "jaxseg/parameter_groups.py": {"jaxseg.errors"},
-    "jaxseg/losses.py": {"jaxseg.resize"},
-    "jaxseg/points.py": set(),
-    "jaxseg/matching.py": {"jaxseg.losses", "jaxseg.parallel"},
-    "jaxseg/mask_losses.py": {"jaxseg.matching", "jaxseg.parallel", "jaxseg.points"},
-    "jaxseg/segments.py": {"jaxseg.resize"},
-    "jaxseg/parallel.py": {"jaxseg.errors", "jaxseg.paths"},
-    "jaxseg/agreement.py": {"jaxseg.errors"},
-    "jaxseg/processes.py": {"jaxseg.errors"},
-    "jaxseg/windows.py": {"jaxseg.errors", "jaxseg.resize"},
-    "jaxseg/network.py": {"jaxseg.models", "jaxseg.parallel"},
-    "jaxseg/averaging.py": {"jaxseg.windows"},
-    "jaxseg/windowed_view.py": {"jaxseg.averaging", "jaxseg.network", "jaxseg.windows"},
-    "jaxseg/inference.py": {"jaxseg.averaging", "jaxseg.data.views", "jaxseg.models"}
-    | {"jaxseg.network", "jaxseg.windowed_view", "jaxseg.windows"},
-    "jaxseg/image_sizes.py": {"jaxseg.data.views", "jaxseg.errors", "jaxseg.models"}
-    | {"jaxseg.windows"},
+    "jaxseg/parameter_paths.py": set(),
+    "jaxseg/models/transfer.py": set(),
+    "jaxseg/ops/resize.py": set(),
+    "jaxseg/ops/position_tables.py": {"jaxseg.errors"},
+    "jaxseg/models/kernels.py": {"jaxseg.errors", "pallas_kernels"},
+    "jaxseg/evaluation/metrics.py": set(),
+    "jaxseg/reporting/visualize.py": set(),
+    "jaxseg/evaluation/charts.py": set(),
+    "jaxseg/config.py": {"jaxseg.errors"},
+    "jaxseg/zoo/download.py": {"jaxseg.errors"},
+    "jaxseg/zoo/catalogue.py": {"jaxseg.zoo.download", "jaxseg.errors"},
+    "jaxseg/training/optimizer.py": {"jaxseg.training.parameter_groups", "jaxseg.parameter_paths"},
+    "jaxseg/training/parameter_groups.py": {"jaxseg.errors"},
+    "jaxseg/losses/cross_entropy.py": {"jaxseg.ops.resize"},
+    "jaxseg/losses/point_sampling.py": set(),
+    "jaxseg/losses/matcher.py": {"jaxseg.losses", "jaxseg.distributed.sharding"},
+    "jaxseg/losses/mask2former.py": {
+        "jaxseg.losses.matcher",
+        "jaxseg.distributed.sharding",
+        "jaxseg.losses.point_sampling",
+    },
+    "jaxseg/inference/segments.py": {"jaxseg.ops.resize"},
+    "jaxseg/distributed/sharding.py": {"jaxseg.errors", "jaxseg.parameter_paths"},
+    "jaxseg/distributed/multihost.py": {"jaxseg.errors"},
+    "jaxseg/distributed/processes.py": {"jaxseg.errors"},
+    "jaxseg/inference/sliding_window.py": {"jaxseg.errors", "jaxseg.ops.resize"},
+    "jaxseg/inference/batcher.py": {"jaxseg.models", "jaxseg.distributed.sharding"},
+    "jaxseg/inference/tiles.py": {"jaxseg.inference.sliding_window"},
+    "jaxseg/inference/windowed_view.py": {
+        "jaxseg.inference.tiles",
+        "jaxseg.inference.batcher",
+        "jaxseg.inference.sliding_window",
+    },
+    "jaxseg/inference/predictor.py": {
+        "jaxseg.inference.tiles",
+        "jaxseg.data.views",
+        "jaxseg.models",
+    }
+    | {
+        "jaxseg.inference.batcher",
+        "jaxseg.inference.windowed_view",
+        "jaxseg.inference.sliding_window",
+    },
+    "jaxseg/inference/image_sizes.py": {"jaxseg.data.views", "jaxseg.errors", "jaxseg.models"}
+    | {"jaxseg.inference.sliding_window"},
     "jaxseg/models": MODELS,
-    "jaxseg/data": {"jaxseg.data", "jaxseg.errors", "jaxseg.config_files"},
+    "jaxseg/data": {"jaxseg.data", "jaxseg.errors", "jaxseg.config"},
 }
 ONLY_IN = {
-    "orbax": {"jaxseg/checkpoints.py"},
-    "cv2": {"jaxseg/data", "jaxseg/visualize.py", "jaxseg/predict.py", "jaxseg/show.py"}
-    | {"jaxseg/gallery.py"},
-    "flax": {"jaxseg/models", "jaxseg/train_step.py"},
+    "orbax": {"jaxseg/checkpoints/manager.py"},
+    "cv2": {"jaxseg/data", "jaxseg/reporting/visualize.py", "jaxseg/predict.py", "jaxseg/show.py"}
+    | {"jaxseg/evaluation/gallery.py"},
+    "flax": {"jaxseg/models", "jaxseg/training/step.py"},
     "grain": {"jaxseg/data"},
-    "array_record": {"jaxseg/data/packed.py", "jaxseg/data/pack.py"},
-    "tensorflow_datasets": {"jaxseg/data/tfds_source.py"},
-    "isal": {"jaxseg/data/png.py"},
-    "scipy": {"jaxseg/position_tables.py", "jaxseg/windows.py"},
-    "converters": {"converters", "jaxseg/initial_weights.py"},
+    "array_record": {"jaxseg/data/readers/packed.py", "jaxseg/data/pack.py"},
+    "tensorflow_datasets": {"jaxseg/data/readers/tfds.py"},
+    "isal": {"jaxseg/data/decoding/png.py"},
+    "scipy": {"jaxseg/ops/position_tables.py", "jaxseg/inference/sliding_window.py"},
+    "converters": {"converters", "jaxseg/checkpoints/initial_weights.py"},
 }
 NEVER = {
     "jaxseg/data": {"jax", "flax"},

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from jaxseg.matching import assign, matching_cost, targets_of
+from jaxseg.losses.matcher import assign_targets, make_targets, matching_cost
 
-ASSIGN = jax.jit(jax.vmap(assign))
+ASSIGN = jax.jit(jax.vmap(assign_targets))
 
 
 def check(cost, valid):
@@ -53,20 +53,20 @@ def test_costs_are_finite_for_any_logits(logit):
     class_logits[2, 1], mask_logits[3] = logit, logit
     cost = matching_cost(class_logits, mask_logits, targets, masks)
     assert np.all(np.isfinite(cost))
-    assert len(set(assign(cost, np.ones(3, bool)).tolist())) == 3
+    assert len(set(assign_targets(cost, np.ones(3, bool)).tolist())) == 3
 
 
 def test_costs_that_cannot_be_known_end_in_some_assignment():
     unknown = jnp.full((5, 8), jnp.nan)
     cost = matching_cost(unknown[:, :4], unknown, jnp.arange(3), jnp.ones((3, 8)))
-    assert len(set(assign(cost, np.ones(3, bool)).tolist())) == 3
+    assert len(set(assign_targets(cost, np.ones(3, bool)).tolist())) == 3
 
 
 def test_targets_are_the_classes_present_in_ascending_order():
     labels = np.full((3, 4, 4), 255, np.int32)
     labels[0, :2], labels[0, 2] = 5, 1
     labels[1, 0] = 0
-    targets, valid, dropped = targets_of(labels, 7, 4)
+    targets, valid, dropped = make_targets(labels, 7, 4)
     assert targets.shape == valid.shape == (3, 4)
     found = [np.asarray(t)[v].tolist() for t, v in zip(targets, valid, strict=True)]
     assert found == [[1, 5], [0], []]
@@ -75,7 +75,7 @@ def test_targets_are_the_classes_present_in_ascending_order():
 
 def test_classes_beyond_the_room_are_dropped_from_the_end_and_counted():
     labels = np.array([[[3, 1], [255, 6]], [[2, 2], [2, 2]]], np.int32)
-    targets, valid, dropped = targets_of(labels, 7, 2)
+    targets, valid, dropped = make_targets(labels, 7, 2)
     assert targets[0].tolist() == [1, 3]
     assert valid.tolist() == [[True, True], [True, False]]
     assert dropped == 1
@@ -83,5 +83,5 @@ def test_classes_beyond_the_room_are_dropped_from_the_end_and_counted():
 
 def test_255_is_no_class_even_among_more_than_255():
     labels = np.array([[[255, 256]]], np.int32)
-    targets, valid, _ = targets_of(labels, 300, 3)
+    targets, valid, _ = make_targets(labels, 300, 3)
     assert np.asarray(targets)[valid].tolist() == [256]

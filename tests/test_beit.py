@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from reference_files import relative_error
 
-from jaxseg.models import beit
+from jaxseg.models.backbones import beit
 
 TINY = beit.BEiT(embed_dim=8, depth=5, num_heads=2, out_indices=(0, 2, 3, 4), window=(4, 4))
 IMAGES = np.random.default_rng(0).standard_normal((2, 64, 96, 3)).astype(np.float32)

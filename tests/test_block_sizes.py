@@ -9,10 +9,12 @@ import pytest
 from absent_gpu import KIND, absent_gpu
 from reference_files import relative_error
 
-from pallas_kernels import bench, block_sizes, gpu, reference, shapes
-from pallas_kernels.block_sizes import BlockSize, Kernel
+from pallas_kernels import bench, reference, shapes
+from pallas_kernels.gpu import block_sizes
+from pallas_kernels.gpu import operators as gpu
+from pallas_kernels.gpu.block_sizes import BlockSize, Kernel
 
-# Jax says so from 0.11 on; `pallas_kernels.gpu_samples` is the only file that knows of Triton.
+# Jax says so from 0.11 on; `pallas_kernels.gpu.samples` is the only file that knows of Triton.
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
 CALL = shapes.DCNv3(height=1, width=3, groups=2, group_channels=256)

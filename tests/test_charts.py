@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxseg import charts
+from jaxseg.evaluation import charts
 
 CLASSES = ("road", "car", "bus")
 FULL, PAPER, FAINT = (np.array(color) for color in (charts.FULL, charts.PAPER, charts.FAINT))

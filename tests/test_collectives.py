@@ -6,14 +6,15 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from jaxseg import collectives, parallel
+from jaxseg.aot import collectives
+from jaxseg.distributed.sharding import BATCH_SPEC, make_mesh
 
 N = 8
 
 
 @pytest.fixture(scope="module")
 def mesh():
-    return parallel.make_mesh({"data": 2, "fsdp": 4})
+    return make_mesh({"data": 2, "fsdp": 4})
 
 
 WHOLE = P()
@@ -21,7 +22,7 @@ WHOLE = P()
 
 def collectives_of(mesh, function, *shapes, outputs=WHOLE):
     """Those of a function of arrays that are split over all devices along their first axis."""
-    split = jax.NamedSharding(mesh, parallel.BATCH)
+    split = jax.NamedSharding(mesh, BATCH_SPEC)
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split) for shape in shapes]
     with jax.set_mesh(mesh):
         compiled = jax.jit(function, out_shardings=jax.NamedSharding(mesh, outputs))
@@ -58,7 +59,7 @@ def test_in_a_loop_it_counts_as_often_as_it_runs(mesh):
 
 
 def test_what_needs_no_others_sends_nothing(mesh):
-    assert collectives_of(mesh, jnp.sin, (N, 1000), outputs=parallel.BATCH) == []
+    assert collectives_of(mesh, jnp.sin, (N, 1000), outputs=BATCH_SPEC) == []
 
 
 # As the compilers for TPU write them.

@@ -9,9 +9,11 @@ import pytest
 from processes import LIBTPU, NEEDS_LIBTPU, ROOT
 from tiny import tiny_config
 
-from jaxseg import ahead_of_time, chips, compile_report
-from jaxseg.ahead_of_time import Program
-from jaxseg.collectives import Collective
+from jaxseg.aot import hardware
+from jaxseg.aot.collectives import Collective
+from jaxseg.aot.programs import OUT_OF_MEMORY, Program
+from jaxseg.compile import costs, helps
+from jaxseg.distributed.sharding import make_mesh
 
 
 # As the compiler for TPUs put it, 2026-11-22.
@@ -23,17 +25,15 @@ from jaxseg.collectives import Collective
     ],
 )
 def test_how_much_would_be_needed_is_read_from_the_refusal(message):
-    number, unit = ahead_of_time.OUT_OF_MEMORY.search(message).groups()
+    number, unit = OUT_OF_MEMORY.search(message).groups()
     assert (float(number), unit) == (17.61, "G")
-    assert not ahead_of_time.OUT_OF_MEMORY.search(
-        message.replace("hbm", "smem").replace("HBM", "x")
-    )
+    assert not OUT_OF_MEMORY.search(message.replace("hbm", "smem").replace("HBM", "x"))
 
 
 def test_times_are_those_of_the_data_sheet():
     sums = Collective("all-reduce", (("f32", (10**9,)),), 16, 1)
     program = Program(1.0, flops=197e12, read_bytes=819e9, collectives=(sums,))
-    found = compile_report.costs(program, chips.get("v5e"), 16 * 197e12, devices=16)
+    found = costs(program, hardware.get("v5e"), 16 * 197e12, devices=16)
     assert found["seconds"] == pytest.approx(
         {"arithmetic": 1, "memory": 1, "links": 7.5e9 / 200e9, "network": 0}
     )
@@ -42,10 +42,10 @@ def test_times_are_those_of_the_data_sheet():
 
 def test_a_program_of_the_wrong_size_says_what_helps():
     config = tiny_config()
-    mesh = compile_report.parallel.make_mesh({"data": 8, "fsdp": 1})
+    mesh = make_mesh({"data": 8, "fsdp": 1})
     replicated = jax.NamedSharding(mesh, jax.P())
     state = {"params": jax.ShapeDtypeStruct((10**9,), np.float32, sharding=replicated)}
-    said = "\n".join(compile_report.helps(config, mesh, state, 16, "train"))
+    said = "\n".join(helps(config, mesh, state, 16, "train"))
     for setting in (
         "fsdp=8 splits the 4.0 GB",
         "remat=True",
@@ -134,5 +134,5 @@ def test_evaluation_sends_nothing(compiled):
     ],
 )
 def test_a_device_is_known_by_what_jax_calls_it(kind, name):
-    assert chips.of_device_kind(kind) is chips.CHIPS[name]
-    assert chips.of_device_kind("NVIDIA H100 PCIe") is None
+    assert hardware.of_device_kind(kind) is hardware.CHIPS[name]
+    assert hardware.of_device_kind("NVIDIA H100 PCIe") is None

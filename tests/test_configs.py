@@ -20,10 +20,13 @@ from published import (
 from reference_files import REFERENCE
 
 from converters import rules
-from jaxseg import config_files, image_sizes, paths, zoo
-from jaxseg.data import datasets
+from jaxseg import parameter_paths
+from jaxseg.config import load_config
+from jaxseg.data.source import evaluated_on, trained_on
+from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.models import flops, segmentor
-from jaxseg.models.mask2former_head import Mask2FormerHead
+from jaxseg.models.heads.mask2former_head import Mask2FormerHead
+from jaxseg.zoo import catalogue
 
 pytestmark = pytest.mark.reference
 NAMES = [path.stem for path in MANIFESTS]
@@ -43,7 +46,7 @@ DATASETS = {
 }
 WEIGHTS = {
     row.name: re.sub(r"(\.pth|\.tar|\.zip)+$", "", row.file_name)
-    for row in (*zoo.MODELS, *zoo.BACKBONES)
+    for row in (*catalogue.MODELS, *catalogue.BACKBONES)
 }
 
 
@@ -57,7 +60,7 @@ def built(name):
 @functools.cache
 def _built(described):
     model = segmentor.build(json.loads(described))
-    return model, paths.shapes(segmentor.shapes(model))
+    return model, parameter_paths.shapes(segmentor.shapes(model))
 
 
 count = functools.cache(
@@ -238,8 +241,8 @@ def test_images_are_those_of_the_original(name):
     original, data = manifest_of(name)["resolved"]["data"], config_of(name).data
     _, labels, *_ = training_of(original)["pipeline"]
     for theirs, ours in (
-        (training_of(original), datasets.trained_on(data)),
-        (original["val"], datasets.evaluated_on(data)),
+        (training_of(original), trained_on(data)),
+        (original["val"], evaluated_on(data)),
     ):
         kind = theirs["type"], labels.get("reduce_zero_label", False)
         assert ours.dataset.name == DATASETS[kind]
@@ -334,6 +337,6 @@ def test_every_variant_has_an_original():
     ]
     assert sorted(recipes) == sorted(map(recipe_of, NAMES))
     for recipe in recipes:
-        config = config_files.load(recipe)
+        config = load_config(recipe)
         assert config.variant == recipe.partition(":")[2]
-        image_sizes.check(config)
+        check_image_sizes(config)

@@ -9,9 +9,12 @@ import pytest
 from processes import failure, run
 from tiny import tiny_config
 
-from converters import convert, export_torch, torch_file, torch_writer, verify
+from converters import convert, export_torch, verify
 from converters.fill import fill
-from jaxseg import checkpoints, initial_weights, paths
+from converters.torch_files import torch_file, torch_writer
+from jaxseg import parameter_paths
+from jaxseg.checkpoints import initial_weights
+from jaxseg.checkpoints.manager import find_checkpoint, load_variables
 from jaxseg.errors import CheckpointError, ConfigError
 from jaxseg.models import segmentor
 from jaxseg.predict import Segmenter
@@ -40,13 +43,13 @@ def run_of(published, config_file, output, *options):
 
 def stored(run):
     """The variables of a run by path, as they are stored."""
-    checkpoint = checkpoints.find(run)
+    checkpoint = find_checkpoint(run)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda leaf: leaf.update(sharding=device),
         segmentor.shapes(segmentor.build(tiny_config().model)),
     )
-    return paths.by_path(checkpoints.load_variables(checkpoint, abstract))
+    return parameter_paths.by_path(load_variables(checkpoint, abstract))
 
 
 def fresh(config):
@@ -60,7 +63,7 @@ def fresh(config):
 
 def test_converted_weights_are_those_of_the_file(published, tensors, config_file, tmp_path, capsys):
     variables = stored(run_of(published, config_file, tmp_path / "run"))
-    expected = paths.by_path(convert.from_state_dict(tensors, tiny_config()))
+    expected = parameter_paths.by_path(convert.from_state_dict(tensors, tiny_config()))
     assert variables.keys() == expected.keys()
     for path, value in expected.items():
         np.testing.assert_array_equal(variables[path], value, err_msg=path)
@@ -73,7 +76,9 @@ def test_bfloat16_halves_the_weights_and_keeps_statistics(
     published, tensors, config_file, tmp_path
 ):
     variables = stored(run_of(published, config_file, tmp_path / "run", "--dtype", "bfloat16"))
-    for path, value in paths.by_path(convert.from_state_dict(tensors, tiny_config())).items():
+    for path, value in parameter_paths.by_path(
+        convert.from_state_dict(tensors, tiny_config())
+    ).items():
         kept = value if path.startswith("batch_stats") else value.astype(ml_dtypes.bfloat16)
         np.testing.assert_array_equal(variables[path], kept.astype(np.float32), err_msg=path)
 
@@ -175,9 +180,9 @@ def test_training_starts_from_it_with_another_number_of_classes(
     before = fresh(tiny_config(**CLASSES))
     variables, origin = initial_weights.load(str(source), before, "tiny")
     assert "4 tensors as initialised: another number of classes" in origin
-    expected = paths.by_path(convert.from_state_dict(tensors, tiny_config()))
-    before = paths.by_path(before)
-    for path, value in paths.by_path(variables).items():
+    expected = parameter_paths.by_path(convert.from_state_dict(tensors, tiny_config()))
+    before = parameter_paths.by_path(before)
+    for path, value in parameter_paths.by_path(variables).items():
         wanted = before[path] if "/conv_seg/" in path else expected[path]
         np.testing.assert_array_equal(value, wanted, err_msg=path)
         assert value.sharding == before[path].sharding

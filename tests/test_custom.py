@@ -10,11 +10,14 @@ from processes import ROOT, run
 from tiny_datasets import write_photograph
 
 from configs.custom import VARIANTS
-from jaxseg import config_files, image_sizes, zoo
-from jaxseg.data import custom, datasets
-from jaxseg.data.description import IGNORE, UNKNOWN
+from jaxseg.config import load_config
+from jaxseg.data.datasets import custom
+from jaxseg.data.datasets.description import IGNORE, UNKNOWN
 from jaxseg.data.samples import read_sample
+from jaxseg.data.source import evaluated_on, trained_on
 from jaxseg.errors import ConfigError, DataError
+from jaxseg.inference.image_sizes import check_image_sizes
+from jaxseg.zoo import catalogue
 
 
 def config_with(tmp_path, names, **data):
@@ -22,18 +25,18 @@ def config_with(tmp_path, names, **data):
     (tmp_path / "names.txt").write_text(names)
     settings = {"root": tmp_path, "classes": tmp_path / "names.txt"} | data
     overrides = [f"--config.data.{key}={value}" for key, value in settings.items()]
-    config = config_files.load("configs/custom.py", overrides)
+    config = load_config("configs/custom.py", overrides)
     custom.fill_in(config)
     return config
 
 
 def table_of(config):
-    return datasets.trained_on(config.data).dataset.label_formats[0].train_ids
+    return trained_on(config.data).dataset.label_formats[0].train_ids
 
 
 def test_classes_are_the_lines_of_the_file(tmp_path):
     config = config_with(tmp_path, "# what there is\nroad\n\n  car \n")
-    dataset = datasets.trained_on(config.data).dataset
+    dataset = trained_on(config.data).dataset
     assert dataset.classes == ("road", "car")
     assert dataset.palette.shape == (2, 3)
     assert table_of(config)[[0, 1, 2, 254, 255]].tolist() == [0, 1, UNKNOWN, UNKNOWN, IGNORE]
@@ -41,7 +44,7 @@ def test_classes_are_the_lines_of_the_file(tmp_path):
 
 def test_values_may_be_given_shared_and_ignored(tmp_path):
     config = config_with(tmp_path, "0: ignore\n7: road\n11: car\n255: road\n")
-    assert datasets.trained_on(config.data).dataset.classes == ("road", "car")
+    assert trained_on(config.data).dataset.classes == ("road", "car")
     assert table_of(config)[[0, 1, 7, 11, 255]].tolist() == [IGNORE, UNKNOWN, 0, 1, 0]
 
 
@@ -55,7 +58,7 @@ def test_what_a_checkpoint_stores_needs_the_file_no_more(tmp_path):
     (tmp_path / "names.txt").unlink()
     stored = ConfigDict(json.loads(json.dumps(config.to_dict())))
     custom.fill_in(stored)
-    assert datasets.evaluated_on(stored.data).dataset.classes == ("a", "b")
+    assert evaluated_on(stored.data).dataset.classes == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_a_file_that_lists_no_classes_is_refused(tmp_path, lines, said):
 
 def test_without_a_file_one_is_asked_for():
     with pytest.raises(ConfigError, match=r"config\.data\.classes=FILE is needed"):
-        custom.fill_in(config_files.load("configs/custom.py"))
+        custom.fill_in(load_config("configs/custom.py"))
 
 
 def test_marks_of_windows_editors_are_no_part_of_the_names(tmp_path):
@@ -92,7 +95,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_other_configs_stay_as_they_are():
-    config = config_files.load("configs/cityscapes.py")
+    config = load_config("configs/cityscapes.py")
     before = config.to_dict()
     custom.fill_in(config)
     assert config.to_dict() == before
@@ -100,10 +103,10 @@ def test_other_configs_stay_as_they_are():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_starts_from_a_published_model_of_the_same_backbone(variant):
-    config = config_files.load(f"configs/custom.py:{variant}")
-    image_sizes.check(config)
-    published = zoo.get(config.init.removeprefix("zoo:"))
-    original = config_files.load(published.config)
+    config = load_config(f"configs/custom.py:{variant}")
+    check_image_sizes(config)
+    published = catalogue.get(config.init.removeprefix("zoo:"))
+    original = load_config(published.config)
     assert original.model.to_dict() == config.model.to_dict()  # before the file is read
 
 
@@ -111,7 +114,7 @@ def test_images_and_masks_are_found_below_their_folders(tmp_path):
     for name in ("b", "day/a"):
         files = f"images/train/{name}.jpg", f"masks/train/{name}.png"
         write_photograph(tmp_path, *files, pixels=[0, 1, 255, 0, 1, 255, 0, 1])
-    samples = datasets.trained_on(config_with(tmp_path, "a\nb\n").data).samples()
+    samples = trained_on(config_with(tmp_path, "a\nb\n").data).samples()
     assert [sample.name for sample in samples] == ["b", "a"]
     assert read_sample(samples[0])[1][0].tolist() == [0, 1, 255, 0, 1, 255, 0, 1]
 
@@ -119,21 +122,21 @@ def test_images_and_masks_are_found_below_their_folders(tmp_path):
 def test_images_of_another_suffix_are_shown_and_the_setting_named(tmp_path):
     write_photograph(tmp_path, "images/train/1.png", "masks/train/1.png")
     with pytest.raises(DataError, match=r"(?s)holds 1\.png.*data\.image_suffix"):
-        datasets.trained_on(config_with(tmp_path, "a\nb\n").data).samples()
+        trained_on(config_with(tmp_path, "a\nb\n").data).samples()
 
 
 def test_folders_and_suffixes_are_settings(tmp_path):
     write_photograph(tmp_path, "train/rgb/1.png", "train/truth/1_mask.png", pixels=1)
     layout = {"images": "{split}/rgb", "labels": "{split}/truth"}
     layout |= {"image_suffix": ".png", "label_suffix": "_mask.png"}
-    (sample,) = datasets.trained_on(config_with(tmp_path, "a\nb\n", **layout).data).samples()
+    (sample,) = trained_on(config_with(tmp_path, "a\nb\n", **layout).data).samples()
     assert (read_sample(sample)[1] == 1).all()
 
 
 def test_an_image_without_a_mask_is_named_with_the_settings(tmp_path):
     write_photograph(tmp_path, "images/train/a.jpg", "masks/val/a.png")
     with pytest.raises(DataError, match=r"1 of 1 custom .*\n.*a\.jpg") as error:
-        datasets.trained_on(config_with(tmp_path, "a\nb\n").data).samples()
+        trained_on(config_with(tmp_path, "a\nb\n").data).samples()
     assert "masks/train/*.png" in str(error.value)
     assert "label_suffix" in str(error.value)
 

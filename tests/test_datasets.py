@@ -8,15 +8,23 @@ import pytest
 from PIL import Image
 from tiny_datasets import HW, only_sample, write_ade20k, write_cityscapes
 
-from jaxseg.data import datasets
-from jaxseg.data.description import UNKNOWN
-from jaxseg.data.evaluation import plan_batches
+from jaxseg.data.datasets.description import UNKNOWN
+from jaxseg.data.evaluation_images import plan_batches
 from jaxseg.data.samples import read_sample
+from jaxseg.data.source import (
+    ADE20K,
+    CITYSCAPES,
+    Source,
+    evaluated_on,
+    find_samples,
+    get_dataset,
+    trained_on,
+)
 from jaxseg.errors import ConfigError, CorruptFileError, DataError, JaxsegError
 
 
 def test_cityscapes_has_19_classes_with_a_colour_each():
-    dataset = datasets.CITYSCAPES
+    dataset = CITYSCAPES
     assert len(dataset.classes) == 19
     assert dataset.palette.shape == (19, 3)
     assert dataset.palette.dtype == np.uint8
@@ -25,8 +33,8 @@ def test_cityscapes_has_19_classes_with_a_colour_each():
 
 
 def test_raw_ids_become_train_ids():
-    train_ids, raw_ids = (form.train_ids for form in datasets.CITYSCAPES.label_formats)
-    classes = datasets.CITYSCAPES.classes
+    train_ids, raw_ids = (form.train_ids for form in CITYSCAPES.label_formats)
+    classes = CITYSCAPES.classes
     named = {7: "road", 11: "building", 19: "traffic light", 26: "car", 31: "train", 33: "bicycle"}
     assert {raw: classes[raw_ids[raw]] for raw in named} == named
     assert sorted(set(raw_ids[:34])) == [*range(19), 255]
@@ -42,12 +50,12 @@ def test_image_is_bgr_and_label_is_mapped(tmp_path):
     image_path, _ = write_cityscapes(tmp_path, "ulm_000000_000019", label=raw)
     image, label = read_sample(only_sample(tmp_path))
     np.testing.assert_array_equal(image, cv2.imread(str(image_path)), strict=True)
-    expected = datasets.CITYSCAPES.label_formats[1].train_ids[raw]
+    expected = CITYSCAPES.label_formats[1].train_ids[raw]
     np.testing.assert_array_equal(label, expected, strict=True)
 
 
 def test_ade20k_has_150_classes_and_ignores_the_raw_zero():
-    dataset = datasets.get("ade20k")
+    dataset = get_dataset("ade20k")
     assert len(dataset.classes) == len(set(dataset.classes)) == 150
     assert dataset.palette.shape == (150, 3)
     named = {0: "wall", 7: "bed", 44: "chest of drawers", 81: "towel", 149: "flag"}
@@ -60,13 +68,13 @@ def test_ade20k_has_150_classes_and_ignores_the_raw_zero():
 
 
 def test_mapillary_has_the_classes_and_colours_of_cityscapes():
-    mapillary, cityscapes = map(datasets.get, ("mapillary_to_cityscapes", "cityscapes"))
+    mapillary, cityscapes = map(get_dataset, ("mapillary_to_cityscapes", "cityscapes"))
     assert mapillary.classes == cityscapes.classes
     np.testing.assert_array_equal(mapillary.palette, cityscapes.palette)
 
 
 def test_mapillary_in_its_own_classes_has_66_or_ignores_the_last():
-    without, with_unlabeled = map(datasets.get, ("mapillary65", "mapillary66"))
+    without, with_unlabeled = map(get_dataset, ("mapillary65", "mapillary66"))
     assert len(with_unlabeled.classes) == len(set(with_unlabeled.classes)) == 66
     assert with_unlabeled.classes == (*without.classes, "Unlabeled")
     named = {0: "Bird", 8: "Crosswalk - Plain", 23: "Lane Marking - Crosswalk", 64: "Ego Vehicle"}
@@ -82,15 +90,15 @@ def test_mapillary_in_its_own_classes_has_66_or_ignores_the_last():
 
 def test_mapillary_as_published_takes_values_above_its_own_for_road_and_strictly_for_errors():
     published, strict = (
-        datasets.get(name).label_formats[0].train_ids
+        get_dataset(name).label_formats[0].train_ids
         for name in ("mapillary_to_cityscapes", "mapillary_to_cityscapes_strict")
     )
     np.testing.assert_array_equal(published[:66], strict[:66])
     assert (published[66:] == 0).all()
     assert (strict[66:255] == UNKNOWN).all()
     assert strict[255] == 255
-    classes = datasets.CITYSCAPES.classes
-    vistas = datasets.get("mapillary66").classes
+    classes = CITYSCAPES.classes
+    vistas = get_dataset("mapillary66").classes
     mapped = {vistas[raw]: classes[strict[raw]] for raw in np.flatnonzero(strict[:66] < 19)}
     assert mapped["Lane Marking - General"] == mapped["Manhole"] == mapped["Road"] == "road"
     assert mapped["On Rails"] == "train"
@@ -101,7 +109,7 @@ def test_mapillary_as_published_takes_values_above_its_own_for_road_and_strictly
 
 @pytest.mark.parametrize("name", ["coco_stuff164k", "coco_stuff10k"])
 def test_coco_stuff_has_171_classes(name):
-    dataset = datasets.get(name)
+    dataset = get_dataset(name)
     assert len(dataset.classes) == len(set(dataset.classes)) == 171
     named = {0: "person", 11: "stop sign", 79: "toothbrush", 80: "banner", 170: "wood"}
     assert {index: dataset.classes[index] for index in named} == named
@@ -110,14 +118,14 @@ def test_coco_stuff_has_171_classes(name):
 
 
 def test_every_class_of_coco_stuff_164k_has_one_raw_id():
-    table = datasets.get("coco_stuff164k").label_formats[1].train_ids
+    table = get_dataset("coco_stuff164k").label_formats[1].train_ids
     unused = [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90]
     assert np.delete(table[:182], unused).tolist() == list(range(171))
     assert (table[[*unused, *range(182, 255)]] == UNKNOWN).all()
 
 
 def test_pascal_context_60_is_59_and_the_background():
-    without, with_background = map(datasets.get, ("pascal_context59", "pascal_context60"))
+    without, with_background = map(get_dataset, ("pascal_context59", "pascal_context60"))
     assert len(without.classes) == len(set(without.classes)) == 59
     assert without.classes[0] == "aeroplane"
     assert with_background.classes == ("background", *without.classes)
@@ -138,7 +146,7 @@ def test_pascal_context_60_is_59_and_the_background():
     ],
 )
 def test_classes_and_raw_values(name, classes, raw):
-    dataset = datasets.get(name)
+    dataset = get_dataset(name)
     assert {index: dataset.classes[index] for index in classes} == classes
     assert len(set(dataset.classes)) == max(classes) + 1
     assert dataset.palette.shape == (len(dataset.classes), 3)
@@ -156,10 +164,10 @@ def test_another_dataset_may_be_evaluated_on_than_trained_on():
         val_root="city",
         val_split="val",
     )
-    assert str(datasets.trained_on(data)) == "mapillary_to_cityscapes in maps, training+validation"
-    assert str(datasets.evaluated_on(data)) == "cityscapes in city, val"
+    assert str(trained_on(data)) == "mapillary_to_cityscapes in maps, training+validation"
+    assert str(evaluated_on(data)) == "cityscapes in city, val"
     data.val_dataset = data.val_root = ""
-    assert str(datasets.evaluated_on(data)) == "mapillary_to_cityscapes in maps, val"
+    assert str(evaluated_on(data)) == "mapillary_to_cityscapes in maps, val"
 
 
 def test_photograph_turned_by_its_metadata_is_planned_as_it_is_read(tmp_path):
@@ -168,22 +176,22 @@ def test_photograph_turned_by_its_metadata_is_planned_as_it_is_read(tmp_path):
     exif[0x0112] = 6  # stored lying on its side
     Image.fromarray(np.zeros(HW[::-1], np.uint8)).save(path, exif=exif)
     write_ade20k(tmp_path, 2)
-    samples = datasets.find_samples("ade20k", tmp_path, "training")
+    samples = find_samples("ade20k", tmp_path, "training")
     assert [read_sample(sample)[0].shape[:2] for sample in samples] == [HW, HW]
     assert plan_batches(samples, 2) == [[0, 1]]
-    unlabelled = datasets.Source(datasets.ADE20K, str(tmp_path), "training", labelled=False)
+    unlabelled = Source(ADE20K, str(tmp_path), "training", labelled=False)
     assert plan_batches(unlabelled.samples(), 2) == [[0, 1]]
 
 
 def test_unknown_dataset_names_the_known_ones():
     with pytest.raises(ConfigError, match=r"'cityscape'.*cityscapes"):
-        datasets.find_samples("cityscape", ".", "train")
+        find_samples("cityscape", ".", "train")
 
 
 def test_missing_root_shows_the_tree_expected_and_what_is_there(tmp_path):
     (tmp_path / "datasets").mkdir()
     with pytest.raises(DataError) as error:
-        datasets.find_samples("cityscapes", tmp_path / "cityscapes", "train")
+        find_samples("cityscapes", tmp_path / "cityscapes", "train")
     message = str(error.value)
     assert "leftImg8bit/train/<city>/*_leftImg8bit.png" in message
     assert "gtFine/train/<city>/*_gtFine_labelTrainIds.png or *_gtFine_labelIds.png" in message
@@ -198,14 +206,14 @@ def test_the_missing_one_of_several_splits_is_named(tmp_path):
     # The label of a coarse image lies in gtFine, where it does not belong.
     write_cityscapes(tmp_path, "erlangen_000000_000000", split="train_extra")
     with pytest.raises(DataError, match=r"1 of 1 .* 'train_extra' have no label") as error:
-        datasets.find_samples("cityscapes", tmp_path, "train+train_extra")
+        find_samples("cityscapes", tmp_path, "train+train_extra")
     assert f"{tmp_path}/refinement_final/ is missing" in str(error.value)
 
 
 def test_empty_set_shows_where_the_tree_ends(tmp_path):
     write_cityscapes(tmp_path, "ulm_000000_000019")
     with pytest.raises(DataError) as error:
-        datasets.find_samples("cityscapes", tmp_path, "val")
+        find_samples("cityscapes", tmp_path, "val")
     message = str(error.value)
     assert "'val'" in message
     assert f"{tmp_path}/leftImg8bit/ holds train/" in message
@@ -218,7 +226,7 @@ def test_images_without_labels_are_counted_and_named(tmp_path):
         if index:
             label.unlink()
     with pytest.raises(DataError, match="7 of 8") as error:
-        datasets.find_samples("cityscapes", tmp_path, "train")
+        find_samples("cityscapes", tmp_path, "train")
     message = str(error.value)
     assert "ulm_000001_000019_leftImg8bit.png" in message
     assert "ulm_000000_000019_leftImg8bit.png" not in message
@@ -278,7 +286,7 @@ def test_damaged_file_is_named_with_the_remedy(tmp_path, which, how):
 def test_damaged_photograph_is_named_with_the_remedy(tmp_path, how):
     image, _ = write_ade20k(tmp_path, 1)
     image.write_bytes(damage(image.read_bytes(), how))
-    (sample,) = datasets.find_samples("ade20k", tmp_path, "training")
+    (sample,) = find_samples("ade20k", tmp_path, "training")
     with pytest.raises(CorruptFileError, match="cannot be read") as error:
         read_sample(sample)
     assert str(image) in str(error.value)

@@ -10,7 +10,7 @@ import jax
 import pytest
 from processes import ROOT
 
-from jaxseg import parallel
+from jaxseg.distributed.sharding import check_batch, make_mesh
 
 SCRIPTS = {"gpu": "benchmarks/gpu_day.sh", "tpu": "benchmarks/tpu_day.sh"}
 
@@ -108,7 +108,7 @@ def test_a_part_that_failed_is_in_the_table(module, tmp_path):
 
 @pytest.mark.parametrize("platform", SCRIPTS)
 def test_every_batch_is_one_that_can_be_trained(module, platform):
-    mesh = parallel.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
+    mesh = make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
     batches = [
         int(part.arguments[part.arguments.index("--batch") + 1])
         for part in module.parts(platform, tiny=False)
@@ -116,4 +116,4 @@ def test_every_batch_is_one_that_can_be_trained(module, platform):
     ]
     assert len(batches) == 9
     for batch in batches:
-        parallel.check_batch(batch or 8, 1, mesh)  # 0 is the largest that fits, from 8 on
+        check_batch(batch or 8, 1, mesh)  # 0 is the largest that fits, from 8 on

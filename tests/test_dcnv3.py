@@ -15,7 +15,8 @@ import pytest
 from operators import INTERPRET, with_gradients
 from reference_files import Recording, recordings
 
-from pallas_kernels import dcnv3, gpu
+from pallas_kernels import dcnv3
+from pallas_kernels.gpu import operators as gpu
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 

@@ -9,9 +9,9 @@ import threading
 import pytest
 import rich.console
 
-from jaxseg import download
-from jaxseg.download import fetch
 from jaxseg.errors import CheckpointError
+from jaxseg.zoo import download
+from jaxseg.zoo.download import fetch
 
 CONTENT = bytes(range(256)) * 40
 CHANGED = CONTENT[::-1] + b"changed"

@@ -11,12 +11,17 @@ from PIL import Image
 from test_parallel import initial_state
 from tiny import tiny_config
 
-from jaxseg import checkpoints, inference, metrics, parallel, train
-from jaxseg.data import datasets, submission
+from jaxseg import train
+from jaxseg.checkpoints.manager import config_differences, save_weights
+from jaxseg.data import submission
 from jaxseg.data.samples import read_sample
-from jaxseg.data.synthetic import write_street_scenes
+from jaxseg.data.source import find_samples
+from jaxseg.data.synthetic.writer import write_street_scenes
+from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import ConfigError
 from jaxseg.evaluate import Stopped, evaluate, evaluate_checkpoint, write_submission
+from jaxseg.evaluation import metrics
+from jaxseg.inference.predictor import make_predictor
 from jaxseg.models import segmentor
 
 
@@ -43,9 +48,9 @@ def setting(tmp_path_factory):
 def expected_scores(config, model, variables):
     """One image after the other on one device, by their probabilities."""
     total = np.zeros((20, 20), np.int64)
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
-    predictor = inference.predictor_of(model, variables, config, mesh)
-    for sample in datasets.find_samples("cityscapes", config.data.root, "val"):
+    mesh = make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
+    predictor = make_predictor(model, variables, config, mesh)
+    for sample in find_samples("cityscapes", config.data.root, "val"):
         image, label = read_sample(sample)
         prediction = np.argmax(predictor.probabilities(image), axis=-1)
         label = label.astype(np.int32)
@@ -78,7 +83,7 @@ def test_scores_do_not_depend_on_the_devices(setting, tmp_path, way):
     expected = expected_scores(config, model, variables)
     assert expected.pixels.sum() > 0
     for devices in (1, 8):
-        mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:devices])
+        mesh = make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:devices])
         scores = evaluate(model, variables, config, mesh, pictures=tmp_path / str(devices))
         np.testing.assert_array_equal(scores.pixels, expected.pixels)
         np.testing.assert_allclose(scores.iou, expected.iou, atol=2e-4)  # ties in the argmax
@@ -87,9 +92,9 @@ def test_scores_do_not_depend_on_the_devices(setting, tmp_path, way):
 
 def test_the_worst_images_are_drawn_and_all_are_listed(setting, tmp_path):
     config, model, variables = setting
-    samples = datasets.find_samples("cityscapes", config.data.root, "val")
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
-    predictor = inference.predictor_of(model, variables, config, mesh)
+    samples = find_samples("cityscapes", config.data.root, "val")
+    mesh = make_mesh({"data": -1, "fsdp": 1})
+    predictor = make_predictor(model, variables, config, mesh)
     expected = {}
     for sample in samples:
         image, label = read_sample(sample)
@@ -108,7 +113,7 @@ def test_the_worst_images_are_drawn_and_all_are_listed(setting, tmp_path):
 
 def test_a_saved_run_is_evaluated_by_the_protocol_of_the_overrides(setting, tmp_path, capsys):
     config, model, variables = setting
-    checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
+    save_weights(tmp_path / "run", variables, config.to_dict())
     changes = SLIDE | {"protocol": "ms", "ms.ratios": (0.5, 1.0)}
     overrides = [f"--config.eval.{key}={value}" for key, value in changes.items()]
     evaluate_checkpoint(str(tmp_path / "run"), None, tmp_path / "out", overrides)
@@ -120,14 +125,14 @@ def test_a_saved_run_is_evaluated_by_the_protocol_of_the_overrides(setting, tmp_
 
 def test_a_split_without_labels_is_predicted_and_written_for_the_server(setting, tmp_path):
     config, model, variables = setting
-    checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
-    samples = datasets.find_samples("cityscapes", config.data.root, "val")
+    save_weights(tmp_path / "run", variables, config.to_dict())
+    samples = find_samples("cityscapes", config.data.root, "val")
     names = [f"bonn_{index:06d}_000019_leftImg8bit.png" for index in range(len(samples))]
     folder = tmp_path / "leftImg8bit" / "test" / "bonn"
     folder.mkdir(parents=True)
     for name, sample in zip(names, samples, strict=True):
         (folder / name).symlink_to(sample.image)
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
+    mesh = make_mesh({"data": -1, "fsdp": 1})
     predicted = {}
     evaluate(
         *(model, variables, config, mesh),
@@ -145,7 +150,7 @@ def test_a_split_without_labels_is_predicted_and_written_for_the_server(setting,
 
 def test_a_dataset_without_a_server_is_refused(setting, tmp_path):
     config, _, variables = setting
-    checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
+    save_weights(tmp_path / "run", variables, config.to_dict())
     overrides = ["--config.data.val_dataset=potsdam"]
     with pytest.raises(ConfigError, match="no form for submissions of potsdam"):
         write_submission(str(tmp_path / "run"), None, tmp_path / "out", overrides)
@@ -153,7 +158,7 @@ def test_a_dataset_without_a_server_is_refused(setting, tmp_path):
 
 def test_another_dataset_may_be_evaluated_on_than_trained_on(setting):
     config, model, variables = setting
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
+    mesh = make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
     expected = evaluate(model, variables, config, mesh)
     other = tiny_config(
         **{
@@ -169,7 +174,7 @@ def test_another_dataset_may_be_evaluated_on_than_trained_on(setting):
 
 def test_classes_evaluated_must_be_those_trained():
     config = tiny_config(**{"data.val_dataset": "ade20k"})
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
+    mesh = make_mesh({"data": -1, "fsdp": 1})
     with pytest.raises(ConfigError, match="val_dataset=ade20k: its 150 classes are not the 19 of"):
         train.check(config, mesh)
 
@@ -178,9 +183,9 @@ def test_a_run_goes_on_with_another_evaluation_but_not_with_other_data():
     saved = json.loads(json.dumps(tiny_config().to_dict()))
     evaluation = {"val_dataset": "ade20k", "val_root": "x", "val_split": "y", "test_multiple": 32}
     changes = {f"data.{key}": value for key, value in evaluation.items()}
-    assert not checkpoints.differences(saved, tiny_config(**changes).to_dict())
+    assert not config_differences(saved, tiny_config(**changes).to_dict())
     changes = {"data.dataset": "ade20k", "data.train_split": "training"}
-    different = checkpoints.differences(saved, tiny_config(**changes).to_dict())
+    different = config_differences(saved, tiny_config(**changes).to_dict())
     assert [line.split(":")[0] for line in different] == ["data.dataset", "data.train_split"]
 
 
@@ -193,7 +198,7 @@ def test_outputs_beyond_the_classes_are_errors_unless_masked(setting, masked):
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), segmentor.shapes(model))
     # Every pixel is output 20, which is no class, or without it road.
     variables["params"]["decode_head"]["conv_seg"]["bias"][[0, 20]] = 1, 2
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
+    mesh = make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
     scores = evaluate(model, variables, config, mesh)
     road = scores.pixels[0] / scores.pixels.sum()
     assert scores.aacc == pytest.approx(road if masked else 0)
@@ -202,6 +207,6 @@ def test_outputs_beyond_the_classes_are_errors_unless_masked(setting, masked):
 
 def test_it_stops_when_asked(setting):
     config, model, variables = setting
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
+    mesh = make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])
     with pytest.raises(Stopped):
         evaluate(model, variables, config, mesh, stop=lambda: True)

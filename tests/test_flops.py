@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxseg.models import beit, flops, segmentor, uniperceiver, vit, vit_adapter
+from jaxseg.models import flops, segmentor
+from jaxseg.models.backbones import beit, uniperceiver, vit, vit_adapter
 
 TRANSFORMER = {"embed_dim": 8, "depth": 4, "num_heads": 2}
 COMPANION = {"interaction_indexes": ((0, 3),), "deform_num_heads": 2, "add_vit_feature": False}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tiny_datasets import HW, write_cityscapes
 
-from jaxseg.data import datasets
-from jaxseg.gallery import Gallery
+from jaxseg.data.source import CITYSCAPES, find_samples
+from jaxseg.evaluation.gallery import Gallery
 
 ROAD, CAR, IGNORE = 0, 13, 255
 
@@ -16,11 +16,11 @@ ROAD, CAR, IGNORE = 0, 13, 255
 def samples(tmp_path):
     for index in range(4):
         write_cityscapes(tmp_path / "data", f"ulm_{index:06d}_000019")
-    return datasets.find_samples("cityscapes", tmp_path / "data", "train")
+    return find_samples("cityscapes", tmp_path / "data", "train")
 
 
 def test_the_worst_images_come_first_and_those_without_labels_not_at_all(tmp_path, samples):
-    gallery = Gallery(tmp_path / "out", samples, datasets.CITYSCAPES, count=2)
+    gallery = Gallery(tmp_path / "out", samples, CITYSCAPES, count=2)
     prediction = np.full(HW, ROAD, np.uint8)
     half = np.where(np.arange(HW[1]) < HW[1] // 2, ROAD, CAR)
     labels = [prediction, np.full(HW, CAR), np.full(HW, IGNORE), np.broadcast_to(half, HW)]

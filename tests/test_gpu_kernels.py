@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import pytest
 from absent_gpu import absent_gpu
 
-from pallas_kernels import gpu
+from pallas_kernels.gpu import operators as gpu
 
-# Jax says so from 0.11 on; `pallas_kernels.gpu_samples` is the only file that knows of Triton.
+# Jax says so from 0.11 on; `pallas_kernels.gpu.samples` is the only file that knows of Triton.
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
 KERNEL = {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1}

@@ -3,8 +3,9 @@
 import pytest
 from tiny import tiny_config
 
-from jaxseg import config_files, image_sizes
+from jaxseg.config import load_config
 from jaxseg.errors import ConfigError
+from jaxseg.inference.image_sizes import check_image_sizes
 
 SLIDE = {"eval.mode": "slide", "eval.crop_hw": (64, 64), "eval.stride_hw": (32, 32)}
 
@@ -12,7 +13,7 @@ SLIDE = {"eval.mode": "slide", "eval.crop_hw": (64, 64), "eval.stride_hw": (32, 
 def check(kind, **changes):
     config = tiny_config(**changes)
     config.model.backbone.kind = kind
-    image_sizes.check(config)
+    check_image_sizes(config)
 
 
 @pytest.mark.parametrize("kind", ["vit_adapter", "beit_adapter", "uniperceiver_adapter", "beit"])
@@ -45,10 +46,10 @@ def test_crops_that_are_no_sizes_are_named(crop):
     with config.ignore_type():
         config.data.crop_hw = crop
     with pytest.raises(ConfigError, match="two whole numbers of at least 32 pixels"):
-        image_sizes.check(config)
+        check_image_sizes(config)
 
 
 def test_of_a_setting_that_is_given_twice_the_last_counts(config_file):
     twice = ["--config.data.crop_hw=(64, 96)", "--config.steps=3", "--config.data.crop_hw=(32, 32)"]
-    config = config_files.load(config_file, twice)
+    config = load_config(config_file, twice)
     assert (config.data.crop_hw, config.steps) == ((32, 32), 3)

@@ -15,16 +15,19 @@ from reference_files import REFERENCE, Recording
 from tiny import tiny_config
 from windowed import logits, model_network, network_of, probabilities, view_of
 
-from configs import common
 from converters.fill import fill
 from converters.rules import to_variables
-from jaxseg import averaging, config_files, parallel, train
+from jaxseg import train
+from jaxseg.config import load_config
 from jaxseg.data import views
+from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import ConfigError
-from jaxseg.inference import Predictor
+from jaxseg.inference import tiles
+from jaxseg.inference.batcher import Batcher
+from jaxseg.inference.predictor import Predictor
+from jaxseg.inference.sliding_window import side_of, slide_of, window_starts
 from jaxseg.models import segmentor
-from jaxseg.network import Network
-from jaxseg.windows import side_of, slide_of, window_starts
+from jaxseg.recipes import base
 
 
 def protocol_cases():
@@ -102,7 +105,7 @@ def config_of(case):
     if "PadShortSide" in names:
         before = names.index("PadShortSide") < names.index("Normalize")
         pad = "before_normalize" if before else "after_normalize"
-    rule = common.SINGLE_SCALE | {
+    rule = base.SINGLE_SCALE | {
         "ratios": tuple(case.img_ratios.tolist()) if any(case.img_ratios) else (1.0,),
         "flip": bool(case.flip),
         "resize": "short_side" if "SETR_Resize" in steps else "within",
@@ -301,7 +304,7 @@ def compilations():
     monitoring.unregister_event_duration_listener(listen)
 
 
-class Counting(Network):
+class Counting(Batcher):
     """Keeps the shapes of the batches that it was run on."""
 
     def __init__(self, *arguments):
@@ -322,7 +325,7 @@ def image_of(*hw):
 
 
 def test_windows_and_scales_of_a_cityscapes_image_are_one_shape_in_full_batches(compilations):
-    config = config_files.load("configs/cityscapes.py:mask2former_beit_adapter_l_mapillary")
+    config = load_config("configs/cityscapes.py:mask2former_beit_adapter_l_mapillary")
     config.eval.protocol = "ms"
     traced = []
 
@@ -389,7 +392,7 @@ def test_of_a_large_image_a_band_is_held(monkeypatch):
     classes, side = 32, 2048
     network = network_of(lambda images: jnp.repeat(images[:, ::4, ::4, :1], classes, axis=-1))
     alive, pieces, on_devices = weakref.WeakSet(), [], []
-    send, add = network.send, averaging._add
+    send, add = network.send, tiles._add
 
     def watched_send(pixels):
         piece = send(pixels)
@@ -404,7 +407,7 @@ def test_of_a_large_image_a_band_is_held(monkeypatch):
         return total
 
     monkeypatch.setattr(network, "send", watched_send)
-    monkeypatch.setattr(averaging, "_add", watched_add)
+    monkeypatch.setattr(tiles, "_add", watched_add)
     before = sum(array.nbytes for array in jax.live_arrays())
     list(Predictor(network, config).class_maps([image_of(side, side)]))
     in_a_row = (side - 128) // 64 + 1
@@ -412,7 +415,7 @@ def test_of_a_large_image_a_band_is_held(monkeypatch):
     # Of two views, the nine rows of windows that see a band of 256 rows or the next one.
     assert max(pieces) == 2 * 9 * in_a_row
     # Some tiles of 256 × 256, of which the image has 64.
-    assert 1 < (max(on_devices) - before) / (4 * classes * averaging.TILE**2) < 4
+    assert 1 < (max(on_devices) - before) / (4 * classes * tiles.TILE**2) < 4
 
 
 @pytest.mark.parametrize(
@@ -433,11 +436,11 @@ def test_views_and_windows_that_cannot_be_are_refused_before_training(changes, m
     with config.ignore_type():
         config.eval.update({"mode": "slide", **changes})
     with pytest.raises(ConfigError, match=message):
-        train.check(config, parallel.make_mesh({"data": -1, "fsdp": 1}))
+        train.check(config, make_mesh({"data": -1, "fsdp": 1}))
 
 
 def test_a_config_from_before_there_were_protocols_says_so():
     config = tiny_config()
     del config.eval.protocol
     with pytest.raises(ConfigError, match="of an earlier jaxseg"):
-        train.check(config, parallel.make_mesh({"data": -1, "fsdp": 1}))
+        train.check(config, make_mesh({"data": -1, "fsdp": 1}))

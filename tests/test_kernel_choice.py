@@ -8,7 +8,7 @@ import pytest
 from absent_gpu import absent_gpu
 
 import pallas_kernels
-from pallas_kernels import choice
+from pallas_kernels import choice, dispatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 MARKS = {"gpu": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}  # of kernels in a program
@@ -34,7 +34,7 @@ def lowered(operator, shapes, dtype, platform):
 @pytest.fixture(params=["gpu", "tpu"])
 def platform(request, monkeypatch):
     """As if this machine had such devices; what was traced without them is forgotten."""
-    monkeypatch.setattr(pallas_kernels, "platform", lambda: request.param)
+    monkeypatch.setattr(dispatch, "platform", lambda: request.param)
     jax.clear_caches()
     yield request.param
     jax.clear_caches()
@@ -77,7 +77,7 @@ def test_what_a_kernel_does_not_take_goes_without(platform):
 
 
 def test_what_does_not_fit_in_the_memory_of_a_tpu_goes_without(monkeypatch):
-    monkeypatch.setattr(pallas_kernels, "platform", lambda: "tpu")
+    monkeypatch.setattr(dispatch, "platform", lambda: "tpu")
     jax.clear_caches()
     image = (1, 2048, 2048)
     large = {
@@ -121,12 +121,12 @@ def refuse(*arrays, **settings):
 @pytest.fixture
 def broken_here(monkeypatch):
     """As if this machine's CPU were a GPU whose kernels do not compile."""
-    monkeypatch.setattr(pallas_kernels, "platform", lambda: "gpu")
+    monkeypatch.setattr(dispatch, "platform", lambda: "gpu")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(choice, "_REFUSALS", {})
     monkeypatch.setattr(choice, "_WARNED", set())
     for operator in CALLS:
-        monkeypatch.setattr(pallas_kernels.gpu, operator, refuse)
+        monkeypatch.setattr(pallas_kernels.gpu.operators, operator, refuse)
     jax.clear_caches()
     yield
     jax.clear_caches()

@@ -14,10 +14,12 @@ from processes import CUDA, NEEDS_CUDA, ROOT, failure, run
 from test_mask2former_step import config as mask2former_config
 from tiny_vits import VIT, config_of
 
-import pallas_kernels
-from jaxseg import kernels, optim, parallel, train_step
+from jaxseg.distributed.sharding import compiler_options
 from jaxseg.errors import ConfigError
-from jaxseg.models import segmentor
+from jaxseg.models import kernels, segmentor
+from jaxseg.training.optimizer import make_optimizer
+from jaxseg.training.step import init_state, make_train_step
+from pallas_kernels import dispatch
 
 pytestmark = [
     pytest.mark.usefixtures("standard_promotion"),
@@ -33,7 +35,7 @@ MODELS = {
 @pytest.fixture(params=["gpu", "tpu"])
 def platform(request, monkeypatch):
     """As if a mesh of such devices, which are absent here, were set."""
-    monkeypatch.setattr(pallas_kernels, "platform", lambda: request.param)
+    monkeypatch.setattr(dispatch, "platform", lambda: request.param)
     jax.clear_caches()
     yield request.param
     jax.clear_caches()
@@ -42,14 +44,14 @@ def platform(request, monkeypatch):
 def traced(config):
     """A train step of the config, traced from shapes alone."""
     model = segmentor.build(config.model, config.deterministic)
-    optimizer = optim.make(config.optim, config.model.backbone, config.steps)
-    state = jax.eval_shape(lambda: train_step.init_state(config, model, optimizer))
+    optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
+    state = jax.eval_shape(lambda: init_state(config, model, optimizer))
     hw = config.data.crop_hw
     batch = {
         "image": jax.ShapeDtypeStruct((2, *hw, 3), jnp.float32),
         "label": jax.ShapeDtypeStruct((2, *hw), jnp.int32),
     }
-    step = train_step.make_train_step(config, model, optimizer)
+    step = make_train_step(config, model, optimizer)
     return jax.jit(step).trace(state, batch)
 
 
@@ -71,7 +73,7 @@ def test_initialization_has_no_kernel(platform, model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_deterministic_kernels_for_cuda_have_no_atomics(model, monkeypatch):
-    monkeypatch.setattr(pallas_kernels, "platform", lambda: "gpu")
+    monkeypatch.setattr(dispatch, "platform", lambda: "gpu")
     config = MODELS[model]().copy_and_resolve_references()
 
     def lowered():
@@ -116,7 +118,7 @@ def test_deterministic_asks_xla_for_its_deterministic_operations(platform, deter
     # Of scatters too, which Mask2Former's loss and cross-entropy have.
     devices = np.array([[types.SimpleNamespace(platform=platform)]])
     mesh = types.SimpleNamespace(devices=devices)
-    assert parallel.compiler_options(mesh, deterministic) == options
+    assert compiler_options(mesh, deterministic) == options
 
 
 def test_the_variable_wins_and_is_named(monkeypatch):

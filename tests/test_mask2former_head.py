@@ -4,12 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.models.mask2former_head import (
-    Mask2FormerHead,
-    MaskPredictions,
-    blocked_by,
-)
-from jaxseg.models.transformer import MultiheadAttention
+from jaxseg.models.heads.mask2former_head import Mask2FormerHead, MaskPredictions, blocked_by
+from jaxseg.models.heads.mask2former_layers import MultiheadAttention
 
 
 def test_a_query_looks_within_its_mask_and_everywhere_if_that_is_empty():

@@ -7,7 +7,7 @@ import sys
 import pytest
 from processes import ROOT, USER_FLAGS, run
 
-from jaxseg.data.synthetic import write_street_scenes
+from jaxseg.data.synthetic.writer import write_street_scenes
 
 
 @pytest.mark.full

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from test_mask2former_step import config as tiny_mask2former
 
-from converters import convert, export_torch, torch_file, torch_writer, verify
-from jaxseg import checkpoints, paths
+from converters import convert, export_torch, verify
+from converters.torch_files import torch_file, torch_writer
+from jaxseg import parameter_paths
+from jaxseg.checkpoints.manager import find_checkpoint, load_variables
 from jaxseg.evaluate import evaluate_checkpoint
 from jaxseg.models import segmentor
 from jaxseg.train import train
@@ -22,9 +24,9 @@ def stored(run, config):
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = segmentor.shapes(segmentor.build(config.model))
     abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
-    variables = checkpoints.load_variables(checkpoints.find(run), abstract)
+    variables = load_variables(find_checkpoint(run), abstract)
     assert variables["batch_stats"] == {}
-    return jax.tree.map(np.asarray, paths.by_path(variables))
+    return jax.tree.map(np.asarray, parameter_paths.by_path(variables))
 
 
 @pytest.fixture

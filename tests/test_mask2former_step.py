@@ -12,9 +12,11 @@ from processes import ROOT
 from processes import run as run_process
 from tiny import tiny_config
 
-from configs import common
-from jaxseg import optim, parallel, train_step
+from jaxseg.distributed.sharding import infer_shardings, make_mesh, put_batch
 from jaxseg.models import segmentor
+from jaxseg.recipes import base
+from jaxseg.training.optimizer import make_optimizer
+from jaxseg.training.step import init_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -32,7 +34,7 @@ HEAD = {
 @functools.cache
 def config():
     config = tiny_config(**{"loss.mask2former.num_points": 48, "loss.mask2former.max_targets": 6})
-    config.model = common.mask2former(
+    config.model = base.mask2former(
         config.model.backbone.to_dict(), num_classes=19, num_queries=8, size=HEAD
     )
     config.model.dtype = "float32"
@@ -42,12 +44,12 @@ def config():
 @functools.cache
 def model_and_optimizer():
     model = segmentor.build(config().model)
-    return model, optim.make(config().optim, config().model.backbone, config().steps)
+    return model, make_optimizer(config().optim, config().model.backbone, config().steps)
 
 
 @functools.cache
 def initial_state():
-    return jax.jit(lambda: train_step.init_state(config(), *model_and_optimizer()))()
+    return jax.jit(lambda: init_state(config(), *model_and_optimizer()))()
 
 
 def batch():
@@ -60,15 +62,15 @@ def batch():
 
 
 def run(mesh_config, devices):
-    mesh = parallel.make_mesh(mesh_config, jax.devices()[:devices])
-    shardings = parallel.infer(initial_state(), config().sharding, mesh)
+    mesh = make_mesh(mesh_config, jax.devices()[:devices])
+    shardings = infer_shardings(initial_state(), config().sharding, mesh)
     state = jax.device_put(jax.tree.map(np.asarray, initial_state()), shardings)
     step = jax.jit(
-        train_step.make_train_step(config(), *model_and_optimizer()),
+        make_train_step(config(), *model_and_optimizer()),
         out_shardings=(shardings, None),
     )
     with jax.set_mesh(mesh):
-        return step(state, parallel.put_batch(batch(), mesh))
+        return step(state, put_batch(batch(), mesh))
 
 
 def test_loss_is_the_same_on_one_device_and_on_eight():
@@ -82,7 +84,7 @@ def test_loss_is_the_same_on_one_device_and_on_eight():
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_step_lowers_for_accelerators_without_a_callback_to_the_host(platform):
-    step = jax.jit(train_step.make_train_step(config(), *model_and_optimizer()))
+    step = jax.jit(make_train_step(config(), *model_and_optimizer()))
     lowered = step.trace(initial_state(), batch()).lower(lowering_platforms=(platform,)).as_text()
     assert "stablehlo.dot_general" in lowered
     assert "callback" not in lowered

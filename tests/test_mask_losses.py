@@ -10,28 +10,38 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from reference_files import Recording, recordings, relative_error
 
-from jaxseg import losses, mask_losses, matching, parallel, points
+from jaxseg.distributed.sharding import BATCH_SPEC, make_mesh
+from jaxseg.losses import mask2former
+from jaxseg.losses.cross_entropy import IGNORE, cross_entropy, pixel_accuracy
+from jaxseg.losses.matcher import (
+    CLASS_WEIGHT,
+    DICE_WEIGHT,
+    MASK_WEIGHT,
+    assign_targets,
+    make_targets,
+)
+from jaxseg.losses.point_sampling import point_sample
 
 # Float32 rounding of sums in another order.
 VALUES, GRADIENTS = 1e-5, 1e-4
-EACH_MASK_AT_ITS_POINTS = jax.vmap(lambda mask, at: points.sample(mask[None], at)[0])
+EACH_MASK_AT_ITS_POINTS = jax.vmap(lambda mask, at: point_sample(mask[None], at)[0])
 
 
 def check_cross_entropy(recording):
     weight = float(recording["loss_weight"])
     logits = np.moveaxis(recording["inputs/logits"], 1, -1)
     labels = recording["inputs/label"][:, 0].astype(np.int32)
-    loss, gradient = jax.value_and_grad(lambda x: weight * losses.cross_entropy(x, labels))(logits)
+    loss, gradient = jax.value_and_grad(lambda x: weight * cross_entropy(x, labels))(logits)
     assert relative_error(loss, recording["outputs/loss"]) < VALUES
     assert relative_error(loss / weight, recording["outputs/mean_over_all_pixels"]) < VALUES
     expected = recording["grads/inputs/logits"]
     assert relative_error(jnp.moveaxis(gradient, -1, 1), expected) < GRADIENTS
     # The reference's accuracy counts ignored pixels as wrong.
-    accuracy = 100 * losses.pixel_accuracy(logits, labels) * np.mean(labels != losses.IGNORE)
+    accuracy = 100 * pixel_accuracy(logits, labels) * np.mean(labels != IGNORE)
     assert relative_error(accuracy[None], recording["outputs/acc_seg"]) < VALUES
-    ignored = np.full_like(labels, losses.IGNORE)
-    assert losses.cross_entropy(logits, ignored) == recording["outputs/loss_all_ignored"]
-    assert losses.pixel_accuracy(logits, ignored) == recording["outputs/acc_all_ignored"]
+    ignored = np.full_like(labels, IGNORE)
+    assert cross_entropy(logits, ignored) == recording["outputs/loss_all_ignored"]
+    assert pixel_accuracy(logits, ignored) == recording["outputs/acc_all_ignored"]
 
 
 def check_elementary(recording):
@@ -39,8 +49,8 @@ def check_elementary(recording):
     num_masks = float(recording["avg_factor_masks"])
 
     def mask_and_dice(logits):
-        mask = matching.MASK_WEIGHT * jnp.sum(mask_losses.mask_loss(logits, target))
-        dice = matching.DICE_WEIGHT * jnp.sum(mask_losses.dice_loss(logits, target))
+        mask = MASK_WEIGHT * jnp.sum(mask2former.mask_loss(logits, target))
+        dice = DICE_WEIGHT * jnp.sum(mask2former.dice_loss(logits, target))
         return (mask + dice) / num_masks, (mask / num_masks, dice / num_masks)
 
     gradient, (mask, dice) = jax.grad(mask_and_dice, has_aux=True)(prediction)
@@ -51,8 +61,8 @@ def check_elementary(recording):
     classes = recording["cls/inputs/labels"].astype(np.int32)
 
     def of_class(logits):
-        total, weights = mask_losses.class_loss(logits, classes)
-        return matching.CLASS_WEIGHT * total / weights
+        total, weights = mask2former.class_loss(logits, classes)
+        return CLASS_WEIGHT * total / weights
 
     loss, gradient = jax.value_and_grad(of_class)(recording["cls/inputs/logits"])
     assert relative_error(loss, recording["cls/outputs/loss"]) < VALUES
@@ -63,7 +73,7 @@ def check_uncertain_points(recording):
     masks, num_points = recording["inputs/mask"][:, 0], int(recording["num_points"])
     candidates, fresh = recording["rand/0"], recording["rand/1"]
     uncertain = num_points - fresh.shape[1]
-    found = mask_losses.comparison_points(masks, candidates, fresh, uncertain)
+    found = mask2former.comparison_points(masks, candidates, fresh, uncertain)
     np.testing.assert_array_equal(found, recording["outputs/points"])
     values = EACH_MASK_AT_ITS_POINTS(masks, found)
     assert relative_error(values, recording["outputs/values"]) < VALUES
@@ -77,7 +87,7 @@ def check_loss(recording):
         np.stack([recording[f"inputs/{kind}{p}"] for p in range(predictions)])
         for kind in ("cls", "mask")
     )
-    targets = matching.targets_of(labels, class_logits.shape[-1] - 1, max_targets=5)
+    targets = make_targets(labels, class_logits.shape[-1] - 1, max_targets=5)
     assert targets[2] == 0  # dropped
     assigned, compared = [], []
     for p in range(predictions):
@@ -112,15 +122,15 @@ def check_loss(recording):
 def match(class_logits, mask_logits, labels, targets, at):
     """Costs and assigned queries of one prediction, compared at given points."""
     classes, valid, _ = targets
-    cost = jax.vmap(mask_losses.image_cost)(class_logits, mask_logits, labels, classes, at)
-    return cost, jax.vmap(matching.assign)(cost, valid)
+    cost = jax.vmap(mask2former.image_cost)(class_logits, mask_logits, labels, classes, at)
+    return cost, jax.vmap(assign_targets)(cost, valid)
 
 
 @jax.jit
 def choose(mask_logits, assigned, candidates, fresh):
     """The points of one prediction: three quarters uncertain ones, a quarter fresh."""
     masks = jax.vmap(lambda masks, queries: masks[queries])(mask_logits, assigned)
-    at = partial(mask_losses.comparison_points, uncertain=3 * fresh.shape[2])
+    at = partial(mask2former.comparison_points, uncertain=3 * fresh.shape[2])
     return jax.vmap(at)(masks, candidates, fresh)
 
 
@@ -128,12 +138,12 @@ def choose(mask_logits, assigned, candidates, fresh):
 def compare(class_logits, mask_logits, labels, targets, assigned, compared):
     """Gradients of the total for both logits, and the losses of all predictions."""
     classes, valid, _ = targets
-    of_images = jax.vmap(mask_losses.image_losses)
+    of_images = jax.vmap(mask2former.image_losses)
     of_all = jax.vmap(of_images, in_axes=(0, 0, None, None, None, 0, 0))
 
     def total(logits):
         sums = of_all(*logits, labels, classes, valid, assigned, compared)
-        values = mask_losses.normalised(*sums, valid)
+        values = mask2former.normalised(*sums, valid)
         return sum(jnp.sum(v) for v in values.values()), values
 
     return jax.grad(total, has_aux=True)((class_logits, mask_logits))
@@ -206,7 +216,7 @@ def random_case(predictions=3, images=8, queries=6, classes=4, num_points=32):
     known = np.arange(classes)
     class_logits[:, :, known, known] += 5
     mask_logits[:, :, known] += 3 * (labels[:, None, ::4, ::4] == known[:, None, None])
-    loss = partial(mask_losses.mask2former_loss, num_points=num_points, max_targets=classes)
+    loss = partial(mask2former.mask2former_loss, num_points=num_points, max_targets=classes)
     return class_logits, mask_logits, labels, loss
 
 
@@ -216,7 +226,7 @@ def test_loss_at_drawn_points_is_that_at_other_points():
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     found, logs = gradient(class_logits, mask_logits, labels, jax.random.key(0))
 
-    targets = matching.targets_of(labels, 4, max_targets=4)
+    targets = make_targets(labels, 4, max_targets=4)
     draw = partial(np.random.default_rng(1).random, dtype=np.float32)
     assigned, compared = [], []
     for of_class, of_mask in zip(class_logits, mask_logits, strict=True):
@@ -259,9 +269,9 @@ def test_loss_does_not_depend_on_how_the_batch_is_split():
     (whole, _), whole_gradients = jax.jit(gradient)(
         class_logits, mask_logits, labels, jax.random.key(1)
     )
-    mesh = parallel.make_mesh({"data": 4, "fsdp": 2})
+    mesh = make_mesh({"data": 4, "fsdp": 2})
     by_image, by_prediction = (
-        NamedSharding(mesh, spec) for spec in (parallel.BATCH, P(None, *parallel.BATCH))
+        NamedSharding(mesh, spec) for spec in (BATCH_SPEC, P(None, *BATCH_SPEC))
     )
     with jax.set_mesh(mesh):
         (split, _), split_gradients = jax.jit(gradient)(
@@ -303,7 +313,7 @@ def test_logits_that_are_no_numbers_show_in_the_loss():
 def test_targets_that_do_not_fit_are_counted():
     class_logits, mask_logits, labels, _ = random_case()
     present = sum(len(np.setdiff1d(label, [255])) for label in labels)
-    loss = jax.jit(partial(mask_losses.mask2former_loss, num_points=8, max_targets=1))
+    loss = jax.jit(partial(mask2former.mask2former_loss, num_points=8, max_targets=1))
     _, logs = loss(class_logits, mask_logits, labels, jax.random.key(0))
     assert logs["targets_dropped"] == present - 8
 
@@ -311,6 +321,6 @@ def test_targets_that_do_not_fit_are_counted():
 def test_more_targets_than_queries_are_refused():
     class_logits, mask_logits, labels, _ = random_case()
     with pytest.raises(ValueError, match="7 targets for 6 queries"):
-        mask_losses.mask2former_loss(
+        mask2former.mask2former_loss(
             class_logits, mask_logits, labels, jax.random.key(0), max_targets=7
         )

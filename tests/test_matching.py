@@ -6,8 +6,9 @@ import pytest
 from reference_files import REFERENCE
 from tiny import tiny_config
 
-from converters import matching, rules
-from jaxseg import config_files, paths
+from converters import conversion_plan, rules
+from jaxseg import parameter_paths
+from jaxseg.config import load_config
 from jaxseg.errors import CheckpointError
 from jaxseg.models import segmentor
 
@@ -15,7 +16,7 @@ PRETRAINED = sorted((REFERENCE / "internimage" / "pretrained").glob("*.json"))
 
 
 def wanted_by(config):
-    return paths.shapes(segmentor.shapes(segmentor.build(config.model)))
+    return parameter_paths.shapes(segmentor.shapes(segmentor.build(config.model)))
 
 
 def tensors_of(wanted):
@@ -27,7 +28,7 @@ TENSORS = tensors_of(WANTED)
 
 
 def plan(tensors, wanted=WANTED, **options):
-    return matching.plan(tensors, wanted, source="file.pth", model="tiny", **options)
+    return conversion_plan.plan(tensors, wanted, source="file.pth", model="tiny", **options)
 
 
 def test_every_tensor_is_used_and_counters_are_ignored():
@@ -110,7 +111,7 @@ def test_transfer_refuses_another_backbone():
 def test_pretrained_backbone_gives_the_whole_backbone(path):
     recorded = json.loads(path.read_text())
     size = path.stem.split("_")[1]
-    wanted = wanted_by(config_files.load(f"configs/ade20k.py:upernet_internimage_{size}"))
+    wanted = wanted_by(load_config(f"configs/ade20k.py:upernet_internimage_{size}"))
     tensors = {name: tuple(shape) for name, (_, *shape) in recorded["state_dict"].items()}
     found = plan(tensors, wanted)
     backbone = {path for path in wanted if path.startswith("params/backbone/")}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from reference_files import REFERENCE
 
-from jaxseg import metrics
-from jaxseg.data import datasets
+from jaxseg.data.source import get_dataset
+from jaxseg.evaluation import metrics
 
 HERE = (
     "iou_",
@@ -118,7 +118,7 @@ def test_reported_numbers_equal_the_recorded_ones(case):
     accs = [value for name, value in expected.items() if name.startswith("Acc.")]
     label = fields["label"]
     if case.startswith("ade"):  # recorded as it lies on disk
-        label = datasets.get("ade20k").label_formats[0].train_ids[label]
+        label = get_dataset("ade20k").label_formats[0].train_ids[label]
     result = metrics.scores(count(fields["pred"], label, len(ious)))
     for name, value in result.reported().items():
         if name in expected:

@@ -13,9 +13,11 @@ from tiny_vits import VIT, config_of
 
 import pallas_kernels
 from converters import rules, verify
-from jaxseg import paths
+from jaxseg import parameter_paths
 from jaxseg.models import segmentor
-from pallas_kernels import gpu, reference, tpu
+from pallas_kernels import reference
+from pallas_kernels.gpu import operators as gpu
+from pallas_kernels.tpu import operators as tpu
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
@@ -86,7 +88,7 @@ def gradients(name, implementation):
         for operator, run in OPERATORS[implementation].items():
             patch.setattr(pallas_kernels, operator, run)
         of_params = jax.jit(jax.grad(loss))(variables["params"])
-    return paths.by_path({"params": of_params})
+    return parameter_paths.by_path({"params": of_params})
 
 
 # The compilation of interpreted kernels for TPU takes longest.

@@ -15,7 +15,8 @@ import pytest
 from operators import INTERPRET, with_gradients
 from reference_files import Recording, recordings, relative_error
 
-from pallas_kernels import gpu, ms_deform_attn
+from pallas_kernels import ms_deform_attn
+from pallas_kernels.gpu import operators as gpu
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 

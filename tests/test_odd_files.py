@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from tiny_datasets import HW, only_sample, write_ade20k, write_cityscapes, write_photograph
 
-from jaxseg.data import datasets
 from jaxseg.data.samples import read_label, read_sample
+from jaxseg.data.source import CITYSCAPES, Source, find_samples
 from jaxseg.errors import DataError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (*HW, 4)).astype(np.uint8)
@@ -61,7 +61,7 @@ def test_a_photograph_is_turned_by_its_metadata_and_its_label_is_not(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
     Image.fromarray(np.zeros((*HW, 3), np.uint8)).save(image, exif=exif)
-    (sample,) = datasets.find_samples("ade20k", tmp_path, "training")
+    (sample,) = find_samples("ade20k", tmp_path, "training")
     with pytest.raises(DataError, match="turned as its EXIF data say") as error:
         read_sample(sample)
     assert f"{image}: {HW[::-1]}" in str(error.value)
@@ -92,7 +92,7 @@ def test_a_label_of_one_bit_has_the_values_0_and_1(tmp_path):
     write_photograph(tmp_path, *files)
     bits = VALUES % 2 == 1
     Image.fromarray(bits).save(tmp_path / files[1])
-    (sample,) = datasets.find_samples("chase_db1", tmp_path, "training")
+    (sample,) = find_samples("chase_db1", tmp_path, "training")
     np.testing.assert_array_equal(read_label(sample), bits.astype(np.uint8), strict=True)
 
 
@@ -108,7 +108,7 @@ def test_a_label_without_any_class_is_all_ignored(tmp_path):
 
 def test_an_image_without_a_label_is_all_ignored(tmp_path):
     image, _ = write_cityscapes(tmp_path, "ulm_000000_000019", split="test")
-    source = datasets.Source(datasets.CITYSCAPES, str(tmp_path), "test", labelled=False)
+    source = Source(CITYSCAPES, str(tmp_path), "test", labelled=False)
     (sample,) = source.samples()
     assert (sample.name, sample.image) == ("ulm_000000_000019", image)
     found, label = read_sample(sample)

@@ -10,13 +10,19 @@ import pytest
 from ml_collections import ConfigDict
 from reference_files import REFERENCE
 
-from configs import common
-from jaxseg import optim
+from jaxseg.recipes import base
+from jaxseg.training.optimizer import (
+    clip_by_global_norm,
+    first_nonfinite,
+    learning_rate_schedule,
+    make_optimizer,
+    squared_norms,
+)
 
 
 def test_schedule_is_polynomial_decay_times_warm_up():
     config = {"lr": 6e-5, "warmup_steps": 1500, "warmup_ratio": 1e-6, "power": 1.0}
-    rate = optim.schedule(ConfigDict(config), 160_000)
+    rate = learning_rate_schedule(ConfigDict(config), 160_000)
     for t, expected in (
         (0, 6e-5 * 1e-6),
         (750, 6e-5 * (1 - 750 / 160_000) * (1 - 0.5 * (1 - 1e-6))),
@@ -43,24 +49,24 @@ def test_schedule_is_that_of_the_original(path):
             "warmup_ratio": policy["warmup_ratio"],
             "power": policy["power"],
         }
-        rate = optim.schedule(ConfigDict(config), steps)
+        rate = learning_rate_schedule(ConfigDict(config), steps)
         for t, expected in rates.items():
             assert float(rate(int(t))) == pytest.approx(expected, rel=1e-6), (name, t)
 
 
 def test_clipping_is_that_of_pytorch():
     gradients = {"a": jnp.array([3.0, 4.0])}
-    clipped, _ = optim.clip_by_global_norm(1.0).update(gradients, None)
+    clipped, _ = clip_by_global_norm(1.0).update(gradients, None)
     np.testing.assert_allclose(clipped["a"], np.array([3, 4]) / (5 + 1e-6), rtol=1e-6)
-    small, _ = optim.clip_by_global_norm(10.0).update(gradients, None)
+    small, _ = clip_by_global_norm(10.0).update(gradients, None)
     np.testing.assert_array_equal(small["a"], gradients["a"])
 
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_rate_and_decay_of_a_group_multiply_those_of_the_recipe():
-    config = common.recipe("", {"": {"optim": {"lr": 0.1, "weight_decay": 0.01}}}).optim
+    config = base.recipe("", {"": {"optim": {"lr": 0.1, "weight_decay": 0.01}}}).optim
     config.custom_keys = (("head", 10.0, 1.0), ("norm", 1.0, 0.0))
-    optimizer = optim.make(config, ConfigDict(), steps=100)
+    optimizer = make_optimizer(config, ConfigDict(), steps=100)
     params = {"head": jnp.full(2, 3.0), "norm": jnp.full(2, 3.0), "neck": jnp.full(2, 3.0)}
     gradients = jax.tree.map(jnp.ones_like, params)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
@@ -73,6 +79,6 @@ def test_rate_and_decay_of_a_group_multiply_those_of_the_recipe():
 
 def test_first_tensor_that_is_not_finite_is_named():
     tree = {"a": jnp.ones(3), "b": {"kernel": jnp.array([1.0, jnp.nan])}, "c": jnp.array([jnp.inf])}
-    norms = jax.jit(optim.squared_norms)(tree)
-    assert optim.first_nonfinite(norms.tolist(), tree) == "b/kernel"
-    assert optim.first_nonfinite([0.0, 1.0, 2.0], tree) is None
+    norms = jax.jit(squared_norms)(tree)
+    assert first_nonfinite(norms.tolist(), tree) == "b/kernel"
+    assert first_nonfinite([0.0, 1.0, 2.0], tree) is None

@@ -11,10 +11,14 @@ from processes import ROOT, run
 from test_pipeline import assert_same_batches, make_config, take
 from tiny_datasets import HW, write_ade20k, write_cityscapes, write_photograph
 
-from jaxseg import config_files
-from jaxseg.data import arrays, datasets, evaluation, pack, pictures, pipeline, synthetic
+from jaxseg.config import load_config
+from jaxseg.data import pack, pipeline
+from jaxseg.data.decoding import arrays, pictures
+from jaxseg.data.evaluation_images import evaluation_images
 from jaxseg.data.samples import read_sample
+from jaxseg.data.source import CITYSCAPES, Source, custom, get_dataset, trained_on
 from jaxseg.data.survey import survey
+from jaxseg.data.synthetic.writer import write_street_scenes
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
 
 TRAIN = 6
@@ -22,13 +26,13 @@ SHARDS = [f"{index:05}-of-00004.array_record" for index in range(4)]  # of 2, 2,
 
 
 def source(root, split="train", name="cityscapes", **settings):
-    return datasets.Source(datasets.get(name), str(root), split, **settings)
+    return Source(get_dataset(name), str(root), split, **settings)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
-    return synthetic.write_street_scenes(root, train=TRAIN, val=2, image_hw=(32, 64))
+    return write_street_scenes(root, train=TRAIN, val=2, image_hw=(32, 64))
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["files", "decoded"])
@@ -68,7 +72,7 @@ def test_pixels_that_no_resize_copies_are_augmented_all_the_same(root, packed_ro
 
 def test_evaluation_images_are_those_of_the_files(root, packed_root):
     files, packed = (
-        list(evaluation.evaluation_images(source(folder, "val").samples(), make_config(folder)))
+        list(evaluation_images(source(folder, "val").samples(), make_config(folder)))
         for folder in (root, packed_root)
     )
     assert len(files) == 2
@@ -92,7 +96,7 @@ def test_sizes_are_those_of_the_pixels(packed_root):
 
 def test_survey_is_that_of_the_files(root, packed_root):
     files, packed = (
-        str(survey(datasets.CITYSCAPES, source(folder).pairs())) for folder in (root, packed_root)
+        str(survey(CITYSCAPES, source(folder).pairs())) for folder in (root, packed_root)
     )
     assert packed == files
 
@@ -224,16 +228,16 @@ def test_custom_labels_of_another_suffix_are_refused(tmp_path):
     write_photograph(tmp_path / "files", "images/train/a.jpg", "masks/train/a.png")
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     overrides = ["--config.data.train_split=train", f"--config.data.classes={tmp_path}/names.txt"]
-    config = config_files.load("configs/custom.py", overrides)
-    datasets.custom.fill_in(config)
+    config = load_config("configs/custom.py", overrides)
+    custom.fill_in(config)
     config.data.root = str(tmp_path / "files")
-    pack.pack(datasets.trained_on(config.data), tmp_path / "packed")
+    pack.pack(trained_on(config.data), tmp_path / "packed")
     config.data.root = str(tmp_path / "packed")
-    (sample,) = datasets.trained_on(config.data).samples()
+    (sample,) = trained_on(config.data).samples()
     assert (read_sample(sample)[1] == 0).all()
     config.data.label_suffix = "_mask.png"
     with pytest.raises(DataError, match=r"of the kind \*\.png.* custom are \*_mask\.png"):
-        datasets.trained_on(config.data).samples()
+        trained_on(config.data).samples()
 
 
 def test_changed_files_and_options_are_refused(tmp_path):
@@ -289,14 +293,14 @@ def test_a_full_disk_leaves_nothing_broken(root, tmp_path):
 
 
 def test_splits_of_the_config_or_named_ones_are_packed():
-    config = config_files.load("configs/cityscapes.py:upernet_internimage_l_mapillary")
+    config = load_config("configs/cityscapes.py:upernet_internimage_l_mapillary")
     splits = [source.split for source in pack.sources(config, None)]
     assert splits == ["train", "train_extra", "val"]
     assert [source.split for source in pack.sources(config, "val,test")] == ["val", "test"]
 
 
 def test_a_config_that_evaluates_on_another_dataset_is_packed_in_two_parts():
-    config = config_files.load("configs/mapillary.py")
+    config = load_config("configs/mapillary.py")
     with pytest.raises(ConfigError, match=r"--splits training,validation, .* --splits val"):
         pack.sources(config, None)
     assert len(pack.sources(config, "training,validation")) == 2

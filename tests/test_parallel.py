@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from tiny import smallest_config, tiny_config
 
-from jaxseg import ahead_of_time, collectives, optim, parallel, train_step
+from jaxseg.aot import collectives
+from jaxseg.aot.programs import trace_train_step
+from jaxseg.distributed.sharding import compiler_options, infer_shardings, make_mesh, put_batch
 from jaxseg.errors import ConfigError
 from jaxseg.models import segmentor
-from jaxseg.paths import path_of
+from jaxseg.parameter_paths import path_of
+from jaxseg.training.optimizer import make_optimizer
+from jaxseg.training.step import init_state, make_train_step
 
 STEPS = 10
 
@@ -28,10 +32,8 @@ def batches():
 @functools.cache
 def initial_state(of_model=tiny_config):
     config = of_model()
-    optimizer = optim.make(config.optim, config.model.backbone, STEPS)
-    return jax.jit(
-        lambda: train_step.init_state(config, segmentor.build(config.model), optimizer)
-    )()
+    optimizer = make_optimizer(config.optim, config.model.backbone, STEPS)
+    return jax.jit(lambda: init_state(config, segmentor.build(config.model), optimizer))()
 
 
 @functools.cache
@@ -41,16 +43,16 @@ def run(data, fsdp, devices, accumulation=1, remat_keeps=None, repeated=1, of_mo
     config.optim.accumulation = accumulation
     if remat_keeps:
         config.model.backbone.remat, config.model.backbone.remat_keeps = True, remat_keeps
-    mesh = parallel.make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[:devices])
+    mesh = make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[:devices])
     model = segmentor.build(config.model)
     with jax.numpy_dtype_promotion("standard"):
-        optimizer = optim.make(config.optim, config.model.backbone, STEPS)
+        optimizer = make_optimizer(config.optim, config.model.backbone, STEPS)
         start = initial_state(of_model)
-        shardings = parallel.infer(start, config.sharding, mesh)
+        shardings = infer_shardings(start, config.sharding, mesh)
         # A copy: the step donates its state.
         state = jax.device_put(jax.tree.map(np.asarray, start), shardings)
         step = jax.jit(
-            train_step.make_train_step(config, model, optimizer),
+            make_train_step(config, model, optimizer),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
@@ -58,7 +60,7 @@ def run(data, fsdp, devices, accumulation=1, remat_keeps=None, repeated=1, of_mo
         with jax.set_mesh(mesh):
             for batch in batches():
                 batch = {name: array.repeat(repeated, axis=0) for name, array in batch.items()}
-                state, logs = step(state, parallel.put_batch(batch, mesh))
+                state, logs = step(state, put_batch(batch, mesh))
                 losses.append(float(logs["loss"]))
     return losses, state
 
@@ -112,7 +114,7 @@ def test_accumulating_two_equal_parts_is_training_on_one_of_them():
 
 
 def test_mesh_takes_what_is_left():
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 4})
+    mesh = make_mesh({"data": -1, "fsdp": 4})
     assert dict(mesh.shape) == {"data": 2, "fsdp": 4}
 
 
@@ -121,20 +123,20 @@ def test_mesh_takes_what_is_left():
 )
 def test_mesh_that_does_not_fit_the_devices_is_refused(axes):
     with pytest.raises(ConfigError, match="8 devices"):
-        parallel.make_mesh(axes)
+        make_mesh(axes)
 
 
 def test_a_parameter_without_sharding_rule_is_named():
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
+    mesh = make_mesh({"data": -1, "fsdp": 1})
     with pytest.raises(ConfigError, match="head/bias"):
-        parallel.infer({"head": {"bias": np.zeros(3)}}, (("kernel", "fsdp"),), mesh)
+        infer_shardings({"head": {"bias": np.zeros(3)}}, (("kernel", "fsdp"),), mesh)
 
 
 def collectives_of_step(config, axes):
     """What the devices of a mesh send to one another in a whole train step; its parameters."""
-    mesh = parallel.make_mesh(axes)
+    mesh = make_mesh(axes)
     with jax.numpy_dtype_promotion("standard"):  # the schedule needs it
-        traced, state, _ = ahead_of_time.trace_train_step(config, mesh)
+        traced, state, _ = trace_train_step(config, mesh)
     found = collectives.of_program(traced.lower().compile().as_text(), mesh.size)
     sent = {kind: [c.shapes for c in found if c.kind == kind] for kind in {c.kind for c in found}}
     return sent, state
@@ -183,4 +185,4 @@ def replicated(leaf):
 )
 def test_sums_are_put_together_between_slices_alone(devices, put_together):
     grid = np.array([types.SimpleNamespace(**device) for device in devices])[:, None]
-    assert bool(parallel.compiler_options(types.SimpleNamespace(devices=grid))) == put_together
+    assert bool(compiler_options(types.SimpleNamespace(devices=grid))) == put_together

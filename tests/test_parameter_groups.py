@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 from reference_files import REFERENCE
 
 from converters.rules import to_path
-from jaxseg import parameter_groups
 from jaxseg.errors import ConfigError
 from jaxseg.models import segmentor
+from jaxseg.training import parameter_groups
 
 TABLES = sorted(path for path in REFERENCE.glob("*/optim/*.json") if path.stem != "lr_schedule")
 KINDS = {"InternImage": "intern_image", "ViTAdapter": "vit_adapter", "BEiTAdapter": "beit_adapter"}

@@ -13,8 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
-from jaxseg.data import datasets, evaluation, pipeline, synthetic
+from jaxseg.data import pipeline
+from jaxseg.data.evaluation_images import evaluation_images
 from jaxseg.data.samples import read_sample
+from jaxseg.data.source import find_samples
+from jaxseg.data.synthetic.writer import write_street_scenes
 from jaxseg.errors import ConfigError, DataError
 
 TRAIN = 5  # samples
@@ -23,14 +26,14 @@ TRAIN = 5  # samples
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
-    return synthetic.write_street_scenes(root, train=TRAIN, val=1, image_hw=(32, 64))
+    return write_street_scenes(root, train=TRAIN, val=1, image_hw=(32, 64))
 
 
 @pytest.fixture
 def damaged(root, tmp_path):
     """A copy of the samples, the second of which is cut short."""
-    damaged = synthetic.write_street_scenes(tmp_path, train=TRAIN, val=1, image_hw=(32, 64))
-    second = datasets.find_samples("cityscapes", damaged, "train")[1]
+    damaged = write_street_scenes(tmp_path, train=TRAIN, val=1, image_hw=(32, 64))
+    second = find_samples("cityscapes", damaged, "train")[1]
     second.image.write_bytes(second.image.read_bytes()[:-500])
     return damaged
 
@@ -73,7 +76,7 @@ def assert_same_batches(some, others):
 @pytest.fixture
 def indices_as_images(root, monkeypatch):
     """Samples are read as pictures of their own number, and not augmented."""
-    samples = datasets.find_samples("cityscapes", root, "train")
+    samples = find_samples("cityscapes", root, "train")
 
     def opened(sample):
         number = samples.index(sample)
@@ -135,7 +138,7 @@ def test_a_small_set_goes_round(root, batch_size):
 
 
 def test_a_single_sample_is_augmented_anew_every_time(tmp_path):
-    root = synthetic.write_street_scenes(tmp_path, train=1, val=0, image_hw=(32, 64))
+    root = write_street_scenes(tmp_path, train=1, val=0, image_hw=(32, 64))
     images = next(pipeline.training_batches(make_config(root), batch_size=4, seed=0))["image"]
     assert all(not np.array_equal(images[0], image) for image in images[1:])
 
@@ -187,7 +190,7 @@ def test_closed_batches_say_so(root):
 def test_corrupt_file_stops_training_with_its_name(damaged, workers):
     config = make_config(damaged, workers=workers)
     batches = pipeline.training_batches(config, batch_size=TRAIN, seed=0)
-    name = datasets.find_samples("cityscapes", damaged, "train")[1].image.name
+    name = find_samples("cityscapes", damaged, "train")[1].image.name
     with pytest.raises(DataError, match=name) as error:
         take(batches, 2)
     assert "skip_corrupt" in str(error.value)
@@ -201,7 +204,7 @@ def test_corrupt_file_gives_way_to_the_next_and_is_counted(damaged):
     assert_same_batches(batches, again)
     assert [batch["replaced"].sum() for batch in batches] == [1, 1, 1]
 
-    third = datasets.find_samples("cityscapes", damaged, "train")[2]
+    third = find_samples("cityscapes", damaged, "train")[2]
     third.image.write_bytes(b"")
     batch = next(pipeline.training_batches(config, batch_size=TRAIN, seed=0))
     assert sorted(batch["replaced"]) == [0, 0, 0, 1, 2]
@@ -210,7 +213,7 @@ def test_corrupt_file_gives_way_to_the_next_and_is_counted(damaged):
 def test_a_file_that_fails_when_its_crop_is_decoded_is_replaced_like_any_other(damaged):
     config = make_config(damaged, skip_corrupt=True)
     expected = next(pipeline.training_batches(config, batch_size=TRAIN, seed=0))
-    first, second = datasets.find_samples("cityscapes", damaged, "train")[:2]
+    first, second = find_samples("cityscapes", damaged, "train")[:2]
     content = bytearray(first.image.read_bytes())
     start, end = content.index(b"IDAT"), len(content) - 16
     content[start + 4 : end] = bytes(end - start - 4)
@@ -221,8 +224,8 @@ def test_a_file_that_fails_when_its_crop_is_decoded_is_replaced_like_any_other(d
 
 
 def test_set_of_corrupt_files_only_is_an_error(root, tmp_path):
-    synthetic.write_street_scenes(tmp_path, train=2, val=0, image_hw=(32, 64))
-    for sample in datasets.find_samples("cityscapes", tmp_path, "train"):
+    write_street_scenes(tmp_path, train=2, val=0, image_hw=(32, 64))
+    for sample in find_samples("cityscapes", tmp_path, "train"):
         sample.label.write_bytes(b"")
     config = make_config(tmp_path, skip_corrupt=True)
     with pytest.raises(DataError, match=r"None of the 2 samples.*is empty"):
@@ -230,8 +233,8 @@ def test_set_of_corrupt_files_only_is_an_error(root, tmp_path):
 
 
 def test_wrong_labels_are_never_skipped(tmp_path):
-    synthetic.write_street_scenes(tmp_path, train=2, val=0, image_hw=(32, 64))
-    first, second = datasets.find_samples("cityscapes", tmp_path, "train")
+    write_street_scenes(tmp_path, train=2, val=0, image_hw=(32, 64))
+    first, second = find_samples("cityscapes", tmp_path, "train")
     second.image.write_bytes(b"")
     os.replace(first.label, second.label)
     first.label.write_bytes(first.image.read_bytes())
@@ -249,11 +252,10 @@ def test_missing_data_and_impossible_batches_are_refused_at_once(root, tmp_path)
 
 
 def test_images_are_evaluated_as_they_are_and_filled_in_where_a_process_has_none_left(root):
-    samples = datasets.find_samples("cityscapes", root, "train")[:3]
+    samples = find_samples("cityscapes", root, "train")[:3]
     config = make_config(root)
     first, second = (
-        list(evaluation.evaluation_images(samples, config, process_index=i, process_count=2))
-        for i in range(2)
+        list(evaluation_images(samples, config, process_index=i, process_count=2)) for i in range(2)
     )
     assert [item["index"] for item in first] == [0, 2]
     assert [item["index"] for item in second] == [1, -1]

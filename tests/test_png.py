@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from jaxseg.data import png
-from jaxseg.data.pictures import OpenedImage, read_image
+from jaxseg.data.decoding import png
+from jaxseg.data.decoding.pictures import OpenedImage, read_image
 from jaxseg.errors import CorruptFileError
 
 HW = (37, 83)

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.points import most_uncertain, random_points, sample, sample_class
+from jaxseg.losses.point_sampling import (
+    point_sample,
+    random_points,
+    sample_class,
+    sample_uncertain_points,
+)
 
 
 def dense_sample(mask, points):
@@ -28,7 +33,7 @@ def points():
 @pytest.mark.parametrize("hw", [(5, 8), (1, 1), (16, 3)])
 def test_samples_are_bilinear_and_zero_outside(points, hw):
     masks = np.random.default_rng(1).standard_normal((3, *hw), np.float32)
-    found = jax.jit(sample)(masks, points)
+    found = jax.jit(point_sample)(masks, points)
     expected = np.stack([dense_sample(mask, points) for mask in masks])
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
@@ -37,7 +42,7 @@ def test_gradient_is_the_transpose_and_does_not_reach_the_points(points):
     masks = np.random.default_rng(1).standard_normal((3, 5, 8), np.float32)
     cotangent = np.random.default_rng(2).standard_normal((3, len(points)), np.float32)
     to_masks, to_points = jax.jit(
-        jax.grad(lambda *inputs: jnp.sum(sample(*inputs) * cotangent), argnums=(0, 1))
+        jax.grad(lambda *inputs: jnp.sum(point_sample(*inputs) * cotangent), argnums=(0, 1))
     )(masks, points)
     basis = np.eye(40).reshape(40, 5, 8)
     matrix = np.stack([dense_sample(pixel, points) for pixel in basis])
@@ -47,9 +52,9 @@ def test_gradient_is_the_transpose_and_does_not_reach_the_points(points):
 
 def test_half_precision_maps_are_mixed_in_float32(points):
     masks = jnp.asarray(np.random.default_rng(1).standard_normal((3, 5, 8)), jnp.bfloat16)
-    found = sample(masks, points)
+    found = point_sample(masks, points)
     assert found.dtype == jnp.float32
-    np.testing.assert_array_equal(found, sample(masks.astype(jnp.float32), points))
+    np.testing.assert_array_equal(found, point_sample(masks.astype(jnp.float32), points))
 
 
 def test_a_class_is_sampled_as_its_mask_would_be(points):
@@ -57,13 +62,13 @@ def test_a_class_is_sampled_as_its_mask_would_be(points):
     classes = np.array([0, 2, 5], np.int32)
     masks = (labels == classes[:, None, None]).astype(np.float32)
     of_classes = jax.jit(jax.vmap(sample_class, in_axes=(None, 0, None)))
-    found, expected = of_classes(labels, classes, points), jax.jit(sample)(masks, points)
+    found, expected = of_classes(labels, classes, points), jax.jit(point_sample)(masks, points)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_the_chosen_candidates_are_those_nearest_to_the_edge():
     mask = np.random.default_rng(1).standard_normal((6, 7)).astype(np.float32)
     candidates = np.asarray(random_points(jax.random.key(0), 90))
-    chosen = jax.jit(most_uncertain, static_argnums=2)(mask, candidates, 30)
+    chosen = jax.jit(sample_uncertain_points, static_argnums=2)(mask, candidates, 30)
     order = np.argsort(np.abs(dense_sample(mask, candidates)))
     np.testing.assert_array_equal(chosen, candidates[order[:30]])

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.interpolate import RectBivariateSpline
 
-from jaxseg import position_tables, resize
 from jaxseg.errors import CheckpointError
+from jaxseg.ops import position_tables, resize
 from tests.reference_files import Recording, recordings, relative_error
 
 TOLERANCE = 1e-6

@@ -10,8 +10,10 @@ import pytest
 from processes import ROOT, failure, run
 from tiny import tiny_config
 
-from jaxseg import checkpoints, inference, parallel
+from jaxseg.checkpoints.manager import save_weights
+from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import CheckpointError, DataError
+from jaxseg.inference.predictor import make_predictor
 from jaxseg.models import segmentor
 from jaxseg.predict import Segmenter, find_images, main
 
@@ -51,16 +53,16 @@ def test_a_model_evaluated_in_windows_predicts_in_windows(tmp_path):
     config.eval.mode = "slide"
     model = segmentor.build(config.model)
     variables = jax.jit(segmentor.init, static_argnums=(0, 2))(model, jax.random.key(0), (64, 128))
-    checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
+    save_weights(tmp_path / "run", variables, config.to_dict())
     image = np.random.default_rng(0).integers(0, 256, (70, 110, 3)).astype(np.uint8)
     found = Segmenter.from_checkpoint(tmp_path / "run").probabilities(image)
 
     bgr = np.ascontiguousarray(image[..., ::-1])
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 1})
-    slid = inference.predictor_of(model, variables, config, mesh).probabilities(bgr)
+    mesh = make_mesh({"data": -1, "fsdp": 1})
+    slid = make_predictor(model, variables, config, mesh).probabilities(bgr)
     np.testing.assert_allclose(found, slid, atol=1e-5)
     config.eval.mode = "whole"
-    whole = inference.predictor_of(model, variables, config, mesh).probabilities(bgr)
+    whole = make_predictor(model, variables, config, mesh).probabilities(bgr)
     assert np.abs(found - whole).max() > 1e-3
 
 

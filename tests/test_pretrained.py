@@ -29,10 +29,10 @@ from tiny_vits import (
     wanted_by,
 )
 
-from configs import common, vit_adapter
 from converters import convert, state_dict
 from converters.fill import fill
 from jaxseg.errors import CheckpointError
+from jaxseg.recipes import base, vit_adapter
 
 MANIFESTS = sorted((REFERENCE / "vit_adapter" / "pretrained" / "manifests").glob("*.json"))
 TABLES = recordings("vit_adapter/pretrained")
@@ -51,7 +51,7 @@ def published_models(recorded):
     else:
         windows = [{"window": (crop // 16,) * 2} for crop in (512, 640, 896)]
         backbones = [vit_adapter.BEIT | size | window for window in windows]
-    return [common.upernet(backbone, 150) for backbone in backbones]
+    return [base.upernet(backbone, 150) for backbone in backbones]
 
 
 @pytest.mark.reference

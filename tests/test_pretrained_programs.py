@@ -23,10 +23,13 @@ from tiny_vits import (
     wanted_by,
 )
 
-from converters import convert, export_torch, torch_file, torch_writer
-from jaxseg import checkpoints, initial_weights, paths
+from converters import convert, export_torch
+from converters.torch_files import torch_file, torch_writer
+from jaxseg import parameter_paths
+from jaxseg.checkpoints import initial_weights
+from jaxseg.checkpoints.manager import find_checkpoint, load_variables
 from jaxseg.models import segmentor
-from jaxseg.models.beit import relative_position_index
+from jaxseg.models.backbones.beit import relative_position_index
 
 PUBLISHED = [path.stem for path in published.MANIFESTS if "_beit" in path.stem]
 
@@ -52,7 +55,7 @@ def stored(run, config):
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = segmentor.shapes(segmentor.build(config.model))
     abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
-    return paths.by_path(checkpoints.load_variables(checkpoints.find(run), abstract))
+    return parameter_paths.by_path(load_variables(find_checkpoint(run), abstract))
 
 
 def fresh(config):
@@ -61,7 +64,7 @@ def fresh(config):
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     wanted = wanted_by(config.model.to_dict())
     leaves = {path: np.full(shape, 7, np.float32) for path, shape in wanted.items()}
-    return paths.nested(jax.device_put(leaves, everywhere))
+    return parameter_paths.nested(jax.device_put(leaves, everywhere))
 
 
 def check_given(variables, weights, dtype=np.float32):
@@ -124,7 +127,7 @@ def test_training_starts_from_a_pretrained_file(tensors, backbone, notes, tmp_pa
     variables, origin = initial_weights.load(str(tmp_path / "file.pth"), before, "tiny")
     assert notes in origin
     weights = match(tensors, config)
-    before, after = paths.by_path(before), paths.by_path(variables)
+    before, after = parameter_paths.by_path(before), parameter_paths.by_path(variables)
     check_given(after, weights)
     assert {path for path, leaf in after.items() if (leaf == 7).all()} == set(weights.plan.initial)
     assert all(after[path].sharding == before[path].sharding for path in after)
@@ -141,8 +144,8 @@ def test_training_starts_from_a_segmentor_of_another_window(kind, tmp_path):
     assert "of these 4 relative positions, resized from 6 x 6 to 8 x 12 patches" in origin
     assert "as initialised" not in origin
     weights = match(tensors, config, transfer=True, window=(8, 12))
-    assert weights.arrays.keys() == paths.by_path(variables).keys()
-    check_given(paths.by_path(variables), weights)
+    assert weights.arrays.keys() == parameter_paths.by_path(variables).keys()
+    check_given(parameter_paths.by_path(variables), weights)
 
 
 # And back.

@@ -16,7 +16,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 from processes import ROOT, ends, failure, free_port, run, run_all, started
 
-from jaxseg import processes
+from jaxseg.distributed import processes
 from jaxseg.errors import ConfigError
 
 # A signal is answered some steps later; there have to be enough of them.
@@ -162,7 +162,8 @@ def test_processes_with_other_settings_are_refused(tiny, tmp_path):
 
 
 # The others wait for so long after a save that has failed in one process.
-SHORT = "import sys, runpy, jaxseg.checkpoints as c; c.SAVE_SECONDS = 15; sys.argv[0] = 'jaxseg'"
+SHORT = "import sys, runpy; from jaxseg.checkpoints import manager"
+SHORT += "; manager.SAVE_SECONDS = 15; sys.argv[0] = 'jaxseg'"
 
 
 @pytest.mark.full
@@ -196,7 +197,7 @@ def test_work_directories_that_are_not_one_are_refused(tiny, tmp_path):
 
 JOIN = """\
 import sys
-from jaxseg import processes
+from jaxseg.distributed import processes
 processes.START_SECONDS = int(sys.argv[1])
 try:
     processes.start(preemptible=True)

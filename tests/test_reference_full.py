@@ -7,9 +7,9 @@ from published import config_of, name_of
 from reference_files import recordings, relative_error
 
 from converters import convert, recording, verify
-from jaxseg import paths
+from jaxseg import parameter_paths
 from jaxseg.models import segmentor
-from jaxseg.position_tables import resize_relative
+from jaxseg.ops.position_tables import resize_relative
 
 RECORDINGS = [
     path for folder in ("internimage/full", "vit_adapter/full") for path in recordings(folder)
@@ -38,12 +38,12 @@ def test_full_size_beit_on_an_oblong_image_is_the_beit_with_resized_tables():
 
     tables = {
         path: resize_relative(np.asarray(table), (40, 40), (32, 48))
-        for path, table in paths.by_path(variables).items()
+        for path, table in parameter_paths.by_path(variables).items()
         if path.endswith("relative_position_bias_table")
     }
     assert len(tables) == 24
     config.model.backbone.window = (32, 48)
-    variables = paths.nested(paths.by_path(variables) | tables)
+    variables = parameter_paths.nested(parameter_paths.by_path(variables) | tables)
     expected = jax.device_get(verify.run(segmentor.build(config.model), variables, images))
     assert outputs["output"].shape == (1, 150, 512, 768)
     for name, value in outputs.items():

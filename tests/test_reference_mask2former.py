@@ -7,9 +7,9 @@ from published import mask2former_of
 from recorded_modules import VALUES, check_module, first, last
 from reference_files import Recording, recordings, relative_error
 
-from jaxseg.models.mask2former_head import Mask2FormerHead, MaskPredictions, blocked_by
-from jaxseg.models.pixel_decoder import MSDeformAttnPixelDecoder
-from jaxseg.models.sine_positions import sine_positions
+from jaxseg.models.heads.mask2former_head import Mask2FormerHead, MaskPredictions, blocked_by
+from jaxseg.models.heads.pixel_decoder import MSDeformAttnPixelDecoder
+from jaxseg.models.heads.sine_positions import sine_positions
 
 pytestmark = pytest.mark.reference
 

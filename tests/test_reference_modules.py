@@ -10,10 +10,12 @@ from flax import traverse_util
 from reference_files import Recording, recordings, relative_error
 
 from converters.rules import to_channels_last, to_path, to_variables
-from jaxseg import losses, resize
-from jaxseg.models import intern_image, layers
-from jaxseg.models.segformer_head import SegformerHead
-from jaxseg.models.uper_head import FCNHead, UPerHead
+from jaxseg.losses.cross_entropy import cross_entropy, pixel_accuracy
+from jaxseg.models import layers
+from jaxseg.models.backbones import internimage
+from jaxseg.models.heads.segformer_head import SegformerHead
+from jaxseg.models.heads.uper_head import FCNHead, UPerHead
+from jaxseg.ops import resize
 
 pytestmark = pytest.mark.reference
 
@@ -31,24 +33,24 @@ def to_first(x):
 
 def options(hparams, **renamed):
     """The recorded settings that jaxseg's modules take by the same name."""
-    known = inspect.signature(intern_image.InternImage).parameters
+    known = inspect.signature(internimage.InternImage).parameters
     chosen = {k: v for k, v in hparams.items() if k in known and k not in ("groups", "channels")}
     return chosen | {k: hparams[v] for k, v in renamed.items() if v in hparams}
 
 
 def layer(hparams):
     chosen = options(hparams)
-    return intern_image.InternImageLayer(hparams["groups"], **chosen)
+    return internimage.InternImageLayer(hparams["groups"], **chosen)
 
 
 def backbone(hparams):
     chosen = options(hparams, level2_post_norm_after="level2_post_norm_block_ids")
-    return intern_image.InternImage(hparams["channels"], groups=hparams["groups"], **chosen)
+    return internimage.InternImage(hparams["channels"], groups=hparams["groups"], **chosen)
 
 
 def dcn_module(hparams):
     names = ("offset_scale", "kernel_size", "dw_kernel_size", "center_feature_scale")
-    return intern_image.DCNv3(hparams["group"], **{k: hparams[k] for k in names})
+    return internimage.DCNv3(hparams["group"], **{k: hparams[k] for k in names})
 
 
 def head(hparams):
@@ -63,11 +65,11 @@ def head(hparams):
 # Leading part of the file name -> (module, inputs are NCHW, outputs are NCHW, takes `train`).
 MODULES = {
     "dcnv3_module": (dcn_module, False, False, False),
-    "downsample_layer": (lambda _: intern_image.Downsample(), False, False, False),
+    "downsample_layer": (lambda _: internimage.Downsample(), False, False, False),
     "internimage_layer": (layer, False, False, True),
     "internimage_tiny": (backbone, True, True, True),
-    "mlp_layer": (lambda h: intern_image.MLP(h["hidden"]), False, False, False),
-    "stem_layer": (lambda h: intern_image.Stem(h["out_chans"]), True, False, False),
+    "mlp_layer": (lambda h: internimage.MLP(h["hidden"]), False, False, False),
+    "stem_layer": (lambda h: internimage.Stem(h["out_chans"]), True, False, False),
     "fcn_head": (head, True, True, True),
     "segformer_head": (head, True, True, True),
     "uper_head": (head, True, True, True),
@@ -143,12 +145,12 @@ def check_ce_loss(recording):
     weight = recording.hparams["loss_weight"]
     logits = to_last(recording["inputs/logits"])
     labels = recording["inputs/label"][:, 0].astype(np.int32)
-    loss, gradient = jax.value_and_grad(lambda x: weight * losses.cross_entropy(x, labels))(logits)
+    loss, gradient = jax.value_and_grad(lambda x: weight * cross_entropy(x, labels))(logits)
     assert relative_error(loss, recording["outputs/loss_ce"]) < VALUES
     expected = to_last(recording["grads/inputs/logits"])
     cotangent = float(recording["cotangents/loss_ce"])
     assert relative_error(gradient * cotangent, expected) < GRADIENTS
-    accuracy = 100 * losses.pixel_accuracy(logits, labels)
+    accuracy = 100 * pixel_accuracy(logits, labels)
     assert relative_error(accuracy[None], recording["outputs/acc_seg"]) < VALUES
 
 

@@ -17,7 +17,7 @@ from reference_files import Recording, recordings
 from trajectories import in_float64, train
 
 from converters import rules
-from jaxseg import optim
+from jaxseg.training.optimizer import learning_rate_schedule
 
 FILES = recordings("internimage/trajectory")
 PARAMETRIZED = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -73,7 +73,7 @@ def test_first_steps_in_float32_follow_the_reference(path):
 def test_learning_rates_are_those_of_the_reference(path):
     recording = Recording(path)
     config = config_of(recording, "float32")
-    rate = optim.schedule(config.optim, config.steps)
+    rate = learning_rate_schedule(config.optim, config.steps)
     for k, rates in enumerate(recording["log/lr"]):
         expected = rate(k) * recording["group_lr_scale"]
         np.testing.assert_allclose(expected, rates, rtol=1e-5, atol=1e-15)

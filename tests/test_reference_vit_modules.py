@@ -13,9 +13,11 @@ from recorded_vits import config_of
 from reference_files import REFERENCE, Recording, recordings, relative_error
 
 from converters import rules, verify
-from jaxseg import resize, windows
-from jaxseg.models import beit, layers, segmentor, vit, vit_adapter
-from jaxseg.models.uper_head import FCNHead, UPerHead
+from jaxseg.inference.sliding_window import Slide
+from jaxseg.models import layers, segmentor
+from jaxseg.models.backbones import beit, vit, vit_adapter
+from jaxseg.models.heads.uper_head import FCNHead, UPerHead
+from jaxseg.ops import resize
 
 pytestmark = pytest.mark.reference
 
@@ -183,7 +185,7 @@ def check_slide_inference(training, recording):
     model = segmentor.build(config.model)
     variables = rules.to_variables(verify.filled_state_dict(config))
     meta = recording.json("meta")
-    slide = windows.Slide(tuple(meta["crop"]), tuple(meta["stride"]))
+    slide = Slide(tuple(meta["crop"]), tuple(meta["stride"]))
     network, hw = windowed.model_network(model, variables), tuple(meta["ori_shape"])
     image = np.asarray(last(recording["inputs/img"])[0])
     view = windowed.view_of(network, image, hw, slide)

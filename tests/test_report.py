@@ -14,7 +14,8 @@ import rich.console
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from jaxseg import charts, metrics, report
+from jaxseg.evaluation import charts, metrics
+from jaxseg.reporting import report
 
 CLASSES = ("road", "car [small]", "bus")
 PROGRESS = {

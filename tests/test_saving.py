@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.checkpoints import Checkpoints
+from jaxseg.checkpoints.manager import Checkpoints
 from jaxseg.errors import CheckpointError
-from jaxseg.train_step import TrainState
+from jaxseg.training.step import TrainState
 
 LIMIT = 1 << 20  # bytes that a file may have while storage is full
 

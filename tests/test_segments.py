@@ -6,14 +6,15 @@ import pytest
 from test_mask2former_step import HEAD
 from tiny import tiny_config
 
-from configs import common
-from jaxseg import checkpoints
-from jaxseg.data import datasets, transforms
+from jaxseg.checkpoints.manager import save_weights
+from jaxseg.data import transforms
+from jaxseg.data.source import evaluated_on
 from jaxseg.errors import ConfigError
+from jaxseg.inference.segments import instance_segments, panoptic_segments
 from jaxseg.models import segmentor
+from jaxseg.ops.resize import resize_bilinear
 from jaxseg.predict import Segmenter
-from jaxseg.resize import resize_bilinear
-from jaxseg.segments import instance_segments, panoptic_segments
+from jaxseg.recipes import base
 
 
 def read(how, shares, masks, num_classes=2, hw=None, **options):
@@ -130,7 +131,7 @@ def mask2former(tmp_path):
     config.eval.update({"mode": "slide", "stride_hw": (32, 32)})
     size = {**HEAD, "decoder_layers": 1}
     backbone = config.model.backbone.to_dict()
-    config.model = common.mask2former(backbone, num_classes=25, num_queries=8, size=size)
+    config.model = base.mask2former(backbone, num_classes=25, num_queries=8, size=size)
     config.model.dtype = "float32"
     model = segmentor.build(config.model)
     rng = np.random.default_rng(0)
@@ -141,7 +142,7 @@ def mask2former(tmp_path):
         return drawn.astype(np.float32)
 
     variables = jax.tree.map(of_shape, segmentor.shapes(model))
-    checkpoints.save_weights(tmp_path / "run", variables, config.to_dict())
+    save_weights(tmp_path / "run", variables, config.to_dict())
     return tmp_path / "run", config, model, variables
 
 
@@ -169,7 +170,7 @@ def test_segments_of_an_image_from_a_checkpoint(mask2former):
 
 def test_a_model_without_queries_is_refused():
     config = tiny_config()
-    dataset = datasets.evaluated_on(config.data).dataset
+    dataset = evaluated_on(config.data).dataset
     segmenter = Segmenter(config, dataset, segmentor.build(config.model), {})
     with pytest.raises(ConfigError, match=r"mask2former head.*kind=uper"):
         segmenter.segments(np.zeros((64, 64, 3), np.uint8))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import pallas_kernels
-from jaxseg import config_files
+from jaxseg.config import load_config
 from jaxseg.models import segmentor
 from pallas_kernels import bench, shapes
 
@@ -48,7 +48,7 @@ def test_table_is_what_the_models_call(recipe, hw, names, monkeypatch):
 
     monkeypatch.setattr(pallas_kernels, "dcnv3", dcnv3)
     monkeypatch.setattr(pallas_kernels, "ms_deform_attn", ms_deform_attn)
-    model = segmentor.build(config_files.load(recipe).model)
+    model = segmentor.build(load_config(recipe).model)
     images = jax.ShapeDtypeStruct((1, *hw, 3), jnp.float32)
     variables = segmentor.shapes(model)
     called.clear()

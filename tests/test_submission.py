@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from reference_files import REFERENCE
 
-from jaxseg.data import datasets, submission
+from jaxseg.data import submission
 from jaxseg.data.samples import Sample
+from jaxseg.data.source import DATASETS, get_dataset
 from jaxseg.errors import ConfigError
 
 
@@ -23,7 +24,7 @@ def recorded(case):
 def written(tmp_path, name, image, class_map):
     """The file that is written for an image, as (name, picture)."""
     sample = Sample("any", pathlib.Path(image), pathlib.Path(image), None)
-    submission.write(tmp_path, datasets.get(name), sample, class_map)
+    submission.write(tmp_path, get_dataset(name), sample, class_map)
     (path,) = tmp_path.iterdir()
     with Image.open(path) as picture:
         picture.load()
@@ -67,7 +68,7 @@ def test_files_for_ade20k_are_those_of_the_reference(tmp_path):
         np.testing.assert_array_equal(np.asarray(picture), expected, strict=True)
 
 
-@pytest.mark.parametrize("name", sorted({*datasets.DATASETS} - {*submission.FORMATS}))
+@pytest.mark.parametrize("name", sorted({*DATASETS} - {*submission.FORMATS}))
 def test_other_datasets_have_no_form_for_submissions(name):
     with pytest.raises(ConfigError, match=f"submissions of {name}; .*cityscapes and ade20k"):
-        submission.check(datasets.get(name))
+        submission.check(get_dataset(name))

@@ -5,12 +5,13 @@ import pytest
 from PIL import Image
 from tiny_datasets import HW, write_ade20k, write_cityscapes, write_photograph
 
-from jaxseg.data import datasets, pictures
+from jaxseg.data.decoding import pictures
+from jaxseg.data.source import CITYSCAPES, MAPILLARY_TO_CITYSCAPES, Source, get_dataset
 from jaxseg.data.survey import survey
 
 
 def survey_of(name, root, split):
-    source = datasets.Source(datasets.get(name), str(root), split)
+    source = Source(get_dataset(name), str(root), split)
     return survey(source.dataset, source.pairs())
 
 
@@ -27,7 +28,7 @@ def test_sizes_and_values_are_counted(tmp_path):
     assert form.suffix == "_gtFine_labelIds.png"
     assert {k: values.pixels[k] for k in np.flatnonzero(values.pixels)} == {26: 8, 4: 1, 7: 87}
     assert {k: values.images[k] for k in np.flatnonzero(values.images)} == {26: 1, 4: 1, 7: 2}
-    classes = datasets.CITYSCAPES.classes
+    classes = CITYSCAPES.classes
     present = {classes[k]: n for k, n in enumerate(found.class_pixels()) if n}
     assert present == {"road": 87, "car": 8}
     text = str(found)
@@ -104,10 +105,10 @@ def test_many_sizes_are_summed_up(tmp_path):
 
 
 def test_values_of_one_class_are_summed_up(tmp_path):
-    road = np.flatnonzero(datasets.MAPILLARY_TO_CITYSCAPES.label_formats[0].train_ids == 0)[:2]
+    road = np.flatnonzero(MAPILLARY_TO_CITYSCAPES.label_formats[0].train_ids == 0)[:2]
     pixels = np.full(HW, road[0], np.uint8)
     pixels[0] = road[1]
-    pixels[1] = np.flatnonzero(datasets.MAPILLARY_TO_CITYSCAPES.label_formats[0].train_ids == 13)[0]
+    pixels[1] = np.flatnonzero(MAPILLARY_TO_CITYSCAPES.label_formats[0].train_ids == 13)[0]
     files = "training/images/a.jpg", "training/labels/a.png"
     write_photograph(tmp_path, *files, pixels=pixels)
     text = str(survey_of("mapillary_to_cityscapes", tmp_path, "training"))

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxseg.data import datasets, synthetic
 from jaxseg.data.samples import read_sample
-from jaxseg.data.street import scene
+from jaxseg.data.source import CITYSCAPES, find_samples
+from jaxseg.data.synthetic import scene
+from jaxseg.data.synthetic.writer import STAMP, write_street_scenes
 from jaxseg.errors import DataError
 
 SMALL = {"train": 2, "val": 1, "image_hw": (32, 64)}
@@ -21,9 +22,9 @@ def contents(root):
 
 
 def test_all_classes_occur_in_both_splits(tmp_path):
-    synthetic.write_street_scenes(tmp_path, train=12, val=6, image_hw=(128, 256))
+    write_street_scenes(tmp_path, train=12, val=6, image_hw=(128, 256))
     for split, count in (("train", 12), ("val", 6)):
-        samples = datasets.find_samples("cityscapes", tmp_path, split)
+        samples = find_samples("cityscapes", tmp_path, split)
         assert len(samples) == count
         pixels = np.zeros(256, int)
         for sample in samples:
@@ -32,9 +33,7 @@ def test_all_classes_occur_in_both_splits(tmp_path):
             pixels += np.bincount(label.ravel(), minlength=256)
         rare = [
             name
-            for name, share in zip(
-                datasets.CITYSCAPES.classes, pixels[:19] / pixels.sum(), strict=True
-            )
+            for name, share in zip(CITYSCAPES.classes, pixels[:19] / pixels.sum(), strict=True)
             if share < 1e-3
         ]
         assert not rare
@@ -42,7 +41,7 @@ def test_all_classes_occur_in_both_splits(tmp_path):
 
 
 def test_files_lie_as_in_cityscapes(tmp_path):
-    synthetic.write_street_scenes(tmp_path, train=5, val=1, image_hw=(32, 64))
+    write_street_scenes(tmp_path, train=5, val=1, image_hw=(32, 64))
     city = tmp_path / "leftImg8bit" / "train" / "lindenau"
     assert [file.name for file in sorted(city.iterdir())] == [
         "lindenau_000000_000019_leftImg8bit.png",
@@ -54,9 +53,9 @@ def test_files_lie_as_in_cityscapes(tmp_path):
 
 
 def test_same_arguments_give_the_same_files_and_another_seed_gives_others(tmp_path):
-    first = contents(synthetic.write_street_scenes(tmp_path / "a", **SMALL, seed=1))
-    again = contents(synthetic.write_street_scenes(tmp_path / "b", **SMALL, seed=1))
-    other = contents(synthetic.write_street_scenes(tmp_path / "c", **SMALL, seed=2))
+    first = contents(write_street_scenes(tmp_path / "a", **SMALL, seed=1))
+    again = contents(write_street_scenes(tmp_path / "b", **SMALL, seed=1))
+    other = contents(write_street_scenes(tmp_path / "c", **SMALL, seed=2))
     assert first == again
     assert first.keys() == other.keys()
     assert all(first[name] != other[name] for name in first)
@@ -64,8 +63,8 @@ def test_same_arguments_give_the_same_files_and_another_seed_gives_others(tmp_pa
 
 
 def test_more_scenes_do_not_change_the_earlier_ones(tmp_path):
-    few = contents(synthetic.write_street_scenes(tmp_path, **SMALL))
-    more = contents(synthetic.write_street_scenes(tmp_path, **(SMALL | {"train": 4})))
+    few = contents(write_street_scenes(tmp_path, **SMALL))
+    more = contents(write_street_scenes(tmp_path, **(SMALL | {"train": 4})))
     assert few.items() <= more.items()
     assert len(more) == len(few) + 4
 
@@ -80,15 +79,15 @@ def test_any_size_is_painted_whole(hw):
 
 
 def test_finished_set_is_left_alone(tmp_path):
-    synthetic.write_street_scenes(tmp_path, **SMALL)
+    write_street_scenes(tmp_path, **SMALL)
     name, _ = next(iter(contents(tmp_path).items()))
     (tmp_path / name).write_bytes(b"touched")
-    synthetic.write_street_scenes(tmp_path, **SMALL)
+    write_street_scenes(tmp_path, **SMALL)
     assert (tmp_path / name).read_bytes() == b"touched"
 
 
 def test_interrupted_set_is_written_again(tmp_path, monkeypatch):
-    expected = contents(synthetic.write_street_scenes(tmp_path / "whole", **SMALL))
+    expected = contents(write_street_scenes(tmp_path / "whole", **SMALL))
 
     painted, render = [], scene.render
 
@@ -101,16 +100,16 @@ def test_interrupted_set_is_written_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(scene, "render", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            synthetic.write_street_scenes(tmp_path / "part", **SMALL)
-    assert not json.loads((tmp_path / "part" / synthetic.STAMP).read_text())["finished"]
-    assert contents(synthetic.write_street_scenes(tmp_path / "part", **SMALL)) == expected
+            write_street_scenes(tmp_path / "part", **SMALL)
+    assert not json.loads((tmp_path / "part" / STAMP).read_text())["finished"]
+    assert contents(write_street_scenes(tmp_path / "part", **SMALL)) == expected
 
 
 def test_set_of_other_parameters_is_replaced(tmp_path):
-    synthetic.write_street_scenes(tmp_path, **(SMALL | {"train": 4}))
-    (tmp_path / synthetic.STAMP).write_text("{")
-    synthetic.write_street_scenes(tmp_path, **SMALL)
-    assert len(datasets.find_samples("cityscapes", tmp_path, "train")) == 2
+    write_street_scenes(tmp_path, **(SMALL | {"train": 4}))
+    (tmp_path / STAMP).write_text("{")
+    write_street_scenes(tmp_path, **SMALL)
+    assert len(find_samples("cityscapes", tmp_path, "train")) == 2
 
 
 def test_datasets_of_others_are_not_touched(tmp_path):
@@ -118,7 +117,7 @@ def test_datasets_of_others_are_not_touched(tmp_path):
     image.parent.mkdir(parents=True)
     image.write_bytes(b"somebody's")
     with pytest.raises(DataError, match="not made here"):
-        synthetic.write_street_scenes(tmp_path, **SMALL)
+        write_street_scenes(tmp_path, **SMALL)
     assert image.read_bytes() == b"somebody's"
 
 
@@ -127,5 +126,5 @@ def test_command_line_writes_a_set(tmp_path):
     command += ["--train", "1", "--val", "1", "--height", "32", "--width", "64", "--seed", "3"]
     output = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "1 training and 1 validation scenes" in output.stdout
-    (sample,) = datasets.find_samples("cityscapes", tmp_path / "scenes", "val")
+    (sample,) = find_samples("cityscapes", tmp_path / "scenes", "val")
     assert read_sample(sample)[1].shape == (32, 64)

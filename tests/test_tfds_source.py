@@ -14,11 +14,14 @@ from ml_collections import ConfigDict
 from processes import ROOT
 from test_pipeline import assert_same_batches, make_config, take
 
-from jaxseg import config_files
-from jaxseg.data import datasets, evaluation, pictures, pipeline, scene_parse150
-from jaxseg.data.datasets import ADE20K, CITYSCAPES, Source
-from jaxseg.data.description import IGNORE, UNKNOWN
+from jaxseg.config import load_config
+from jaxseg.data import pipeline
+from jaxseg.data.datasets.description import IGNORE, UNKNOWN
+from jaxseg.data.decoding import pictures
+from jaxseg.data.evaluation_images import evaluation_images
+from jaxseg.data.readers import scene_parse150
 from jaxseg.data.samples import read_sample
+from jaxseg.data.source import ADE20K, CITYSCAPES, Source, evaluated_on, trained_on
 from jaxseg.data.survey import survey
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
 
@@ -93,7 +96,7 @@ def test_version_may_be_given_and_the_newest_is_read_otherwise(prepared, copied)
 def test_dataset_of_ones_own_is_read_without_its_builder(prepared):
     records = cells_config(prepared / "array_record", "tfds:cells")
     files = cells_config(prepared / "released/cells", "files")
-    assert_same_samples(*(datasets.trained_on(config).samples() for config in (records, files)))
+    assert_same_samples(*(trained_on(config).samples() for config in (records, files)))
 
 
 def test_scene_parse150_has_the_countable_classes_of_ade20k(prepared):
@@ -141,8 +144,8 @@ def test_samples_travel_to_workers_as_names_not_as_records(prepared):
 
 def test_evaluation_sees_every_image(prepared):
     config = make_config(prepared / "array_record", source=CITY)
-    samples = datasets.evaluated_on(config).samples()
-    seen = list(evaluation.evaluation_images(samples, config))
+    samples = evaluated_on(config).samples()
+    seen = list(evaluation_images(samples, config))
     assert [item["index"] for item in seen] == [0, 1]
     for item, sample in zip(seen, samples, strict=True):
         np.testing.assert_array_equal(item["image"], read_sample(sample)[0], strict=True)
@@ -159,23 +162,21 @@ def test_survey_counts_as_in_files(prepared):
 
 def test_evaluation_may_have_another_source_than_training(prepared):
     config = make_config(prepared / "released/cityscapes")
-    assert str(datasets.evaluated_on(config)).endswith("released/cityscapes, val")
+    assert str(evaluated_on(config)).endswith("released/cityscapes, val")
     config.val_source, config.val_root = CITY, str(prepared / "array_record")
-    assert datasets.trained_on(config) == city_files(prepared, "train")
-    assert datasets.evaluated_on(config) == city(prepared, "val")
+    assert trained_on(config) == city_files(prepared, "train")
+    assert evaluated_on(config) == city(prepared, "val")
     config = make_config(prepared / "array_record", source=CITY)
-    assert datasets.trained_on(config) == city(prepared, "train")
-    assert datasets.evaluated_on(config) == city(prepared, "val")
-    assert f"cityscapes from {CITY} in " in str(datasets.evaluated_on(config))
+    assert trained_on(config) == city(prepared, "train")
+    assert evaluated_on(config) == city(prepared, "val")
+    assert f"cityscapes from {CITY} in " in str(evaluated_on(config))
 
 
 def test_config_of_before_there_were_sources_means_files():
-    config = ConfigDict(config_files.load("configs/cityscapes.py").to_dict())
-    assert datasets.trained_on(config.data).kind == "files"
+    config = ConfigDict(load_config("configs/cityscapes.py").to_dict())
+    assert trained_on(config.data).kind == "files"
     del config.data.source, config.data.val_source
-    assert (
-        datasets.trained_on(config.data).kind == datasets.evaluated_on(config.data).kind == "files"
-    )
+    assert trained_on(config.data).kind == evaluated_on(config.data).kind == "files"
 
 
 @pytest.mark.parametrize("wrong", ["tfsd:cityscapes", "file", "tfds"])
@@ -203,7 +204,7 @@ def test_unknown_split_is_refused_with_those_there_are(prepared):
     with pytest.raises(DataError, match="no split 'tiny'; there are train, validation, test"):
         city(prepared, "train+tiny").samples()
     with pytest.raises(DataError, match="no split 'val'; there are train"):
-        datasets.evaluated_on(cells_config(prepared / "array_record", "tfds:cells")).samples()
+        evaluated_on(cells_config(prepared / "array_record", "tfds:cells")).samples()
 
 
 @pytest.mark.parametrize(

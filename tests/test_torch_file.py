@@ -17,7 +17,7 @@ import psutil
 import pytest
 from torch_pickles import MAGIC, SIX, call, every_format, storage, tensors_of, value, view
 
-from converters import torch_file, torch_writer
+from converters.torch_files import torch_file, torch_writer
 from jaxseg.errors import CheckpointError
 
 FILES = pathlib.Path(__file__).parent / "torch_files"

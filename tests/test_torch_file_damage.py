@@ -22,7 +22,7 @@ from torch_pickles import (
     write_zip_in_zip,
 )
 
-from converters import torch_file, torch_writer
+from converters.torch_files import torch_file, torch_writer
 from jaxseg.errors import CheckpointError
 
 FILES = pathlib.Path(__file__).parent / "torch_files"

@@ -7,7 +7,7 @@ import struct
 import pytest
 from torch_pickles import call, every_format, global_, storage, value, view, write_zip
 
-from converters import torch_file
+from converters.torch_files import torch_file
 from jaxseg.errors import CheckpointError
 
 

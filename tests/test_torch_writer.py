@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from converters import torch_file, torch_writer
+from converters.torch_files import torch_file, torch_writer
 from jaxseg.errors import CheckpointError
 
 SUFFIXES = (".pth", ".safetensors")

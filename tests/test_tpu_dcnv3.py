@@ -13,7 +13,7 @@ import pytest
 from operators import with_gradients
 from test_dcnv3 import GEOMETRY, GROUPS, SCALE, arguments, definition, operator
 
-from pallas_kernels import tpu_dcnv3
+from pallas_kernels.tpu import dcnv3
 
 KERNEL = operator("tpu")
 
@@ -21,8 +21,8 @@ KERNEL = operator("tpu")
 def test_channels_in_several_passes_equal_the_definition(monkeypatch):
     inputs = arguments("between", batch=1, hw=(4, 5), depth=4)
     one_channel = 4 * 8 * 128 * (4 + 4) * 2  # value and gradient, 4 rows, in two buffers
-    monkeypatch.setattr(tpu_dcnv3, "PLANE_BYTES", 2 * one_channel)
-    in_passes = functools.partial(tpu_dcnv3.dcnv3, **GEOMETRY, groups=GROUPS, offset_scale=SCALE)
+    monkeypatch.setattr(dcnv3, "PLANE_BYTES", 2 * one_channel)
+    in_passes = functools.partial(dcnv3.dcnv3, **GEOMETRY, groups=GROUPS, offset_scale=SCALE)
     operators.check(with_gradients(in_passes)(*inputs), definition(*inputs))
 
 

@@ -11,7 +11,7 @@ import pytest
 from operators import with_gradients
 from test_ms_deform_attn import arguments, definition, operator
 
-from pallas_kernels import tpu_ms_deform_attn
+from pallas_kernels.tpu import ms_deform_attn
 
 CHIPS = ("v5e", "v5p", "v6e", "v7x")
 
@@ -38,7 +38,7 @@ def test_any_spread_of_the_points_equals_the_reference(pixels):
 
 def test_a_level_of_several_strips_and_queries_of_several_tiles_equal_the_reference():
     shapes = ((5, 300),)
-    queries = 2 * tpu_ms_deform_attn.TILE + 3
+    queries = 2 * ms_deform_attn.TILE + 3
     inputs = arguments(shapes, batch=1, queries=queries, heads=1, points=2)
     assert_equal_to_the_reference(shapes, *inputs)
     value, locations, *rest = inputs

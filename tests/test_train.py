@@ -13,7 +13,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 from processes import STEPS, failure, run, run_until
 
-from jaxseg.checkpoints import differences
+from jaxseg.checkpoints.manager import config_differences
 from jaxseg.train import fingerprint
 
 
@@ -153,6 +153,6 @@ def test_a_run_may_go_on_where_its_data_have_moved():
     # From before there was "source".
     saved = {"optim": {"lr": 1e-3}, "data": {"root": "a", "workers": 8}}
     now = {"optim": {"lr": 1e-3}, "data": {"root": "b", "workers": 2, "source": "tfds:c"}}
-    assert differences(saved, now) == []
+    assert config_differences(saved, now) == []
     now["optim"]["lr"] = 1e-4
-    assert differences(saved, now) == ["optim.lr: 0.001 in the checkpoint, 0.0001 now"]
+    assert config_differences(saved, now) == ["optim.lr: 0.001 in the checkpoint, 0.0001 now"]

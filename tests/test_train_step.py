@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tiny import smallest_config
 
-from jaxseg import optim, train_step
 from jaxseg.models import segmentor
+from jaxseg.training.optimizer import first_nonfinite, make_optimizer
+from jaxseg.training.step import init_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -19,11 +20,11 @@ def make(dtype="float32"):
     config = smallest_config()
     config.optim.ema_decay, config.model.dtype, config.batch_size = 0.9, dtype, 2
     model = segmentor.build(config.model)
-    optimizer = optim.make(config.optim, config.model.backbone, config.steps)
-    state = jax.jit(lambda: train_step.init_state(config, model, optimizer))()
+    optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
+    state = jax.jit(lambda: init_state(config, model, optimizer))()
     # Not in the middle of the warm-up's first, nearly still, step.
     state = state.replace(step=jnp.int32(5))
-    return state, jax.jit(train_step.make_train_step(config, model, optimizer))
+    return state, jax.jit(make_train_step(config, model, optimizer))
 
 
 def batch():
@@ -50,7 +51,7 @@ def test_step_that_is_not_finite_leaves_the_state_as_it_was():
     after, logs = step(state, broken)
     assert not np.isfinite(logs["loss"])
     jax.tree.map(np.testing.assert_array_equal, after, state)
-    assert optim.first_nonfinite(logs["norms"].tolist(), state.params)
+    assert first_nonfinite(logs["norms"].tolist(), state.params)
 
 
 def test_pixels_labelled_ignore_do_not_train():

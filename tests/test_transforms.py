@@ -10,8 +10,9 @@ import pytest
 from reference_files import Recording, recordings
 from scipy import stats
 
-from jaxseg.data import datasets, transforms
-from jaxseg.data.description import UNKNOWN
+from jaxseg.data import transforms
+from jaxseg.data.datasets.description import UNKNOWN
+from jaxseg.data.source import get_dataset
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -119,14 +120,14 @@ def check_resize_to_multiple_px(case):
 
 
 def check_reduce_zero_label(case):
-    label = datasets.get("ade20k").label_formats[0].train_ids[case.label]
+    label = get_dataset("ade20k").label_formats[0].train_ids[case.label]
     exists = label != UNKNOWN  # the recorded picture goes beyond 150
     np.testing.assert_array_equal(label[exists], case.out[exists])
     assert np.unique(case.label[exists]).max() == 255
 
 
 def check_mapillary_hack(case):
-    table = datasets.get("mapillary_to_cityscapes").label_formats[0].train_ids
+    table = get_dataset("mapillary_to_cityscapes").label_formats[0].train_ids
     np.testing.assert_array_equal(table, case.out.ravel(), strict=True)
 
 

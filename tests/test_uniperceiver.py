@@ -9,9 +9,9 @@ from reference_files import relative_error
 
 from converters import rules
 from converters.fill import fill
-from jaxseg import paths
-from jaxseg.models import uniperceiver
-from jaxseg.resize import resize_bicubic
+from jaxseg import parameter_paths
+from jaxseg.models.backbones import uniperceiver
+from jaxseg.ops.resize import resize_bicubic
 
 RANDOM = np.random.default_rng(0)
 
@@ -20,7 +20,7 @@ def filled(module, *inputs):
     """Variables made from their PyTorch names, and the parameters by these names, float64."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))
     tensors = {}
-    for path, shape in paths.shapes(shapes).items():
+    for path, shape in parameter_paths.shapes(shapes).items():
         name = rules.to_name(path)
         tensors[name] = fill(name, rules.channels_first_shape(shape, path))
     weights = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}

@@ -9,8 +9,9 @@ import pytest
 from processes import ROOT
 from tiny import tiny_config
 
-from converters import convert, torch_writer, verify
+from converters import convert, verify
 from converters import recording as reading
+from converters.torch_files import torch_writer
 from jaxseg.models import segmentor
 
 HW = (64, 96)

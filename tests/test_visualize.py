@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxseg import visualize
+from jaxseg.reporting import visualize
 
 PALETTE = np.array([[128, 64, 128], [0, 0, 142], [107, 142, 35]])
 CLASSES = ("road", "car", "vegetation")

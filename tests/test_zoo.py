@@ -10,8 +10,8 @@ import pytest
 from published import family_of, recipe_of
 
 import jaxseg
-from jaxseg import download, zoo
 from jaxseg.errors import CheckpointError, ConfigError
+from jaxseg.zoo import __main__, catalogue, download
 
 FACTS = pathlib.Path(__file__).parent / "reference"
 # The rows of the READMEs, and what InternImage's models measure there and as built with PyTorch.
@@ -34,7 +34,7 @@ FOLDERS = {
     "Pascal Context 59": "pascal_context",
 }
 MODELS = {
-    family: [model for model in zoo.MODELS if family_of(model.name) == family]
+    family: [model for model in catalogue.MODELS if family_of(model.name) == family]
     for family in ("internimage", "vit_adapter")
 }
 
@@ -49,12 +49,12 @@ def number(text, unit):
 
 
 def test_every_published_model_is_there_once():
-    names = [model.name for model in zoo.MODELS]
+    names = [model.name for model in catalogue.MODELS]
     assert len(names) == len(set(names)) == 48
     assert set(names) == set(PUBLISHED) | STARTS
 
 
-@pytest.mark.parametrize("model", zoo.MODELS, ids=lambda model: model.name)
+@pytest.mark.parametrize("model", catalogue.MODELS, ids=lambda model: model.name)
 def test_row_is_as_published(model):
     if model.name in STARTS:
         assert model.miou_ss is None
@@ -94,14 +94,14 @@ def test_parameters_are_as_measured(model):
     assert model.params_m == pytest.approx(parameters, abs=1)
 
 
-@pytest.mark.parametrize("model", zoo.MODELS, ids=lambda model: model.name)
+@pytest.mark.parametrize("model", catalogue.MODELS, ids=lambda model: model.name)
 def test_config_is_that_of_the_original(model):
     assert model.config == recipe_of(model.name)
 
 
 def test_files_lie_where_their_authors_released_them():
-    weights = (*zoo.MODELS, *zoo.BACKBONES)
-    places = (zoo.INTERNIMAGE, zoo.VIT_ADAPTER, zoo.DEIT, zoo.BEIT)
+    weights = (*catalogue.MODELS, *catalogue.BACKBONES)
+    places = (catalogue.INTERNIMAGE, catalogue.VIT_ADAPTER, catalogue.DEIT, catalogue.BEIT)
     assert all(row.url.startswith(tuple(f"{place}/" for place in places)) for row in weights)
     assert all(row.file_name.endswith((".pth", ".pth.tar", ".zip")) for row in weights)
     for names in ({row.name for row in weights}, {row.file_name for row in weights}):
@@ -109,7 +109,7 @@ def test_files_lie_where_their_authors_released_them():
 
 
 def test_patterns():
-    assert jaxseg.list_models() == [model.name for model in zoo.MODELS]
+    assert jaxseg.list_models() == [model.name for model in catalogue.MODELS]
     names = jaxseg.list_models("*internimage*cityscapes*")
     assert len(names) == 10
     assert names[0] == "upernet_internimage_t_512x1024_160k_cityscapes"
@@ -119,21 +119,21 @@ def test_patterns():
 
 def test_get_knows_the_nearest_names():
     name = "upernet_internimage_t_512_160k_ade20k"
-    assert zoo.get(name).config == "configs/ade20k.py:upernet_internimage_t"
+    assert catalogue.get(name).config == "configs/ade20k.py:upernet_internimage_t"
     with pytest.raises(ConfigError, match=rf"'{name}s'; the nearest are {name}, "):
-        zoo.get(f"{name}s")
+        catalogue.get(f"{name}s")
     with pytest.raises(ConfigError, match="nearest"):
-        zoo.get("")
+        catalogue.get("")
 
 
 def test_file_lies_in_the_cache(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(download, "fetch", lambda url, target: asked.append((url, target)))
     monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
-    zoo.file("internimage_g_pretrainto22k_384")
+    catalogue.file("internimage_g_pretrainto22k_384")
     monkeypatch.delenv("JAXSEG_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    zoo.file("segformer_internimage_l_512x1024_80k_mapillary")
+    catalogue.file("segformer_internimage_l_512x1024_80k_mapillary")
     assert asked == [
         (
             f"https://huggingface.co/OpenGVLab/InternImage/resolve/main/{path.name}",
@@ -150,7 +150,7 @@ def test_file_lies_in_the_cache(monkeypatch, tmp_path):
 
 def test_nearest_names_are_told_for_a_file_too():
     with pytest.raises(ConfigError, match="internimage_t_1k_224"):
-        zoo.file("internimage_t")
+        catalogue.file("internimage_t")
 
 
 def test_without_network_the_place_is_told(monkeypatch, tmp_path):
@@ -158,29 +158,29 @@ def test_without_network_the_place_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # where nobody listens
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(CheckpointError) as caught:
-        zoo.file("internimage_t_1k_224")
+        catalogue.file("internimage_t_1k_224")
     assert str(tmp_path / "checkpoints" / "internimage_t_1k_224.pth") in str(caught.value)
-    assert f"{zoo.INTERNIMAGE}/internimage_t_1k_224.pth" in str(caught.value)
+    assert f"{catalogue.INTERNIMAGE}/internimage_t_1k_224.pth" in str(caught.value)
     # Put there by hand, it is found.
     (tmp_path / "checkpoints" / "internimage_t_1k_224.pth").write_bytes(b"weights")
-    assert zoo.file("internimage_t_1k_224").read_bytes() == b"weights"
+    assert catalogue.file("internimage_t_1k_224").read_bytes() == b"weights"
 
 
 def test_table_has_the_columns_that_fit():
-    narrow = zoo.table(zoo.MODELS, 80).splitlines()
+    narrow = __main__.table(catalogue.MODELS, 80).splitlines()
     assert narrow[0].split() == ["model", "mIoU", "ss/ms"]
-    assert narrow[1].split() == [zoo.MODELS[0].name, "82.58/83.40"]
+    assert narrow[1].split() == [catalogue.MODELS[0].name, "82.58/83.40"]
     assert max(map(len, narrow)) <= 80
-    assert len(narrow) == 1 + len(zoo.MODELS)
-    wide = zoo.table(zoo.MODELS, 200).splitlines()
+    assert len(narrow) == 1 + len(catalogue.MODELS)
+    wide = __main__.table(catalogue.MODELS, 200).splitlines()
     assert wide[0].split()[-3:] == ["FLOPs", "training", "config"]
     assert "configs/cityscapes.py:upernet_internimage_t" in wide[1]
     assert wide[-1].split()[1:-1] == ["67.80/68.20", "568M", "-", "-"]
-    assert zoo.table(zoo.MODELS, 10).splitlines()[0].split() == ["model"]
+    assert __main__.table(catalogue.MODELS, 10).splitlines()[0].split() == ["model"]
 
 
 def test_command_prints_all_columns_of_what_matches(capsys):
-    zoo.main(["*mapillary2cityscapes"])
+    __main__.main(["*mapillary2cityscapes"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[-1] == "config"
     assert [line.split()[1:3] for line in lines[1:]] == [
@@ -190,16 +190,16 @@ def test_command_prints_all_columns_of_what_matches(capsys):
         ["85.41/85.93", "330M"],
         ["86.37/86.96", "1094M"],
     ]
-    zoo.main(["upernet_internimage_h_896_160k_ade20k"])
+    __main__.main(["upernet_internimage_h_896_160k_ade20k"])
     facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert facts["config"] == "configs/ade20k.py:upernet_internimage_h"
     assert facts["train_time"] == "2d (2n)"
 
 
 def test_command_knows_what_training_starts_from(capsys):
-    zoo.main(["deit_tiny_patch16_224"])
+    __main__.main(["deit_tiny_patch16_224"])
     facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert facts["url"] == f"{zoo.DEIT}/deit_tiny_patch16_224-a1311bcf.pth"
+    assert facts["url"] == f"{catalogue.DEIT}/deit_tiny_patch16_224-a1311bcf.pth"
 
 
 def test_command_as_a_process():
@@ -226,7 +226,7 @@ def test_command_as_a_process():
 )
 def test_hint_for_a_pattern_that_nothing_matches_is_one_that_does(pattern, hint):
     with pytest.raises(SystemExit, match=re.escape(hint)):
-        zoo.main([pattern])
+        __main__.main([pattern])
 
 
 def test_the_table_is_read_without_jax():

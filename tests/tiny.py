@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs import common, internimage
+from jaxseg.recipes import base, internimage
 
 
 def tiny_config(**changes):
@@ -12,7 +12,7 @@ def tiny_config(**changes):
         "depths": (1, 1, 1, 1),
         "groups": (1, 2, 4, 8),
     }
-    model = common.upernet(backbone, num_classes=19)
+    model = base.upernet(backbone, num_classes=19)
     model["dtype"] = "float32"
     model["decode_head"]["channels"] = model["auxiliary_head"]["channels"] = 16
     settings = {
@@ -30,7 +30,7 @@ def tiny_config(**changes):
         "checkpoint": {"every_steps": 2},
         "log_steps": 1,
     }
-    config = common.recipe("tiny", {"tiny": settings})
+    config = base.recipe("tiny", {"tiny": settings})
     config.update_from_flattened_dict(changes)
     return ml_collections.ConfigDict(config)
 
@@ -40,7 +40,7 @@ def smallest_config():
     backbone = {"kind": "beit", "embed_dim": 16, "depth": 4, "num_heads": 2, "window": (4, 4)}
     backbone["out_indices"] = (0, 1, 2, 3)
     config = tiny_config()
-    config.model = ml_collections.ConfigDict(common.segformer(backbone, num_classes=19))
+    config.model = ml_collections.ConfigDict(base.segformer(backbone, num_classes=19))
     config.model.dtype = "float32"
     config.model.decode_head.channels = 16
     config.data.test_multiple = 32

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from jaxseg.data import datasets
+from jaxseg.data.source import find_samples
 
 HW = (6, 8)  # of images and labels
 PASCAL_LISTS = "ImageSets/SegmentationContext"
@@ -65,5 +65,5 @@ def write_pascal_context(root, names, *, split="train", listed=None, pixels=0):
 
 def only_sample(root):
     """The sample of a Cityscapes with one training image."""
-    (sample,) = datasets.find_samples("cityscapes", root, "train")
+    (sample,) = find_samples("cityscapes", root, "train")
     return sample

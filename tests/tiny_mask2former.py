@@ -1,6 +1,6 @@
 """A Mask2Former small enough to learn street scenes in minutes on two CPU cores; for --config."""
 
-from configs import common, internimage
+from jaxseg.recipes import base, internimage
 
 BACKBONE = {
     **internimage.backbone("t"),
@@ -21,7 +21,7 @@ HEAD = {
 SETTINGS = {
     "steps": 200,
     "batch_size": 12,
-    "model": common.mask2former(BACKBONE, num_classes=19, num_queries=20, size=HEAD),
+    "model": base.mask2former(BACKBONE, num_classes=19, num_queries=20, size=HEAD),
     "data": {
         "scale_wh": (256, 128),
         "ratio_range": (0.9, 1.2),
@@ -38,4 +38,4 @@ SETTINGS = {
 
 
 def get_config(variant="tiny"):
-    return common.recipe(variant, {"tiny": SETTINGS})
+    return base.recipe(variant, {"tiny": SETTINGS})

@@ -10,7 +10,7 @@ from tiny import tiny_config
 
 from converters import convert, rules
 from converters.fill import fill
-from jaxseg import paths
+from jaxseg import parameter_paths
 from jaxseg.models import segmentor
 
 NO_ADAPTER = "the adapter, which the pre-training did not have"
@@ -47,7 +47,7 @@ def config_of(backbone, **changes):
 @functools.cache
 def shapes_of(described):
     """Shapes of the variables of a model, by path."""
-    return paths.shapes(segmentor.shapes(segmentor.build(json.loads(described))))
+    return parameter_paths.shapes(segmentor.shapes(segmentor.build(json.loads(described))))
 
 
 def wanted_by(model):

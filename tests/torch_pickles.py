@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from converters import torch_file
+from converters.torch_files import torch_file
 
 SIX = np.arange(6, dtype="f4")
 MAGIC = pickle.dumps(torch_file.LEGACY_MAGIC, 2)

@@ -10,8 +10,10 @@ from processes import ROOT, run
 from reference_files import Recording
 
 from converters import rules, verify
-from jaxseg import optim, paths, train_step
+from jaxseg import parameter_paths
 from jaxseg.models import segmentor
+from jaxseg.training.optimizer import make_optimizer
+from jaxseg.training.step import TrainState, make_train_step
 
 
 @dataclasses.dataclass
@@ -32,14 +34,12 @@ def train(config, names, batches):
     """
     dtype = config.model.dtype
     model = segmentor.build(config.model)
-    optimizer = optim.make(config.optim, config.model.backbone, config.steps)
+    optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
     weights = {name: v.astype(dtype) for name, v in verify.filled_state_dict(config).items()}
     assert set(weights) == {name for name in names if not name.endswith(rules.COUNTER)}
     variables = rules.to_variables(weights)
-    state = train_step.TrainState(
-        step=np.int32(0), **variables, opt_state=optimizer.init(variables["params"])
-    )
-    step = jax.jit(train_step.make_train_step(config, model, optimizer))
+    state = TrainState(step=np.int32(0), **variables, opt_state=optimizer.init(variables["params"]))
+    step = jax.jit(make_train_step(config, model, optimizer))
 
     steps = []
     for images, labels in batches:
@@ -47,8 +47,10 @@ def train(config, names, batches):
         state, logs = step(state, {"image": images, "label": labels.astype(np.int32)})
         steps.append(jax.device_get(logs))
 
-    first = dict(zip(paths.by_path(state.params), np.sqrt(steps[0]["norms"]), strict=True))
-    final = paths.by_path({"params": state.params, "batch_stats": state.batch_stats})
+    first = dict(
+        zip(parameter_paths.by_path(state.params), np.sqrt(steps[0]["norms"]), strict=True)
+    )
+    final = parameter_paths.by_path({"params": state.params, "batch_stats": state.batch_stats})
     return Trajectory(
         losses=np.array([logs["loss"] for logs in steps]),
         gradient_norms=np.array([logs["gradient_norm"] for logs in steps]),

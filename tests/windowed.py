@@ -3,16 +3,17 @@
 import jax
 import numpy as np
 
-from jaxseg import averaging, parallel
+from jaxseg.distributed.sharding import BATCH_SPEC, make_mesh
+from jaxseg.inference import tiles
+from jaxseg.inference.batcher import Batcher
+from jaxseg.inference.windowed_view import WindowedView
 from jaxseg.models import segmentor
-from jaxseg.network import Network
-from jaxseg.windowed_view import WindowedView
 
 
-def network_of(forward, devices=1, pieces_per_device=1, kind=Network):
+def network_of(forward, devices=1, pieces_per_device=1, kind=Batcher):
     """`forward`, a function of images [b, h, w, 3], as a network."""
-    mesh = parallel.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:devices])
-    sharding = jax.NamedSharding(mesh, parallel.BATCH)
+    mesh = make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:devices])
+    sharding = jax.NamedSharding(mesh, BATCH_SPEC)
     run = jax.jit(lambda _, images: forward(images), out_shardings=sharding)
     return kind(run, {}, mesh, pieces_per_device)
 
@@ -43,5 +44,5 @@ def logits(view, network, hw):
 def probabilities(views, network, hw):
     """The mean over views, of an image that is a tile."""
     bands = [view.band(0, hw[0]).result(network) for view in views]
-    ((_, found),) = averaging.probabilities(bands, hw[1], network.devices)
+    ((_, found),) = tiles.probabilities(bands, hw[1], network.devices)
     return found

@@ -27,10 +27,13 @@ import rich.progress
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from ml_collections import ConfigDict
 
-from jaxseg import config_files
-from jaxseg.data import arrays, custom, datasets, packed
-from jaxseg.data.pictures import Picture, read_bytes, read_image, read_raw_label
+from jaxseg.config import load_config
+from jaxseg.data.datasets import custom
+from jaxseg.data.decoding import arrays
+from jaxseg.data.decoding.pictures import Picture, read_bytes, read_image, read_raw_label
+from jaxseg.data.readers import packed
 from jaxseg.data.samples import Sample, label_hw
+from jaxseg.data.source import Source, evaluated_on, trained_on
 from jaxseg.errors import ConfigError, CorruptFileError, DataError, JaxsegError
 
 # Every record is a chunk of its own, so that reading it reads no other. Pictures are compressed
@@ -42,7 +45,7 @@ MEASURED = 32  # samples, whose decoded sizes stand for those of all
 THREADS = 8
 
 
-def sources(config: ConfigDict, splits: str | None) -> list[datasets.Source]:
+def sources(config: ConfigDict, splits: str | None) -> list[Source]:
     """One for every split: those named, of the dataset that is trained on, or all of the config.
 
     splits: separated by commas; None takes those of training and of evaluation.
@@ -50,9 +53,9 @@ def sources(config: ConfigDict, splits: str | None) -> list[datasets.Source]:
     Raises:
       ConfigError: where splits are not named, and come from different folders or datasets.
     """
-    trained = datasets.trained_on(config.data)
+    trained = trained_on(config.data)
     if splits is None:
-        evaluated = datasets.evaluated_on(config.data)
+        evaluated = evaluated_on(config.data)
         if (evaluated.dataset.name, evaluated.root) != (trained.dataset.name, trained.root):
             raise ConfigError(
                 f"the config trains on {trained} and evaluates on {evaluated}: pack them one after"
@@ -69,7 +72,7 @@ def _split_names(text):
     return list(dict.fromkeys(re.split("[,+]", text)))
 
 
-def pack(source: datasets.Source, output: Path, *, decoded: bool = False):
+def pack(source: Source, output: Path, *, decoded: bool = False):
     """Packs one split below `output`; shards that are there already, by the same plan, stay.
 
     Raises:
@@ -255,7 +258,7 @@ def main(arguments: Sequence[str] | None = None):
     )
     options, overrides = parser.parse_known_args(arguments)
     try:
-        config = config_files.load(options.config, overrides)
+        config = load_config(options.config, overrides)
         custom.fill_in(config)
         for source in sources(config, options.splits):
             pack(source, options.output, decoded=options.decoded)

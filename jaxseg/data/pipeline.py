@@ -19,8 +19,8 @@ import numpy as np
 from absl import flags
 
 from jaxseg.data import transforms
-from jaxseg.data.datasets import trained_on
 from jaxseg.data.samples import open_sample
+from jaxseg.data.source import trained_on
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
 
 

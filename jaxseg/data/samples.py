@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from jaxseg.data.description import IGNORE, UNKNOWN, LabelFormat
-from jaxseg.data.listings import ranges
-from jaxseg.data.pictures import (
+from jaxseg.data.datasets.description import IGNORE, UNKNOWN, LabelFormat
+from jaxseg.data.decoding.pictures import (
     OpenedImage,
     Picture,
     image_hw,
     raw_label_hw,
     read_raw_label,
 )
+from jaxseg.data.listings import ranges
 from jaxseg.errors import DataError
 
 

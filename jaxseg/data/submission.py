@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxseg.data.cityscapes import RAW_IDS, RAW_PALETTE
-from jaxseg.data.description import IGNORE, Dataset
+from jaxseg.data.datasets.cityscapes import RAW_IDS, RAW_PALETTE
+from jaxseg.data.datasets.description import IGNORE, Dataset
 from jaxseg.data.samples import Sample
 from jaxseg.errors import ConfigError
 

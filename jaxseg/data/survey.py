@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from jaxseg.data import pictures
-from jaxseg.data.description import IGNORE, UNKNOWN, Dataset, LabelFormat
+from jaxseg.data.datasets.description import IGNORE, UNKNOWN, Dataset, LabelFormat
+from jaxseg.data.decoding import pictures
 from jaxseg.data.listings import first_few, ranges
 from jaxseg.data.samples import Pairs
 from jaxseg.errors import DataError

@@ -10,7 +10,7 @@ import math
 import cv2
 import numpy as np
 
-from jaxseg.data.description import IGNORE
+from jaxseg.data.datasets.description import IGNORE
 
 Image = np.ndarray
 Label = np.ndarray

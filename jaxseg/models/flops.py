@@ -19,17 +19,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseg.models import beit, layers, pixel_decoder, segmentor, transformer, vit, vit_adapter
+from jaxseg.models import layers, segmentor
+from jaxseg.models.backbones import beit, vit, vit_adapter
+from jaxseg.models.backbones.internimage import DCNv3
 from jaxseg.models.group_linear import FromGroups, ToGroups, padded
-from jaxseg.models.intern_image import DCNv3
-from jaxseg.models.mask2former_head import Mask2FormerHead
-from jaxseg.models.uper_head import UPerHead
+from jaxseg.models.heads import mask2former_layers, pixel_decoder
+from jaxseg.models.heads.mask2former_head import Mask2FormerHead
+from jaxseg.models.heads.uper_head import UPerHead
 
 
 def of_module(module: nn.Module, inputs: tuple, output) -> int:
     """What a module costs itself, without the modules in it."""
     match module:
-        case layers.Linear(parent=transformer.MultiheadAttention()):
+        case layers.Linear(parent=mask2former_layers.MultiheadAttention()):
             return 0
         case ToGroups(name="center_feature_scale_proj"):
             return 0
@@ -72,7 +74,7 @@ def of_module(module: nn.Module, inputs: tuple, output) -> int:
             return 5 * values * math.prod(query.shape[:2])
         case vit_adapter.Upsample():
             return output.size * (inputs[0].shape[-1] + 1)
-        case transformer.FFN():
+        case mask2former_layers.FFN():
             return module.hidden_dim * math.prod(output.shape[:-1])
         case pixel_decoder.MSDeformAttnPixelDecoder():
             return output[0].size

@@ -9,8 +9,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxseg.parallel import gathered
-from jaxseg.resize import along_height, along_width, interpolation_matrix, resize_bilinear
+from jaxseg.distributed.sharding import all_gather_parameter
+from jaxseg.ops.resize import along_height, along_width, interpolation_matrix, resize_bilinear
 
 DType = jnp.dtype
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -169,7 +169,7 @@ def kernel_of(module: nn.Module, init: Callable, shape: Sequence[int]) -> Array:
     Whole on every device: where it is split, as "fsdp" does, it is gathered for the layer, and let
     go of again. Left to itself, XLA may split the layer's work instead, and sends activations.
     """
-    return gathered(module.param("kernel", init, tuple(shape)).astype(module.dtype))
+    return all_gather_parameter(module.param("kernel", init, tuple(shape)).astype(module.dtype))
 
 
 class Linear(nn.Module):

@@ -9,15 +9,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxseg import kernels
-from jaxseg.models import displacement
-from jaxseg.models.beit import BEiT, BEiTAdapter
-from jaxseg.models.intern_image import InternImage
-from jaxseg.models.mask2former_head import Mask2FormerHead, MaskPredictions
-from jaxseg.models.segformer_head import SegformerHead
-from jaxseg.models.uniperceiver import UniPerceiverAdapter
-from jaxseg.models.uper_head import FCNHead, UPerHead
-from jaxseg.models.vit_adapter import ViTAdapter
+from jaxseg.models import displacement, kernels
+from jaxseg.models.backbones.beit import BEiT, BEiTAdapter
+from jaxseg.models.backbones.internimage import InternImage
+from jaxseg.models.backbones.uniperceiver import UniPerceiverAdapter
+from jaxseg.models.backbones.vit_adapter import ViTAdapter
+from jaxseg.models.heads.mask2former_head import Mask2FormerHead, MaskPredictions
+from jaxseg.models.heads.segformer_head import SegformerHead
+from jaxseg.models.heads.uper_head import FCNHead, UPerHead
 
 BACKBONES = {
     "intern_image": InternImage,

@@ -29,9 +29,9 @@ import jax
 import numpy as np
 from absl import logging
 
-from jaxseg import checkpoints, kernels
-from jaxseg.models import segmentor
-from jaxseg.report import versions
+from jaxseg.checkpoints.manager import find_checkpoint, load_variables, save_weights
+from jaxseg.models import kernels, segmentor
+from jaxseg.reporting.report import versions
 from jaxseg.selftest import models, operators
 from jaxseg.selftest.check import Check, Errors, checked
 
@@ -45,8 +45,8 @@ def checkpoint_errors() -> Errors:
     abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), segmentor.shapes(model))
     with tempfile.TemporaryDirectory() as folder:
         run = pathlib.Path(folder) / "run"
-        checkpoints.save_weights(run, written, config.to_dict())
-        found = checkpoints.load_variables(checkpoints.find(run), abstract)
+        save_weights(run, written, config.to_dict())
+        found = load_variables(find_checkpoint(run), abstract)
     pairs = zip(jax.tree.leaves(written), jax.tree.leaves(found), strict=True)
     changed = sum(not np.array_equal(a, b) for a, b in pairs)
     return {"arrays that changed": (changed, 0.5)}

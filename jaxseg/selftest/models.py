@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import optim, paths, train_step
+from jaxseg import parameter_paths
 from jaxseg.models import segmentor
 from jaxseg.selftest.check import Errors, compiled, relative_error
+from jaxseg.training.optimizer import make_optimizer
+from jaxseg.training.step import TrainState, make_train_step
 
 NUMBERS = pathlib.Path(__file__).with_name("numbers.json")
 CLASSES = 5
@@ -115,9 +117,9 @@ def weights_of(path: str, shape: Sequence[int]) -> np.ndarray:
 
 def filled(model: segmentor.Segmentor) -> segmentor.Variables:
     """Variables of a model with `weights_of` their paths."""
-    shapes = paths.shapes(segmentor.shapes(model))
+    shapes = parameter_paths.shapes(segmentor.shapes(model))
     arrays = {path: jnp.asarray(weights_of(path, shape)) for path, shape in shapes.items()}
-    return {"batch_stats": {}} | paths.nested(arrays)
+    return {"batch_stats": {}} | parameter_paths.nested(arrays)
 
 
 def model_numbers(name: str) -> dict[str, list[float]]:
@@ -135,10 +137,10 @@ def model_numbers(name: str) -> dict[str, list[float]]:
 
     logits = np.asarray(compiled(evaluate)(variables, image)).ravel()
     with jax.numpy_dtype_promotion("standard"):  # optax raises Python numbers
-        optimizer = optim.make(config.optim, config.model.backbone, config.steps)
+        optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
         opt_state = optimizer.init(variables["params"])
-        state = train_step.TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=opt_state)
-        step = compiled(train_step.make_train_step(config, model, optimizer))
+        state = TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=opt_state)
+        step = compiled(make_train_step(config, model, optimizer))
         batch = {"image": image, "label": jnp.asarray(label, jnp.int32)}
         state, first = step(state, batch)
         # The same random numbers again: what differs is the update alone.

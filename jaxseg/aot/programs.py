@@ -1,0 +1,173 @@
+"""The train step or the evaluation of a recipe, compiled for devices that need not be there.
+
+From shapes alone: nothing is computed, and nothing of the model's size is held.
+"""
+
+import dataclasses
+import math
+import pathlib
+import re
+import tempfile
+import time
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxseg import gpu_targets
+from jaxseg.aot import collectives, hardware
+from jaxseg.aot.collectives import Collective
+from jaxseg.data import views
+from jaxseg.distributed.sharding import BATCH_SPEC, compiler_options, infer_shardings
+from jaxseg.errors import ConfigError
+from jaxseg.inference.batcher import compile_forward
+from jaxseg.inference.sliding_window import slide_of
+from jaxseg.models import segmentor
+from jaxseg.training.optimizer import make_optimizer
+from jaxseg.training.step import TrainState, init_state, make_train_step
+
+# Without a GPU, XLA cannot try out tiles for its own matrix products.
+COMPILER_OPTIONS = {"tpu": {}, "cuda": {"xla_gpu_enable_triton_gemm": False}}
+# The compiler for TPUs has two wordings; it may run out of the chip's small memories, too.
+OUT_OF_MEMORY = re.compile(
+    r"(?:space hbm\. Used |HLO temporaries \()([\d.]+)([KMG])(?: of|\) exceeds available HBM)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a compiled program needs of each device.
+
+    Memory is in bytes: arguments (weights, moments, images), temporaries, the outputs that do not
+    take the place of arguments, and the program itself. `needed_bytes` is their sum, or what the
+    compiler asked for where that is more than there is; then the other figures are zero.
+
+    flops, read_bytes: of the operations and the memory traffic of one device, as XLA counts them,
+      which is without what goes on inside the kernels.
+    compiled: None where it does not fit.
+    """
+
+    needed_bytes: float
+    argument_bytes: float = 0
+    temporary_bytes: float = 0
+    output_bytes: float = 0
+    program_bytes: float = 0
+    flops: float = 0
+    read_bytes: float = 0
+    collectives: tuple[Collective, ...] = ()
+    compile_seconds: float = 0
+    compiled: jax.stages.Compiled | None = None
+
+
+def topology_devices(topology: str, slices: int = 1) -> tuple[hardware.Chip, list[jax.Device]]:
+    """The devices of a topology, CHIP:SHAPE, such as v5e:4x4, v5p:2x2x4 or h100:8.
+
+    slices: of that topology each, for TPUs; the nodes, for GPUs.
+
+    Raises:
+      ConfigError: for a topology that does not exist, or whose compiler is not installed.
+    """
+    name, _, shape = topology.partition(":")
+    chip = hardware.get(name)
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
+        raise ConfigError(f"--topology {topology}: CHIP:SHAPE is needed, such as v5e:4x4")
+    try:
+        if chip.platform == "tpu":
+            found = topologies.get_topology_desc(topology, "tpu", num_slices=slices)
+        else:
+            gpus = math.prod(map(int, shape.split("x")))
+            found = topologies.get_topology_desc(
+                name, "cuda", topology=f"1x{slices}x{gpus}", target_config=gpu_targets.TARGETS[name]
+            )
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"--topology {topology}: {reason}. Needed is the compiler for it (pip install"
+            f" 'jaxseg[{chip.platform}]') and a shape that exists, such as v5e:4x4, v5p:2x2x4,"
+            " v6e:16x16, h100:8"
+        ) from error
+    return chip, list(found.devices)
+
+
+def trace_train_step(
+    config: ConfigDict, mesh: Mesh
+) -> tuple[jax.stages.Traced, TrainState, jax.ShapeDtypeStruct]:
+    """The traced step, and the abstract state and images that it takes."""
+    model = segmentor.build(config.model, config.deterministic)
+    optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
+    shapes = jax.eval_shape(lambda: init_state(config, model, optimizer))
+    state = _sharded(shapes, config, mesh)
+    hw = (config.batch_size, *config.data.crop_hw)
+    batch = {"image": _images((*hw, 3), mesh), "label": _images(hw, mesh, np.int32)}
+    step = jax.jit(
+        make_train_step(config, model, optimizer),
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
+        compiler_options=compiler_options(mesh, config.deterministic),
+    )
+    with jax.set_mesh(mesh):
+        return step.trace(state, batch), state, batch["image"]
+
+
+def trace_evaluation(
+    config: ConfigDict, mesh: Mesh
+) -> tuple[jax.stages.Traced, segmentor.Variables, jax.ShapeDtypeStruct]:
+    """The traced forward pass of a batch of windows, or of whole images at test size; and the
+    abstract variables and images that it takes."""
+    model = segmentor.build(config.model)
+    variables = _sharded(segmentor.shapes(model), config, mesh)
+    slide = slide_of(config.eval)
+    width, height = config.data.test_scale_wh
+    hw = slide.crop_hw if slide else views.views_of((height, width), config)[0].padded_hw
+    images = _images((mesh.size * config.eval.images_per_device, *hw, 3), mesh)
+    with jax.set_mesh(mesh):
+        return compile_forward(model, None, mesh).trace(variables, images), variables, images
+
+
+def _sharded(shapes, config, mesh):
+    shardings = infer_shardings(shapes, config.sharding, mesh)
+    return jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)
+
+
+def _images(shape, mesh, dtype=np.float32):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, BATCH_SPEC))
+
+
+def compile_traced(traced: jax.stages.Traced, devices: int, platform: str) -> Program:
+    """Compiles; a program that needs more memory than there is, is an answer, too.
+
+    devices: of a slice.
+    platform: of the devices, "tpu" or "cuda".
+    """
+    lowered = traced.lower()
+    begun = time.monotonic()
+    # `compiled.as_text()` fails for some programs with collectives beside computation.
+    with tempfile.TemporaryDirectory() as dump:
+        try:
+            compiled = lowered.compile({**COMPILER_OPTIONS[platform], "xla_dump_to": dump})
+        except jax.errors.JaxRuntimeError as error:
+            if not (found := OUT_OF_MEMORY.search(str(error))):
+                raise
+            return Program(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]])
+        (text,) = pathlib.Path(dump).glob("*after_optimizations.txt")
+        sent = tuple(collectives.of_program(text.read_text(), devices))
+    memory = compiled.memory_analysis()
+    costs = compiled.cost_analysis() or {}  # the compiler for GPUs gives none
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    parts = (
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        outputs,
+        memory.generated_code_size_in_bytes,
+    )
+    return Program(
+        sum(parts),
+        *parts,
+        flops=costs.get("flops", 0),
+        read_bytes=costs.get("bytes accessed", 0),
+        collectives=sent,
+        compile_seconds=time.monotonic() - begun,
+        compiled=compiled,
+    )

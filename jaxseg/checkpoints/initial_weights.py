@@ -1,0 +1,105 @@
+"""Weights to start from: another run, a PyTorch file, or a published model (`config.init`)."""
+
+import collections
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from converters import convert
+from converters.pretrained import relative_tables
+from jaxseg import parameter_paths
+from jaxseg.checkpoints.manager import abstract_variables, find_checkpoint, load_variables
+from jaxseg.errors import ConfigError
+from jaxseg.models.transfer import fresh_variables, of_head
+from jaxseg.zoo import catalogue
+
+ZOO = "zoo:"
+
+
+def locate(source: str) -> pathlib.Path:
+    """The file or directory that `source` means, downloaded if need be.
+
+    Raises:
+      ConfigError: where there is none.
+      CheckpointError: where it cannot be downloaded.
+    """
+    if source.startswith(ZOO):
+        return catalogue.file(source.removeprefix(ZOO))
+    if not pathlib.Path(source).exists():
+        raise ConfigError(
+            f"config.init={source}: there is no such file or directory; it can be a run's"
+            f" directory, a PyTorch file or {ZOO}NAME (python -m jaxseg.zoo), or empty to start"
+            " from scratch"
+        )
+    return pathlib.Path(source)
+
+
+def load(
+    source: str, fresh: Mapping[str, Any], model: str, window: Sequence[int] | None = None
+) -> tuple[dict[str, Any], str]:
+    """The variables `fresh` with the values of `source` in their places, sharded as they are.
+
+    The backbone has to be the same; only tables of relative positions may be of another window, and
+    are resized. A head that is missing in `source`, or is of another kind or number of classes,
+    stays fresh (`jaxseg.models.transfer`), and so does what a pre-trained backbone never has.
+
+    Args:
+      source: a run's directory or one of its checkpoints, a PyTorch file, or zoo:NAME.
+      fresh: {"params", "batch_stats"} as initialised.
+      model: what the model is called in messages.
+      window: of the model's tables of relative positions, in patches; None: a square one.
+
+    Returns:
+      The variables, and what was taken from where, for the log.
+
+    Raises:
+      ConfigError: where there is no such source.
+      CheckpointError: where it cannot be read, or its backbone is of another model.
+    """
+    path = locate(source)
+    leaves = parameter_paths.by_path(fresh)
+    if path.is_dir():
+        loaded, kept, tables = _of_run(path, leaves, window)
+    else:
+        weights = convert.read(
+            path, parameter_paths.shapes(fresh), model=model, transfer=True, window=window
+        )
+        kept, tables = weights.plan.initial, weights.plan.tables
+        loaded = {name: _placed(array, leaves[name]) for name, array in weights.arrays.items()}
+    made = collections.Counter(table.why for table in tables.values())
+    initial = collections.Counter(kept.values())
+    notes = [f"{len(loaded)} tensors of {source}"]
+    notes += [f"of these {count} {why}" for why, count in made.items()]
+    notes += [f"{count} tensors as initialised: {why}" for why, count in initial.items()]
+    return parameter_paths.nested(leaves | loaded), "; ".join(notes)
+
+
+def _of_run(path, leaves, window):
+    """Of another run: values by path, reasons by path of what stays fresh, tables resized."""
+    checkpoint = find_checkpoint(path)
+    stored, wanted = abstract_variables(checkpoint), {n: leaf.shape for n, leaf in leaves.items()}
+    kept = fresh_variables(stored, wanted)
+    taken = {name: leaf for name, leaf in leaves.items() if name not in kept}
+    other_heads = {name for name in stored if name not in taken and of_head(name)}
+    tables = relative_tables(stored, wanted, window)
+    abstract = {
+        name: jax.ShapeDtypeStruct(
+            stored[name] if name in tables else leaf.shape, leaf.dtype, sharding=leaf.sharding
+        )
+        for name, leaf in taken.items()
+    }
+    variables = load_variables(checkpoint, parameter_paths.nested(abstract), other_heads)
+    values = parameter_paths.by_path(variables)
+    for name, table in tables.items():
+        values[name] = _placed(table.made_from(np.asarray(values[name])), leaves[name])
+    return values, kept, tables
+
+
+def _placed(array: np.ndarray, leaf: jax.Array) -> jax.Array:
+    """`array` with the type and sharding of `leaf`; every process reads its own part only."""
+    return jax.make_array_from_callback(
+        leaf.shape, leaf.sharding, lambda index: np.array(array[index], leaf.dtype, order="C")
+    )

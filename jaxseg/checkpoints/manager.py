@@ -1,0 +1,363 @@
+"""Checkpoints on disk; the only file that imports orbax.
+
+A checkpoint holds two parts, the model (parameters, batch statistics, moving average) and the
+optimizer, so that evaluation and prediction read only the first; and the resolved config, so that
+they need no config file. The step is the data position.
+"""
+
+import json
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Container, Mapping
+from typing import Any
+
+from absl import logging
+from orbax.checkpoint import v1 as ocp
+
+from jaxseg import parameter_paths
+from jaxseg.distributed import multihost
+from jaxseg.errors import CheckpointError
+from jaxseg.training.step import TrainState
+
+# Settings that a run may change when it goes on: they do not alter what is computed.
+FREE = re.compile(
+    r"(variant|log_steps|init|deterministic|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
+    r"|data\.(root|source|workers|prefetch|skip_corrupt|val_.*|test_.*)|model\.(kernels|backbone\.remat(_keeps)?))$"
+)
+
+ATTEMPTS = 3  # to save, in a row
+SAVE_SECONDS = 600  # for all processes to finish; after one's error, the others wait for so long
+ASIDE = ".aside"  # ends the name of a checkpoint until another of its step is complete
+
+
+def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim.lr": …} from nested mappings."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten_config(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def config_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """What a run may not change when it goes on, one line per key."""
+    # As both would be read back: JSON has lists for tuples.
+    saved, current = (flatten_config(json.loads(json.dumps(config))) for config in (saved, current))
+    keys = sorted(key for key in saved | current if not FREE.match(key))
+    absent = "(absent)"
+    return [
+        f"{key}: {saved.get(key, absent)!r} in the checkpoint, {current.get(key, absent)!r} now"
+        for key in keys
+        if saved.get(key, absent) != current.get(key, absent)
+    ]
+
+
+def _model_part(state: TrainState) -> dict[str, Any]:
+    part = {"params": state.params, "batch_stats": state.batch_stats}
+    return part if state.ema is None else part | {"ema": state.ema}
+
+
+class Checkpoints:
+    """The checkpoints of one run: keeps the newest few and the best by mIoU.
+
+    Saving is asynchronous; a checkpoint appears under its name only when it is complete, and only
+    then older ones are removed. All of several processes save and restore together.
+    """
+
+    def __init__(self, directory: pathlib.Path, config: Mapping[str, Any], keep: int):
+        self.directory = pathlib.Path(directory).absolute()
+        self._config = config
+        self._saving: tuple[int, Mapping[str, float] | None] | None = None  # step, metrics
+        self._failures: list[str] = []  # in a row
+        multihost.by_first(self._take_back)
+        for unfinished in sorted(self.directory.glob("*.orbax-checkpoint-tmp*")):
+            logging.warning("passing over a half-written checkpoint: %s", unfinished)
+        policies = ocp.training.preservation_policies
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(keep),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics["mIoU"],
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=True,
+            context=ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=SAVE_SECONDS)),
+        )
+
+    def save(self, state: TrainState, step: int, metrics: Mapping[str, float] | None = None):
+        """Saves in the background; returns once the arrays are copied off the devices.
+
+        Where the save before has failed, it is reported here, and this one takes its place.
+
+        Raises:
+          CheckpointError: where saving fails time after time.
+        """
+        self._settle()
+        while not self._attempt(step, lambda: self._start(state, step, metrics)):
+            time.sleep(len(self._failures))
+        self._saving = step, metrics
+
+    def finish(self, state: TrainState):
+        """Waits until `state`, the one saved last, is on disk; saves it again where that failed.
+
+        Raises:
+          CheckpointError: where saving fails time after time.
+        """
+        while self._saving:
+            saving = self._saving
+            if not self._settle():
+                self.save(state, *saving)
+
+    def _settle(self):
+        """Waits for the save in progress; whether it did not fail."""
+        if self._saving is None:
+            return True
+        (step, _), self._saving = self._saving, None
+        done = self._attempt(step, self._checkpointer.wait)
+        if done:
+            self._failures.clear()
+            multihost.by_first(self._take_back)
+        return done
+
+    def _attempt(self, step: int, action: Callable[[], Any]) -> bool:
+        """Whether a part of saving succeeds, in all processes; the failure is reported."""
+        error = None
+        try:
+            action()
+        except Exception as raised:
+            error = raised
+        if not multihost.any_of(error is not None):
+            return True
+        self._failures.append(_first_line(error) if error else "in another process")
+        if len(self._failures) == ATTEMPTS:
+            raise CheckpointError(
+                f"cannot save step {step} in {self.directory}, {ATTEMPTS} times in a row:"
+                f" {self._failures[0]}. The checkpoints before are intact; start again to go on"
+                " from there"
+            ) from error
+        _report(error, "saving step %d failed, is tried again: %s", step, self._failures[-1])
+        self._checkpointer.reload()  # what is there, not what would have been
+        return False
+
+    def _start(self, state, step, metrics):
+        if any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints):
+            # A damaged one was passed over, or one gets its metrics.
+            saved = self.directory / str(step)
+            multihost.by_first(lambda: saved.rename(f"{saved}{ASIDE}"))
+            self._checkpointer.reload()
+        self._checkpointer.save_checkpointables_async(
+            step,
+            {
+                "model": _model_part(state),
+                "optimizer": {"step": state.step, "opt_state": state.opt_state},
+            },
+            metrics=dict(metrics) if metrics else None,
+            custom_metadata={"config": json.loads(json.dumps(self._config))},
+        )
+
+    def _take_back(self):
+        """Removes what was put aside, or puts it back where nothing has taken its place."""
+        for aside in self.directory.glob(f"*{ASIDE}"):
+            if aside.with_suffix("").exists():
+                shutil.rmtree(aside)
+            else:
+                aside.rename(aside.with_suffix(""))
+
+    def restore_latest(self, abstract: TrainState) -> TrainState | None:
+        """The state of the newest readable checkpoint, on the devices `abstract` asks for.
+
+        Returns None where there is no checkpoint.
+
+        Raises:
+          CheckpointError: where the checkpoint was written with another config, or where there are
+            checkpoints but none can be read.
+        """
+        found = list(reversed(self._checkpointer.checkpoints))
+        for checkpoint in found:
+            error = None
+            try:
+                path = self.directory / str(checkpoint.step)
+                _refuse_weights_alone(path)
+                self._refuse_another_config(load_saved_config(path), checkpoint.step)
+                parts = self._checkpointer.load_checkpointables(
+                    checkpoint.step,
+                    {
+                        "model": _model_part(abstract),
+                        "optimizer": {"step": abstract.step, "opt_state": abstract.opt_state},
+                    },
+                )
+            except CheckpointError:
+                raise
+            except Exception as raised:
+                error = raised
+            if multihost.any_of(error is not None):
+                text = "passing over checkpoint %d, which cannot be read: %s"
+                _report(error, text, checkpoint.step, error or "in another process")
+                continue
+            model = parts["model"]
+            return TrainState(ema=model.pop("ema", None), **model, **parts["optimizer"])
+        if found:
+            raise CheckpointError(
+                f"none of the {len(found)} checkpoints in {self.directory} can be read (see the"
+                " warnings above); choose another --workdir to start afresh"
+            )
+        return None
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the checkpoint of this step carries its evaluation."""
+        return any(c.step == step and c.metrics for c in self._checkpointer.checkpoints)
+
+    def close(self):
+        """Waits for the save in progress."""
+        self._checkpointer.close()
+
+    def _refuse_another_config(self, saved, step):
+        different = config_differences(saved, self._config)
+        if different:
+            lines = "\n  ".join(different)
+            raise CheckpointError(
+                f"checkpoint {step} in {self.directory} was made with another config:\n  {lines}\n"
+                "restore these settings, or choose another --workdir"
+            )
+
+
+def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
+    """The checkpoint that `path` means: itself, or the best (else newest) of a run's directory.
+
+    Raises:
+      CheckpointError: where there is none.
+    """
+    path = pathlib.Path(path).absolute()
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is a file; a PyTorch checkpoint is to be converted first: python -m"
+            " converters.convert"
+        )
+    if path.name.isdigit() and path.is_dir():
+        return path
+    directory = path / "checkpoints"
+    found = []
+    if directory.is_dir():
+        with ocp.training.Checkpointer(directory) as checkpointer:
+            found = list(checkpointer.checkpoints)
+    if not found:
+        raise CheckpointError(
+            f"no checkpoint in {path}; give a run's work directory or one of its checkpoints/STEP"
+        )
+    best = max(found, key=lambda c: ((c.metrics or {}).get("mIoU", -1.0), c.step))
+    return directory / str(best.step)
+
+
+def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: Mapping[str, Any]):
+    """Writes weights alone, for evaluation, prediction, and training to start from.
+
+    Array by array, so that variables which lie in a file take little memory on their way.
+
+    Raises:
+      CheckpointError: where `directory` already has checkpoints.
+    """
+    checkpoint = pathlib.Path(directory).absolute() / "checkpoints" / "0"
+    if checkpoint.parent.exists():
+        raise CheckpointError(f"{directory} already has checkpoints; choose another directory")
+    if directory.is_file():
+        raise CheckpointError(f"{directory} is a file; choose a directory")
+    context = ocp.Context()
+    # Orbax's own database would be put together in memory.
+    context.array.saving.use_ocdbt = False
+    context.memory.deepcopy_host_arrays = False
+    context.memory.write_concurrent_bytes = 1 << 28
+    metadata = {"config": json.loads(json.dumps(config))}
+    with context:
+        ocp.save_checkpointables(checkpoint, {"model": variables}, custom_metadata=metadata)
+
+
+def load_saved_config(checkpoint: pathlib.Path) -> dict[str, Any]:
+    """The resolved config that a checkpoint was made with."""
+    return _with_tuples(ocp.checkpointables_metadata(checkpoint).custom_metadata["config"])
+
+
+def _with_tuples(value):
+    """JSON has no tuples, and configs no lists."""
+    match value:
+        case dict():
+            return {key: _with_tuples(item) for key, item in value.items()}
+        case list():
+            return tuple(map(_with_tuples, value))
+    return value
+
+
+def abstract_variables(checkpoint: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the variables in a checkpoint, by path."""
+    model = ocp.checkpointables_metadata(checkpoint).metadata["model"]
+    return parameter_paths.shapes({part: model[part] for part in ("params", "batch_stats")})
+
+
+def load_variables(
+    checkpoint: pathlib.Path, abstract: Mapping[str, Any], leave: Container[str] = ()
+) -> dict[str, Any]:
+    """The variables to evaluate: the moving average where the run kept one.
+
+    Args:
+      abstract: shapes, types and shardings of {"params", "batch_stats"}.
+      leave: paths of what the checkpoint holds besides, not to be read.
+
+    Raises:
+      CheckpointError: where the checkpoint is of another model.
+    """
+    wanted, stored = parameter_paths.by_path(abstract), abstract_variables(checkpoint)
+    kept = {path: shape for path, shape in stored.items() if path not in leave}
+    _refuse_another_model(kept, parameter_paths.shapes(abstract), checkpoint)
+    request = {path: ocp.PLACEHOLDER if path in leave else wanted[path] for path in stored}
+    averaged = "ema" in ocp.checkpointables_metadata(checkpoint).metadata["model"]
+    if averaged:
+        ema = {p.replace("params", "ema", 1): x for p, x in request.items() if _is_parameter(p)}
+        request |= {path: ocp.PLACEHOLDER for path in stored if _is_parameter(path)} | ema
+    model = ocp.load_checkpointables(checkpoint, {"model": parameter_paths.nested(request)})[
+        "model"
+    ]
+    model = parameter_paths.by_path({**model, "params": model["ema"]} if averaged else model)
+    return parameter_paths.nested({path: model[path] for path in wanted})
+
+
+def _report(error, text, *values):
+    """By process 0, and by the one that has the error: only errors are printed by all."""
+    logging.log(logging.ERROR if error else logging.WARNING, text, *values)
+
+
+def _first_line(error):
+    return str(error).strip().partition("\n")[0]
+
+
+def _is_parameter(path):
+    return path.startswith("params/")
+
+
+def _refuse_weights_alone(checkpoint):
+    if "optimizer" not in ocp.checkpointables_metadata(checkpoint).metadata:
+        run = checkpoint.parent.parent
+        raise CheckpointError(
+            f"{run} holds weights alone, not a run that could go on; train from them with"
+            f" --config.init={run} and another --workdir"
+        )
+
+
+def _refuse_another_model(stored, wanted, checkpoint):
+    different = [
+        f"{key}: {stored.get(key, 'absent')} in the checkpoint, {wanted.get(key, 'absent')} here"
+        for key in sorted(stored | wanted)
+        if stored.get(key) != wanted.get(key)
+    ]
+    if different:
+        lines = "\n  ".join(different[:8])
+        more = f"\n  and {len(different) - 8} more" if len(different) > 8 else ""
+        raise CheckpointError(f"{checkpoint} is of another model:\n  {lines}{more}")

@@ -1,0 +1,196 @@
+"""`--mode compile`: will it fit, and how fast can it be, on devices that need not be there."""
+
+import collections
+import json
+import math
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxseg.aot.hardware import Chip
+from jaxseg.aot.programs import (
+    Program,
+    compile_traced,
+    topology_devices,
+    trace_evaluation,
+    trace_train_step,
+)
+from jaxseg.distributed.sharding import check_batch, make_mesh
+from jaxseg.inference.image_sizes import check_image_sizes
+from jaxseg.models import flops, kernels, segmentor
+from jaxseg.reporting.report import versions
+
+# Backward takes twice the operations of forward; a multiply-accumulate is two operations.
+OPERATIONS_PER_COUNTED = {"train": 6, "eval": 2}
+WORTH_SPLITTING = 1e8  # bytes of weights and moments
+
+
+def compile_report(config: ConfigDict, topology: str, slices: int, what: str) -> dict[str, Any]:
+    """Compiles `what` ("train" or "eval") for a topology; what it needs of each device.
+
+    Bytes are bytes, times seconds. The estimates take the chip's data sheet: arithmetic at its
+    peak, memory traffic at its bandwidth, collectives at that of a device's links, one after the
+    other; between nodes of GPUs, too. XLA's counts leave out what goes on inside the kernels for
+    deformable sampling.
+
+    Raises:
+      ConfigError: for a topology that does not exist or whose compiler is not installed, and for a
+        config that does not fit its devices.
+    """
+    if config.model.dtype == "auto":
+        config.model.dtype = "bfloat16"
+    check_image_sizes(config)
+    chip, devices = topology_devices(topology, slices)
+    kernels.check(config.model, chip.platform)
+    mesh = make_mesh(config.mesh, devices)
+    if what == "train":
+        check_batch(config.batch_size, config.optim.accumulation, mesh)
+    trace = {"train": trace_train_step, "eval": trace_evaluation}
+    traced, state, images = trace[what](config, mesh)
+    program = compile_traced(traced, mesh.size // slices, chip.platform)
+    # The compiler for TPUs refuses what does not fit, that for GPUs does not.
+    fits = program.compiled is not None
+    if chip.platform == "cuda":
+        fits = program.needed_bytes <= chip.memory_bytes
+    parameters = state["params"] if what == "eval" else state.params
+    result = {
+        "config": config.variant,
+        "what": what,
+        "topology": topology,
+        "slices": slices,
+        "mesh": dict(mesh.shape),
+        "images": images.shape[:3],
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(parameters)),
+        "memory": {
+            "capacity": chip.memory_bytes,
+            "needed": program.needed_bytes,
+            "arguments": program.argument_bytes,
+            "temporaries": program.temporary_bytes,
+            "outputs": program.output_bytes,
+            "program": program.program_bytes,
+        },
+        "fits": fits,
+    }
+    if fits:
+        result |= costs(program, chip, model_flops(config, images, what), mesh.size)
+    else:
+        result["helps"] = helps(config, mesh, state, images.shape[0], what)
+    return result | {"level": jax.config.jax_optimization_level, **versions()}
+
+
+def model_flops(config: ConfigDict, images: jax.ShapeDtypeStruct, what: str) -> float:
+    """Operations that the model takes for the images, however it is computed."""
+    batch, *hw, _ = images.shape
+    counted = sum(flops.count(segmentor.build(config.model), hw).values())
+    return OPERATIONS_PER_COUNTED[what] * batch * counted
+
+
+def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dict[str, Any]:
+    """What a run of the program takes, and an estimate of its time."""
+    kinds = collections.defaultdict(lambda: {"count": 0, "bytes": 0.0})
+    for collective in program.collectives:
+        kinds[collective.kind]["count"] += collective.times
+        kinds[collective.kind]["bytes"] += collective.sent_bytes
+    sent = {kind: total["bytes"] for kind, total in kinds.items()}
+    over_network = sent.pop("send", 0.0)
+    seconds = {
+        "arithmetic": (program.flops or model_flops / devices) / chip.flops,
+        "memory": program.read_bytes / chip.memory_bandwidth,
+        "links": sum(sent.values()) / chip.link_bandwidth,
+        "network": over_network / chip.network_bandwidth,
+    }
+    step = sum(seconds.values())
+    return {
+        "flops": program.flops,
+        "model_flops": model_flops / devices,
+        "memory_traffic": program.read_bytes,
+        "collectives": dict(kinds),
+        "seconds": seconds,
+        "step_seconds": step,
+        "mfu": model_flops / devices / step / chip.flops,
+        "compile_seconds": program.compile_seconds,
+    }
+
+
+def helps(config: ConfigDict, mesh: Mesh, state: Any, images: int, what: str) -> list[str]:
+    """The settings that would make the program smaller, the most harmless first."""
+    leaves = jax.tree.leaves(state)
+    held = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+    found = []
+    if mesh.shape["fsdp"] < mesh.size and held > WORTH_SPLITTING:
+        found.append(
+            f"config.mesh.data=1 config.mesh.fsdp={mesh.size} splits the {held / 1e9:.1f} GB of"
+            " weights and moments that every device holds"
+        )
+    if what == "eval":
+        if config.eval.images_per_device > 1:
+            found.append("config.eval.images_per_device=1")
+        return [*found, "config.eval.mode=slide with a smaller config.eval.crop_hw"]
+    if not config.model.backbone.get("remat", True):
+        found.append("config.model.backbone.remat=True keeps no activations within blocks")
+    per_device = images // mesh.size
+    if per_device > config.optim.accumulation:
+        found.append(
+            f"config.optim.accumulation, up to {per_device}: fewer images at a time, which are then"
+            " what batch norm takes its statistics of"
+        )
+    elif per_device > 1:
+        found.append(f"more devices, or a smaller config.batch_size ({per_device} images a device)")
+    return [*found, f"a smaller config.data.crop_hw than {tuple(config.data.crop_hw)}"]
+
+
+def text(result: dict[str, Any]) -> str:
+    """The result for people."""
+    memory, (images, height, width) = result["memory"], result["images"]
+    devices = math.prod(result["mesh"].values())
+    where = result["topology"] + (f", {result['slices']} slices" if result["slices"] > 1 else "")
+    mesh = ", ".join(f"{axis} {size}" for axis, size in result["mesh"].items())
+    rows = {
+        "parameters": f"{result['parameters'] / 1e6:.2f} M",
+        "batch": f"{images}, {images / devices:g} a device, of {height} x {width}",
+        "memory": f"{_gb(memory['needed'])} of {_gb(memory['capacity'])} a device",
+    }
+    if result["fits"]:
+        parts = ("arguments", "temporaries", "outputs", "program")
+        rows["memory"] += ": " + ", ".join(f"{part} {_gb(memory[part])}" for part in parts)
+        kinds = [
+            f"{kind} {total['count']} times, {_gb(total['bytes'])}"
+            for kind, total in result["collectives"].items()
+        ]
+        seconds = result["seconds"]
+        traffic = f"{_gb(result['memory_traffic'])} between a device and its memory"
+        uncounted = "what the kernels take is not counted"
+        if not result["memory_traffic"]:  # the compiler for GPUs does not say
+            traffic, uncounted = "not known", "traffic and what the kernels take are not counted"
+        rows |= {
+            "operations": f"{result['flops'] / 1e12:.2f} T a device; the model's own"
+            f" {result['model_flops'] / 1e12:.2f} T",
+            "traffic": traffic,
+            "collectives": f"each device sends: {'; '.join(kinds) or 'nothing'}",
+            "estimate": f"{result['step_seconds'] * 1e3:.1f} ms: "
+            + ", ".join(f"{name} {value * 1e3:.1f}" for name, value in seconds.items()),
+            "": f"{images / result['step_seconds']:.0f} images/s, MFU {result['mfu']:.0%};"
+            f" {uncounted}",
+            "compiled in": f"{result['compile_seconds']:.0f} s, at level {result['level']}",
+        }
+    else:
+        missing = memory["needed"] - memory["capacity"]
+        rows["memory"] += f": does not fit, {_gb(missing)} too much"
+        rows["what helps"] = ("\n" + " " * 15).join(result["helps"])
+    title = f"{result['config']}, {result['what']}, on {where}: {devices} devices, mesh {mesh}"
+    return "\n".join([title, *(f"  {name:<13}{row}" for name, row in rows.items())])
+
+
+def _gb(number: float) -> str:
+    return f"{number / 1e9:.2f} GB" if number > 1e7 else f"{number / 1e6:.2f} MB"
+
+
+def report(config: ConfigDict, topology: str, slices: int, what: str, workdir: pathlib.Path):
+    """Prints the report, and keeps it as `compile.json` in the work directory."""
+    result = compile_report(config, topology, slices, what)
+    print(text(result))
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "compile.json").write_text(json.dumps(result, indent=1) + "\n")

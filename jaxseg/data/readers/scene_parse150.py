@@ -1,0 +1,52 @@
+"""`scene_parse150` of TensorFlow Datasets: ADE20K's images with the labels of their instances.
+
+Its builder takes the instance labels of the Places Challenge 2017, not those of the benchmark of
+150 classes: red is one of 100 countable classes, from 1 on and in the order of the 150, green the
+number of the instance. The other 50 (wall, sky, floor and so on) are 0 there, like what has no
+class, and so are ignored.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import cv2
+
+from jaxseg.data.datasets.ade20k import ADE20K
+from jaxseg.data.datasets.description import IGNORE, LabelFormat, label_table, names
+from jaxseg.data.decoding.pictures import Picture, read_image
+
+NAME = "scene_parse150"
+# What the benchmark calls validation is "test" there.
+SPLITS = {"val": "test", "validation": "test"}
+UNCOUNTABLE = names("""
+    wall, building, sky, floor, tree, ceiling, road, grass, sidewalk, earth, mountain, plant,
+    water, house, sea, rug, field, rock, base, sand, skyscraper, grandstand, path, runway, stairway,
+    river, bridge, blind, hill, bar, hovel, tower, dirt track, land, escalator, buffet, poster,
+    stage, conveyer belt, canopy, swimming pool, waterfall, tent, cradle, tank, lake, blanket, pier,
+    crt screen, shower
+""")
+COUNTABLE = [k for k, name in enumerate(ADE20K.classes) if name not in UNCOUNTABLE]
+TRAIN_IDS = {0: IGNORE} | {k + 1: train_id for k, train_id in enumerate(COUNTABLE)}
+LABELS = LabelFormat(".png", label_table(TRAIN_IDS))
+
+
+@dataclass(frozen=True)
+class RedChannel:
+    """The red channel of a colour picture, as a grey picture."""
+
+    colours: Picture
+
+    @property
+    def stem(self) -> str:
+        return self.colours.stem
+
+    def read_bytes(self) -> bytes:
+        red = read_image(self.colours)[..., 2]
+        return cv2.imencode(".png", red, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
+
+    def open(self, mode: str) -> BinaryIO:
+        return io.BytesIO(self.read_bytes())
+
+    def __str__(self) -> str:
+        return str(self.colours)

@@ -1,0 +1,241 @@
+"""Prepared datasets of TensorFlow Datasets (TFDS), read without TensorFlow.
+
+Of the records, pictures come as the bytes that were stored, so that they are decoded and checked
+as those of files are. A dataset has to be prepared in the format ArrayRecord; the code that built
+it is not needed.
+"""
+
+import functools
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from jaxseg.data.datasets.ade20k import ADE20K
+from jaxseg.data.datasets.description import Dataset, LabelFormat
+from jaxseg.data.decoding.pictures import Picture
+from jaxseg.data.listings import first_few
+from jaxseg.data.readers import scene_parse150
+from jaxseg.data.samples import Pairs
+from jaxseg.errors import ConfigError, DataError
+
+FORMAT = "array_record"
+# What a split may be called where it is not there by its own name.
+SPLITS = {"training": "train", "train": "training", "val": "validation", "validation": "val"}
+LABEL_NAMES = re.compile("segmentation|annotation|label|mask")
+ID_FEATURES = ("image_id", "file_name", "filename", "image/filename", "image/id", "id")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+
+
+def pairs(
+    name: str, dataset: Dataset, root: Path, splits: Sequence[str], *, labelled: bool
+) -> Pairs:
+    """What there is in these splits, one after the other, in the order of the records.
+
+    The values of the labels are those of the dataset as released: of its `label_formats`, the last.
+
+    Args:
+      name: NAME[/CONFIG][:VERSION]; without a version, the newest.
+      root: what TFDS calls data_dir.
+      labelled: False leaves labels aside, whether there are any or not.
+
+    Raises:
+      ConfigError: where the package tensorflow_datasets is not installed.
+      DataError: where the dataset, a split or a file of it is missing, where it is of another
+        format, and where it cannot be said which of its features are image and label.
+    """
+    folder = _prepared(name, root)
+    info = _tfds().builder_from_directory(folder).info
+    if info.file_format.value != FORMAT:
+        raise DataError(
+            f"{folder} is in the format {info.file_format.value}, which only TensorFlow can read."
+            f" Prepare it anew in another folder.\n{_preparation(name)}"
+        )
+    image_key, label_key = _image_and_label(name, info.features, labelled)
+    instances = info.name == scene_parse150.NAME
+    label_format = None
+    if labelled:
+        released = dataset.label_formats[-1]
+        label_format = scene_parse150.LABELS if instances and dataset is ADE20K else released
+    samples = []
+    for wanted in splits:
+        split = _split(name, info, wanted)
+        records = Records(folder, split)
+        for index in range(info.splits[split].num_examples):
+            image = label = Feature(records, index, image_key)
+            if labelled:
+                label = Feature(records, index, label_key)
+                label = scene_parse150.RedChannel(label) if instances else label
+            samples.append(Example(image, label, label_format))
+    return Pairs(tuple(samples), (), ())
+
+
+@dataclass(frozen=True)
+class Records:
+    """The examples of a split, opened at the first look, by every process for itself."""
+
+    folder: Path
+    split: str
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        """An example, its pictures undecoded. Raises OSError where it cannot be read."""
+        try:
+            return self._opened[index]
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+
+    def name(self, index: int) -> str:
+        """What the example says that it is, or its place."""
+        try:
+            example = self[index]
+        except OSError:
+            example = {}
+        key = next((key for key in ID_FEATURES if key in example), None)
+        if key is None:
+            return f"{self.split}_{index:06d}"
+        value = example[key]
+        path = PurePosixPath(value.decode() if isinstance(value, bytes) else str(value))
+        return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+
+    @functools.cached_property
+    def _opened(self):
+        builder = _tfds().builder_from_directory(self.folder)
+        skip = _tfds().decode.SkipDecoding()
+        undecoded = {key: skip for key in _pictures(builder.info.features)}
+        return builder.as_data_source(self.split, decoders=undecoded)
+
+    def __reduce__(self):
+        return Records, (self.folder, self.split)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One picture of one example, as a `Picture`."""
+
+    records: Records
+    index: int
+    key: str
+
+    @property
+    def stem(self) -> str:
+        return self.records.name(self.index)
+
+    def read_bytes(self) -> bytes:
+        return self.records[self.index][self.key]
+
+    def open(self, mode: str) -> BinaryIO:
+        return io.BytesIO(self.read_bytes())
+
+    def __str__(self) -> str:
+        split = self.records.split
+        return f"{self.records.folder}: {self.key} of {self.stem}, {split}[{self.index}]"
+
+
+@dataclass(frozen=True)
+class Example:
+    """As a `Sample`, but that the name is read from the record, where it is asked for."""
+
+    image: Picture
+    label: Picture
+    label_format: LabelFormat | None
+
+    @property
+    def name(self) -> str:
+        return self.image.stem
+
+
+def _tfds():
+    """The package, which is only needed here: it takes most of a second to import."""
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise ConfigError(
+            "config.data.source=tfds:NAME needs TensorFlow Datasets: pip install 'jaxseg[tfds]'"
+        ) from error
+    return tensorflow_datasets
+
+
+def _prepared(name: str, root: Path) -> Path:
+    """The folder of the dataset: that of the newest version, unless `name` says which."""
+    folder = root / name.replace(":", "/")
+    if (folder / "dataset_info.json").is_file():
+        return folder
+    versions = [
+        version
+        for version in folder.glob("*.*.*")
+        if re.fullmatch(r"\d+\.\d+\.\d+", version.name)
+        and (version / "dataset_info.json").is_file()
+    ]
+    if versions:
+        return max(versions, key=lambda version: [int(n) for n in version.name.split(".")])
+    there = [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]
+    found = sorted({str(info.parent.parent.relative_to(root)) for info in there})
+    raise DataError(
+        f"No prepared TFDS dataset {name} under {root} (data.root, or data.val_root): expected"
+        f" {folder}/VERSION/dataset_info.json, found {', '.join(found) or 'no dataset at all'}.\n"
+        f"{_preparation(name)}"
+    )
+
+
+def _preparation(name: str) -> str:
+    return (
+        "To prepare it, where TensorFlow is installed:\n  python -c 'import tensorflow_datasets as"
+        f' tfds; tfds.builder("{name}", data_dir="FOLDER", file_format="{FORMAT}")'
+        ".download_and_prepare()'"
+    )
+
+
+def _split(name: str, info, wanted: str) -> str:
+    """The split's name there; all of its files are."""
+    special = scene_parse150.SPLITS if info.name == scene_parse150.NAME else {}
+    names = (wanted, SPLITS.get(wanted), special.get(wanted))
+    split = next((split for split in names if split in info.splits), None)
+    if split is None:
+        raise DataError(f"tfds:{name} has no split {wanted!r}; there are {', '.join(info.splits)}")
+    if missing := [path for path in info.splits[split].filepaths if not path.exists()]:
+        raise DataError(
+            f"{len(missing)} files of tfds:{name} are missing:{first_few(missing)}\n"
+            "Copy the folder completely."
+        )
+    return split
+
+
+def _pictures(features) -> dict[str, Any]:
+    image = _tfds().features.Image
+    return {key: feature for key, feature in features.items() if isinstance(feature, image)}
+
+
+def _image_and_label(name: str, features, labelled: bool) -> tuple[str, str | None]:
+    """Which features these are.
+
+    The label is the picture of one channel, or else of three, whose name says so where there are
+    several; the image is the other one of three channels, or that named "image".
+    """
+    pictures = _pictures(features)
+    colours = [key for key, feature in pictures.items() if feature.shape[-1] == 3]
+    grey = [
+        key
+        for key, feature in pictures.items()
+        if feature.shape[-1] == 1 and np.issubdtype(feature.np_dtype, np.integer)
+    ]
+    named = [key for key in grey or colours if LABEL_NAMES.search(key)]
+    label = _only(grey) or _only(named)
+    images = [key for key in colours if key != label]
+    image = _only(images) or _only([key for key in images if key == "image"])
+    if image is None or (labelled and label is None):
+        listed = "".join(f"\n  {key}: {feature}" for key, feature in features.items())
+        raise DataError(
+            f"tfds:{name} does not tell its {'labels' if image else 'images'}. Needed are an Image"
+            " of three channels (named image, where there are several), and for labels an Image of"
+            " one channel (named segmentation, annotation, label or mask, where there are several)."
+            f" Its features are:{listed}"
+        )
+    return image, label
+
+
+def _only(keys: list[str]) -> str | None:
+    return keys[0] if len(keys) == 1 else None

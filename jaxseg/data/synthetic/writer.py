@@ -1,0 +1,95 @@
+"""A made-up dataset in the layout of Cityscapes, for demonstrations and tests.
+
+The scenes come from code alone (`scene`) and are the same for the same arguments.
+Labels are raw ids, so that the real reader, its label table and the metric are all exercised.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from jaxseg.data.synthetic import scene
+from jaxseg.errors import DataError
+
+STAMP = "street_scenes.json"
+CITIES = {
+    "train": ("lindenau", "steinbruck", "streetville", "westhafen"),
+    "val": ("oberfurt", "suderstadt"),
+}
+
+
+def write_street_scenes(root, *, train, val, image_hw=(256, 512), seed=0) -> Path:
+    """Writes `train` and `val` scenes of `image_hw` pixels below `root` and returns it.
+
+    A finished set of the same parameters is left as it is; one of others, or one that was
+    interrupted, is replaced. Raises DataError rather than touch files that it did not write.
+    """
+    root = Path(root)
+    wanted = {
+        "train": train,
+        "val": val,
+        "image_hw": list(image_hw),
+        "seed": seed,
+        "painter": _painter_version(),
+    }
+    stamp = root / STAMP
+    if stamp.exists():
+        if _read_stamp(stamp) == wanted | {"finished": True}:
+            return root
+    elif (root / "leftImg8bit").exists() or (root / "gtFine").exists():
+        raise DataError(
+            f"{root} holds a dataset that was not made here (it has no {STAMP}), and is not "
+            "overwritten. Choose another folder."
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    _write_stamp(stamp, wanted | {"finished": False})
+    for folder in ("leftImg8bit", "gtFine"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+    for split_index, (split, count) in enumerate((("train", train), ("val", val))):
+        for index in range(count):
+            rng = np.random.default_rng((seed, split_index, index))
+            image, label = scene.render(rng, image_hw, feature=index % 3)
+            _write_pair(root, split, index, image, label)
+    # Last, so that it vouches for everything before it.
+    _write_stamp(stamp, wanted | {"finished": True})
+    return root
+
+
+def _write_pair(root: Path, split: str, index: int, image, label) -> None:
+    cities = CITIES[split]
+    city = cities[index % len(cities)]
+    name = f"{city}_{index // len(cities):06d}_000019"
+    for kind, ending, pixels in (
+        ("leftImg8bit", "leftImg8bit", cv2.cvtColor(image, cv2.COLOR_RGB2BGR)),
+        ("gtFine", "gtFine_labelIds", label),
+    ):
+        folder = root / kind / split / city
+        folder.mkdir(parents=True, exist_ok=True)
+        # Noise hardly compresses, however long one tries.
+        _, encoded = cv2.imencode(".png", pixels, (cv2.IMWRITE_PNG_COMPRESSION, 1))
+        (folder / f"{name}_{ending}.png").write_bytes(encoded.tobytes())
+
+
+def _painter_version() -> str:
+    """A hash of the painting code, so that a set is made anew when the code changes."""
+    files = sorted(set(Path(__file__).parent.glob("*.py")) - {Path(__file__)})
+    files = [file for file in files if not file.name.startswith("__")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def _read_stamp(stamp: Path) -> dict | None:
+    try:
+        return json.loads(stamp.read_text())
+    except ValueError:
+        return None  # half-written: an interrupted set
+
+
+def _write_stamp(stamp: Path, content: dict) -> None:
+    partial = stamp.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, stamp)

@@ -1,0 +1,83 @@
+"""The images of an evaluation one by one: panels of the first and of the worst, scores of all.
+
+In the folder given: NAME.png of the first images, `worst/RANK_NAME.png` of those with the lowest
+IoU, and `images.csv`, which has all of them, the worst first.
+"""
+
+import csv
+import pathlib
+from collections.abc import Sequence
+
+import cv2
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import UInt8
+
+from jaxseg.data.datasets.description import Dataset
+from jaxseg.data.decoding.pictures import read_image
+from jaxseg.data.samples import Sample
+from jaxseg.evaluation import metrics
+from jaxseg.reporting import visualize
+
+UNDEFINED = -1.0  # a score of an image without labelled pixels, or of another process's image
+
+
+class Gallery:
+    """Looks at each image as it is evaluated; every process at its own.
+
+    An image's IoU is the mean over the classes in its label or prediction. Images without any
+    labelled pixel have no score.
+    """
+
+    def __init__(
+        self, directory: pathlib.Path, samples: Sequence[Sample], dataset: Dataset, count: int
+    ):
+        """count: how many of the first and how many of the worst are drawn."""
+        self._directory, self._samples, self._dataset = directory, samples, dataset
+        self._count = count
+        self._scores = np.full((len(samples), 2), UNDEFINED, np.float32)  # IoU, accuracy
+        self._worst = []  # (IoU, index, label, prediction), ascending
+
+    def add(
+        self, index: int, label: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"]
+    ):
+        """One image."""
+        if index < self._count:
+            self._draw(
+                self._directory / f"{self._samples[index].name}.png", index, label, prediction
+            )
+        scores = metrics.scores(
+            metrics.confusion_matrix(prediction, label, len(self._dataset.classes))
+        )
+        if not scores.pixels.any():
+            return
+        self._scores[index] = scores.miou, scores.aacc
+        self._worst.append((scores.miou, index, label, prediction))
+        self._worst = sorted(self._worst, key=lambda image: image[:2])[: self._count]
+
+    def close(self):
+        """Writes what only all images together tell; to be called by all processes."""
+        scores = multihost_utils.process_allgather(self._scores)
+        scores = scores.reshape(-1, len(self._samples), 2).max(axis=0)
+        scored = np.flatnonzero(scores[:, 0] != UNDEFINED)
+        order = scored[np.argsort(scores[scored, 0], kind="stable")].tolist()
+        for _, index, label, prediction in self._worst:
+            if (rank := order.index(index)) < self._count:
+                name = f"{rank + 1:02d}_{self._samples[index].name}.png"
+                self._draw(self._directory / "worst" / name, index, label, prediction)
+        if jax.process_index() == 0:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with (self._directory / "images.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(("image", "iou", "acc"))
+                for index in order:
+                    iou, acc = scores[index]
+                    writer.writerow((self._samples[index].image, f"{iou:.6f}", f"{acc:.6f}"))
+
+    def _draw(self, path, index, label, prediction):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = np.ascontiguousarray(read_image(self._samples[index].image)[..., ::-1])
+        palette, classes = self._dataset.palette, self._dataset.classes
+        panel = visualize.evaluation_panel(image, label, prediction, palette, classes)
+        cv2.imwrite(str(path), panel[..., ::-1])

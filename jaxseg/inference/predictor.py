@@ -1,0 +1,129 @@
+"""From images to class maps and probabilities, by the rules of the reference; knows no datasets.
+
+An image is shown to the network in several views (`jaxseg.data.views`), each whole or in windows
+(`windowed_view`), which go through it in batches of few shapes (`batcher`). The image is made
+from top to bottom, a band of rows after the other; of each view only the windows that the next band
+needs are held, at the stride of the head.
+"""
+
+import functools
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
+
+from jaxseg.data import views
+from jaxseg.inference import tiles
+from jaxseg.inference.batcher import Batcher, compile_forward
+from jaxseg.inference.sliding_window import slide_of
+from jaxseg.inference.windowed_view import WindowedView
+from jaxseg.models import segmentor
+
+
+class Predictor:
+    """Class maps and probabilities of images, by the protocol of `config.eval`.
+
+    Args:
+      network: as many images may be on their way through it as fit into one of its batches, so that
+        images in one piece fill a batch too.
+
+    Raises:
+      ConfigError: where `config.eval` describes views or windows that cannot be.
+    """
+
+    def __init__(self, network: Batcher, config: ConfigDict):
+        self._network, self._config = network, config
+        self._slide, self._rule = slide_of(config.eval), views.rule_of(config)
+
+    def class_maps(
+        self, images: Iterable[UInt8[np.ndarray, "h w 3"]]
+    ) -> Iterator[UInt8[np.ndarray, "h w"]]:
+        """The class of every pixel of BGR images, in their order."""
+        return self._assembled(images, tiles.classes)
+
+    def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
+        """Class probabilities of a BGR image."""
+        (found,) = self._assembled([image], tiles.probabilities)
+        return found
+
+    def _assembled(self, images, tiles_of):
+        for (height, width), start, stop, bands in self._ahead(self._bands(images)):
+            results = [band.result(self._network) for band in bands]
+            for columns, tile in tiles_of(results, width, self._network.devices):
+                if (start, columns.start) == (0, 0):
+                    out = np.empty((height, width, *tile.shape[2:]), tile.dtype)
+                out[start:stop, columns] = tile
+            if stop == height:
+                yield out
+
+    def _bands(self, images):
+        """(number of the image, (its size, start, stop, bands of its views)), top to bottom."""
+        for number, image in enumerate(images):
+            hw = image.shape[:2]
+            windowed = self._windowed(image)
+            for start in range(0, hw[0], tiles.TILE):
+                stop = min(start + tiles.TILE, hw[0])
+                yield number, (hw, start, stop, [view.band(start, stop) for view in windowed])
+
+    def _windowed(self, image):
+        hw, config = image.shape[:2], self._config
+        resized = functools.cache(functools.partial(views.resize, image))  # shared by mirror images
+        found = []
+        for view in views.views_of(hw, config):
+            kept_hw = view.hw if self._rule.cut_padding else view.padded_hw
+
+            def cut(top, left, hw, view=view):
+                return views.cut(resized(view.sizes), view, top, left, hw, config)
+
+            found.append(
+                WindowedView(
+                    self._network,
+                    cut,
+                    view.padded_hw,
+                    kept_hw,
+                    hw,
+                    self._slide,
+                    view.mirrored,
+                    view.weight,
+                )
+            )
+        return found
+
+    def _ahead(self, bands):
+        """Bands whose windows are all sent in full batches, as far as there are images enough."""
+        queue = deque()
+        for number, band in bands:
+            queue.append((number, band))
+            while queue and (
+                _all_running(queue[0][1]) or number - queue[0][0] >= self._network.batch_size
+            ):
+                yield queue.popleft()[1]
+        for _, band in queue:
+            yield band
+
+
+def _all_running(band):
+    *_, views_of_band = band
+    return not any(
+        piece.waiting for view in views_of_band for pieces, _ in view.windows for piece in pieces
+    )
+
+
+def make_predictor(
+    model: segmentor.Segmentor,
+    variables: segmentor.Variables,
+    config: ConfigDict,
+    mesh: Mesh,
+    outputs: int | None = None,
+) -> Predictor:
+    """A model with what `config.eval` says.
+
+    Args:
+      variables: on the devices of `mesh`, however they are sharded.
+      outputs: look only at so many outputs of the head, or at all.
+    """
+    run = compile_forward(model, outputs, mesh)
+    return Predictor(Batcher(run, variables, mesh, config.eval.images_per_device), config)

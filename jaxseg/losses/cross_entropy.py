@@ -1,0 +1,35 @@
+"""The losses of semantic segmentation."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxseg.ops.resize import resize_bilinear
+
+IGNORE = 255
+
+
+def cross_entropy(logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"]) -> Float[Array, ""]:
+    """Cross-entropy of scores resized to the label, in float32.
+
+    The mean is over *all* pixels: those labelled 255 add nothing to the sum but count in the
+    denominator, as in the reference (its `avg_non_ignore` is off in every published config).
+    """
+    logits = resize_bilinear(logits.astype(jnp.float32), labels.shape[1:])
+    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    # A comparison instead of a gather, whose gradient would be a scatter. A label of 255 matches
+    # no class unless there are more than 255 of them, hence the mask.
+    is_label = labels[..., None] == classes
+    of_label = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
+    per_pixel = jax.nn.logsumexp(logits, axis=-1) - of_label
+    return jnp.mean(jnp.where(labels == IGNORE, 0.0, per_pixel))
+
+
+def pixel_accuracy(
+    logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"]
+) -> Float[Array, ""]:
+    """Share of labelled pixels whose highest resized score is the label's, in 0..1."""
+    logits = resize_bilinear(logits.astype(jnp.float32), labels.shape[1:])
+    labelled = labels != IGNORE
+    correct = (jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels) & labelled
+    return jnp.sum(correct) / jnp.maximum(jnp.sum(labelled), 1)

@@ -1,0 +1,206 @@
+"""The loss of Mask2Former (arXiv:2112.01527, section 3.3), whole inside the compiled step.
+
+Each of the decoder's predictions is matched with the classes of its image by itself, and all weigh
+the same. Masks are compared in random points only (section 3.3.2); those of the label are read off
+the label and never made. Everything is in float32.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxseg.distributed.sharding import map_over_batch
+from jaxseg.losses.matcher import (
+    CLASS_WEIGHT,
+    DICE_WEIGHT,
+    MASK_WEIGHT,
+    assign_targets,
+    make_targets,
+    matching_cost,
+)
+from jaxseg.losses.point_sampling import (
+    point_sample,
+    random_points,
+    sample_class,
+    sample_uncertain_points,
+)
+
+NO_OBJECT_WEIGHT = 0.1
+
+
+def mask2former_loss(
+    class_logits: Float[Array, "p b q k1"],
+    mask_logits: Float[Array, "p b q h w"],
+    labels: Int[Array, "b H W"],
+    rng: jax.Array,
+    *,
+    num_points: int = 12544,
+    oversample_ratio: float = 3.0,
+    importance_ratio: float = 0.75,
+    max_targets: int,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The sum of the class, mask and dice losses of all `p` predictions, and what to log.
+
+    The last class is "no object". Pixels of 255 are outside every mask, as in the reference, which
+    has no mask loss that ignores. Sums are divided by the weights of the queries' classes and by
+    the number of targets, both of the whole batch. The points of an image follow from `rng` and
+    its place in the batch, so that the loss does not depend on how the batch is split.
+
+    Args:
+      max_targets: classes of an image that are looked at, the first ones in ascending order; the
+        log `targets_dropped` counts those beyond, over the batch.
+
+    Returns:
+      The loss; and `loss_cls`, `loss_mask` and `loss_dice` of the last prediction.
+
+    Raises:
+      ValueError: for more targets than there are queries to assign to them.
+    """
+    predictions, b, queries, classes = class_logits.shape
+    if max_targets > queries:
+        raise ValueError(f"mask2former_loss: {max_targets} targets for {queries} queries")
+    targets, valid, dropped = make_targets(labels, classes - 1, max_targets)
+    matching_keys, comparison_keys = jax.random.split(rng, (2, predictions, b))
+
+    @map_over_batch
+    @jax.vmap
+    def cost(class_logits, mask_logits, labels, targets, key):
+        points = random_points(key, num_points)
+        return image_cost(class_logits, mask_logits, labels, targets, points)
+
+    @map_over_batch
+    @jax.vmap
+    def losses(class_logits, mask_logits, labels, targets, valid, assigned, key):
+        points = draw_comparison_points(
+            key, mask_logits, assigned, num_points, oversample_ratio, importance_ratio
+        )
+        # What the gradient needs is computed again: it is many times the points.
+        return jax.checkpoint(image_losses)(
+            class_logits, mask_logits, labels, targets, valid, assigned, points
+        )
+
+    # One prediction after the other: a query's logits at all points are the largest arrays here.
+    costs = lax.map(
+        lambda of: cost(of[0], of[1], labels, targets, of[2]),
+        (*lax.stop_gradient((class_logits, mask_logits)), matching_keys),
+    )
+    # But all assignments at once, since each is a long chain of small steps.
+    assign_all = map_over_batch(jax.vmap(jax.vmap(assign_targets, in_axes=(0, None))))
+    assigned = assign_all(costs.swapaxes(0, 1), valid).swapaxes(0, 1)  # [p, b, t]
+    sums = lax.map(
+        lambda of: losses(of[0], of[1], labels, targets, valid, of[2], of[3]),
+        (class_logits, mask_logits, assigned, comparison_keys),
+    )
+    of_predictions = normalised(*sums, valid)
+    logs = {name: values[-1] for name, values in of_predictions.items()}
+    total = sum(jnp.sum(values) for values in of_predictions.values())
+    return total, logs | {"targets_dropped": dropped}
+
+
+def image_cost(
+    class_logits: Float[Array, "q k1"],
+    mask_logits: Float[Array, "q h w"],
+    labels: Int[Array, "H W"],
+    targets: Int[Array, "t"],
+    points: Float[Array, "n 2"],
+) -> Float[Array, "q t"]:
+    """The costs of assignment, with all masks compared at the same points."""
+    target_masks = jax.vmap(sample_class, in_axes=(None, 0, None))(labels, targets, points)
+    return matching_cost(class_logits, point_sample(mask_logits, points), targets, target_masks)
+
+
+def draw_comparison_points(
+    rng: jax.Array,
+    mask_logits: Float[Array, "q h w"],
+    assigned: Int[Array, "t"],
+    num_points: int,
+    oversample_ratio: float,
+    importance_ratio: float,
+) -> Float[Array, "t n 2"]:
+    """`comparison_points` of the queries assigned to an image's targets, at random for each."""
+    uncertain = int(importance_ratio * num_points)
+    candidates_key, fresh_key = jax.random.split(rng)
+    return comparison_points(
+        mask_logits[assigned],
+        random_points(candidates_key, len(assigned), int(oversample_ratio * num_points)),
+        random_points(fresh_key, len(assigned), num_points - uncertain),
+        uncertain,
+    )
+
+
+def comparison_points(
+    mask_logits: Float[Array, "t h w"],
+    candidates: Float[Array, "t m 2"],
+    fresh: Float[Array, "t f 2"],
+    uncertain: int,
+) -> Float[Array, "t n 2"]:
+    """Where each mask's loss is taken: its most uncertain candidates, then the fresh points."""
+    choose = jax.vmap(partial(sample_uncertain_points, count=uncertain))
+    return jnp.concatenate([choose(lax.stop_gradient(mask_logits), candidates), fresh], axis=1)
+
+
+def image_losses(
+    class_logits: Float[Array, "q k1"],
+    mask_logits: Float[Array, "q h w"],
+    labels: Int[Array, "H W"],
+    targets: Int[Array, "t"],
+    valid: Bool[Array, "t"],
+    assigned: Int[Array, "t"],
+    points: Float[Array, "t n 2"],
+) -> tuple[Float[Array, ""], ...]:
+    """One image's sums: class loss, its weights, mask losses, dice losses; not normalised."""
+    no_object = class_logits.shape[1] - 1
+    query_classes = jnp.full(len(class_logits), no_object, targets.dtype)
+    query_classes = query_classes.at[assigned].set(jnp.where(valid, targets, no_object))
+    logits = jax.vmap(lambda mask, points: point_sample(mask[None], points)[0])(
+        mask_logits[assigned], points
+    )
+    masks = jax.vmap(sample_class, in_axes=(None, 0, 0))(labels, targets, points)
+    return (
+        *class_loss(class_logits, query_classes),
+        jnp.sum(jnp.where(valid, mask_loss(logits, masks), 0.0)),
+        jnp.sum(jnp.where(valid, dice_loss(logits, masks), 0.0)),
+    )
+
+
+def class_loss(
+    logits: Float[Array, "q k1"], classes: Int[Array, "q"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The weighted sum of cross-entropies, and the sum of the weights: 1, or 0.1 for no object."""
+    every_class = jnp.arange(logits.shape[1], dtype=classes.dtype)
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+    is_class = classes[:, None] == every_class
+    entropies = -jnp.sum(jnp.where(is_class, log_probabilities, 0.0), axis=1)
+    weights = jnp.where(classes == every_class[-1], NO_OBJECT_WEIGHT, 1.0)
+    return jnp.sum(weights * entropies), jnp.sum(weights)
+
+
+def mask_loss(logits: Float[Array, "t n"], masks: Float[Array, "t n"]) -> Float[Array, "t"]:
+    """Binary cross-entropy of each mask, the mean over its points."""
+    return jnp.mean(jax.nn.softplus(logits) - logits * masks, axis=1)
+
+
+def dice_loss(logits: Float[Array, "t n"], masks: Float[Array, "t n"]) -> Float[Array, "t"]:
+    """1 − (2·Σpg + 1)/(Σp + Σg + 1) of each mask, p being the sigmoid of the logits."""
+    probability = jax.nn.sigmoid(logits)
+    overlap = jnp.sum(probability * masks, axis=1)
+    return 1 - (2 * overlap + 1) / (jnp.sum(probability, axis=1) + jnp.sum(masks, axis=1) + 1)
+
+
+def normalised(
+    class_sums: Float[Array, "p b"],
+    class_weights: Float[Array, "p b"],
+    mask_sums: Float[Array, "p b"],
+    dice_sums: Float[Array, "p b"],
+    valid: Bool[Array, "b t"],
+) -> dict[str, Float[Array, "p"]]:
+    """The weighted losses of every prediction, from the sums of every image (`image_losses`)."""
+    num_masks = jnp.maximum(jnp.sum(valid), 1).astype(jnp.float32)
+    return {
+        "loss_cls": CLASS_WEIGHT * jnp.sum(class_sums, axis=1) / jnp.sum(class_weights, axis=1),
+        "loss_mask": MASK_WEIGHT * jnp.sum(mask_sums, axis=1) / num_masks,
+        "loss_dice": DICE_WEIGHT * jnp.sum(dice_sums, axis=1) / num_masks,
+    }

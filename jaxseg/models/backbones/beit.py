@@ -1,0 +1,220 @@
+"""BEiT (arXiv:2106.08254) and BEiTv2 (arXiv:2208.06366): ViTs with relative position bias.
+
+As backbones by themselves (`BEiT`) and with the companion of ViT-Adapter (`BEiTAdapter`).
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxseg.distributed.sharding import map_over_batch
+from jaxseg.models.backbones import vit
+from jaxseg.models.backbones.vit_adapter import Upsample, ViTAdapter
+from jaxseg.models.layers import BatchNorm, DType, Linear, gelu, torch_uniform
+from jaxseg.models.remat import rematerialised
+from jaxseg.ops.attention import self_attend
+from jaxseg.ops.position_tables import OF_CLASS_TOKEN, spline_matrix
+from jaxseg.ops.resize import along_height, along_width
+
+
+def relative_position_index(hw: Sequence[int]) -> np.ndarray:
+    """Row of the bias table for every pair of tokens, the class token first; int [1 + n, 1 + n].
+
+    Pairs of patches are numbered by their displacement; the last three rows of the table are for
+    class token to patch, patch to class token, and class token to itself.
+    """
+    height, width = hw
+    y, x = np.divmod(np.arange(height * width), width)
+    dy = y[:, None] - y[None] + height - 1
+    dx = x[:, None] - x[None] + width - 1
+    rows = (2 * height - 1) * (2 * width - 1) + 3
+    index = np.full((1 + height * width,) * 2, rows - 3)
+    index[1:, 1:] = dy * (2 * width - 1) + dx
+    index[1:, 0] = rows - 2
+    index[0, 0] = rows - 1
+    return index
+
+
+def bias_of_pairs(table: Float[Array, "rows g"], hw: Sequence[int]) -> Float[Array, "g n n"]:
+    """The table's value for every pair of tokens, as `relative_position_index` tells.
+
+    By slices: of the displacements turned round, those from one row (column) of patches to all are
+    the ones that follow each other from some place on. A lookup would need the index of every pair
+    in the program, and its gradient would add up the pairs one by one.
+    """
+    (height, width), heads = hw, table.shape[1]
+    to_patch, from_patch, of_token = table[-OF_CLASS_TOKEN:]
+    pairs = table[:-OF_CLASS_TOKEN].T.reshape(heads, 2 * height - 1, 2 * width - 1)[:, ::-1, ::-1]
+    pairs = [pairs[:, :, width - 1 - x : 2 * width - 1 - x] for x in range(width)]
+    pairs = jnp.stack(pairs, axis=1)
+    pairs = [pairs[:, :, height - 1 - y : 2 * height - 1 - y] for y in range(height)]
+    n = height * width
+    pairs = jnp.stack(pairs, axis=1).reshape(heads, n, n)
+
+    def repeated(values, *shape):
+        return jnp.broadcast_to(values[:, None, None], (heads, *shape))
+
+    of_class = jnp.concatenate([repeated(of_token, 1, 1), repeated(to_patch, 1, n)], axis=2)
+    of_patches = jnp.concatenate([repeated(from_patch, n, 1), pairs], axis=2)
+    return jnp.concatenate([of_class, of_patches], axis=1)
+
+
+def resize_relative_positions(
+    table: Float[Array, "rows g"], window: Sequence[int], hw: Sequence[int]
+) -> Float[Array, "out_rows g"]:
+    """The table of one grid for another, as `position_tables.resize_relative` has it, traced."""
+    patches, of_class = table[:-OF_CLASS_TOKEN], table[-OF_CLASS_TOKEN:]
+    grid = patches.reshape(1, 2 * window[0] - 1, 2 * window[1] - 1, -1)
+    grid = along_height(spline_matrix(window[0], hw[0]), grid)
+    grid = along_width(spline_matrix(window[1], hw[1]), grid)
+    return jnp.concatenate([grid.reshape(-1, table.shape[1]), of_class])
+
+
+class Attention(nn.Module):
+    """Self-attention with a learnt bias for every displacement and head; keys have no bias.
+
+    `window` is the grid (h, w) that the table is made for. For another grid it is interpolated when
+    the model is traced, as the reference does it when it loads one. None is for no such bias.
+    """
+
+    num_heads: int
+    window: tuple[int, int] | None
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"], hw: Sequence[int]) -> Float[Array, "b n c"]:
+        channels = x.shape[-1]
+        zeros = nn.initializers.zeros
+        query_bias = self.param("q_bias", zeros, (channels,))
+        value_bias = self.param("v_bias", zeros, (channels,))
+        bias = jnp.concatenate([query_bias, jnp.zeros_like(query_bias), value_bias])
+        qkv = Linear(3 * channels, use_bias=False, dtype=self.dtype, name="qkv")(x)
+        qkv += bias.astype(self.dtype)
+        if self.window is None:
+            x = self_attend(qkv, self.num_heads)
+        else:
+            height, width = self.window
+            rows = (2 * height - 1) * (2 * width - 1) + OF_CLASS_TOKEN
+            table = self.param("relative_position_bias_table", zeros, (rows, self.num_heads))
+            # Over the batch, so that devices sum gradients of the table, not of all pairs.
+            attend = functools.partial(self._attend, hw=hw)
+            x = map_over_batch(attend, repeated=1)(qkv, table)
+        return Linear(channels, dtype=self.dtype, name="proj")(x)
+
+    def _attend(self, qkv, table, hw):
+        # Without the barrier, XLA has the biases of all blocks ready before the first: gigabytes.
+        qkv, table = lax.optimization_barrier((qkv, table))
+        if tuple(hw) != tuple(self.window):
+            table = resize_relative_positions(table, self.window, hw)
+        bias = bias_of_pairs(table, hw)[None].astype(self.dtype)
+        return self_attend(qkv, self.num_heads, bias)
+
+
+class Block(vit.Block):
+    """A block of BEiT: the class token comes first, and `hw` is the grid of the others.
+
+    `window` is the grid of the table of relative positions, or None (see `Attention`).
+    """
+
+    window: tuple[int, int] | None = None
+    layer_scale: float | None = 1e-6
+
+    gamma = "gamma_{}"
+
+    def attention(self, x, hw):
+        return Attention(self.num_heads, self.window, dtype=self.dtype, name="attn")(x, hw)
+
+
+class Trunk:
+    """The embedding and the blocks, for modules that have the fields of `BEiT`."""
+
+    def embed(self, images):
+        """(tokens [b, n, c], class token [b, 1, c]) of the images."""
+        x = vit.PatchEmbed(self.embed_dim, dtype=self.dtype, name="patch_embed")(images)
+        token = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, self.embed_dim))
+        batch = x.shape[0]
+        token = jnp.broadcast_to(token.astype(self.dtype), (batch, 1, self.embed_dim))
+        return x.reshape(batch, -1, self.embed_dim), token
+
+    def block(self, index):
+        """The block of that index."""
+        kind = Block
+        if self.remat:
+            kind = rematerialised(kind, self.remat_keeps, static_argnums=(2, 3))
+        return kind(
+            self.num_heads,
+            self.mlp_ratio,
+            drop_path=vit.drop_path_of(index, self.depth, self.drop_path),
+            layer_scale=self.layer_scale,
+            window=tuple(self.window),
+            dtype=self.dtype,
+            name=f"blocks_{index}",
+        )
+
+
+class BEiT(Trunk, nn.Module):
+    """BEiT by itself: features at strides 4, 8, 16 and 32, all `embed_dim` wide.
+
+    They are the patches after the four blocks `out_indices`, enlarged 4 and 2 times by transposed
+    convolutions, as they are, and halved by max-pooling. `window` is the grid (h, w) of the tables
+    of relative positions; `drop_path` is the rate of the last block.
+
+    Raises:
+      ValueError: for an image whose sides are no multiples of 32; for other than four
+        `out_indices`, in ascending order, of blocks that exist.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    out_indices: Sequence[int]
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    layer_scale: float | None = 1e-6
+    window: tuple[int, int] = (32, 32)
+    remat: bool = False
+    remat_keeps: str = "nothing"
+    dtype: DType = jnp.float32
+
+    side_multiple = vit.STRIDE  # of images
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b H W 3"], train: bool = False
+    ) -> list[Float[Array, "b p q c"]]:
+        indices = tuple(self.out_indices)
+        if len(indices) != 4 or indices != tuple(i for i in range(self.depth) if i in indices):
+            raise ValueError(
+                f"BEiT: out_indices={indices}; four ascending numbers of blocks below"
+                f" depth={self.depth} are needed"
+            )
+        hw = vit.patch_grid(images, "BEiT")
+        tokens, class_token = self.embed(images)
+        x = jnp.concatenate([class_token, tokens], axis=1)
+        taken = []
+        for i in range(self.depth):
+            x = self.block(i)(x, hw, train)
+            if i in indices:
+                taken.append(x[:, 1:].reshape(x.shape[0], *hw, -1))
+        x4, x8, x16, x32 = taken
+        x4 = self.enlarge("fpn1_0", x4)
+        x4 = self.enlarge("fpn1_3", gelu(BatchNorm(name="fpn1_1")(x4, train)))
+        x8 = self.enlarge("fpn2_0", x8)
+        return [x4, x8, x16, nn.max_pool(x32, (2, 2), strides=(2, 2))]
+
+    def enlarge(self, name, x):
+        init = torch_uniform(4 * self.embed_dim)
+        return Upsample(kernel_init=init, bias_init=init, dtype=self.dtype, name=name)(x)
+
+
+class BEiTAdapter(Trunk, ViTAdapter):
+    """BEiT with its companion. `window` is the grid (h, w) of its tables of relative positions."""
+
+    window: tuple[int, int] = (32, 32)
+    layer_scale: float | None = 1e-6
+    initial_gamma: float = 1e-6

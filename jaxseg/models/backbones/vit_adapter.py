@@ -1,0 +1,422 @@
+"""ViT-Adapter: a convolutional companion that gives a plain ViT multi-scale features.
+
+Vision Transformer Adapter for Dense Predictions (arXiv:2205.08534). The tokens of the companion's
+three scales (1/8, 1/16, 1/32) lie one after the other, from fine to coarse; a `Pyramid` is their
+grids.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+import pallas_kernels
+from jaxseg.distributed.sharding import map_over_batch
+from jaxseg.models.backbones import vit
+from jaxseg.models.displacement import sow_range
+from jaxseg.models.layers import (
+    BatchNorm,
+    Conv,
+    DepthwiseConv,
+    DType,
+    Linear,
+    drop_path,
+    gelu,
+    kernel_of,
+    layer_norm,
+    matmul,
+)
+from jaxseg.models.remat import rematerialised
+from jaxseg.ops.resize import resize_bilinear
+from pallas_kernels import KernelChoice
+
+Grid = tuple[int, int]
+Pyramid = tuple[Grid, ...]
+
+
+def reference_points(pyramid: Pyramid) -> Float[np.ndarray, "1 q 1 2"]:
+    """The centre (x, y) of every cell of the grids, in 0..1."""
+    points = []
+    for height, width in pyramid:
+        y, x = np.divmod(np.arange(height * width, dtype=np.float32), np.float32(width))
+        points.append(np.stack([(x + 0.5) / width, (y + 0.5) / height], axis=-1))
+    return np.concatenate(points)[None, :, None].astype(np.float32)
+
+
+def offset_directions(heads: int, levels: int, points: int) -> Callable:
+    """The initial bias of the offsets: head h looks along 2πh / heads, point p at p + 1 steps."""
+
+    def init(key, shape, dtype=jnp.float32):
+        angles = 2 * np.pi * np.arange(heads) / heads
+        directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        directions /= np.abs(directions).max(axis=-1, keepdims=True)
+        steps = np.arange(1, points + 1)[:, None]
+        grid = np.broadcast_to(directions[:, None, None] * steps, (heads, levels, points, 2))
+        return jnp.asarray(grid.reshape(shape), dtype)
+
+    return init
+
+
+class MSDeformAttn(nn.Module):
+    """Multi-scale deformable attention (arXiv:2010.04159): each query looks at a few points.
+
+    Where, relative to its reference point and in pixels of each level, and with which weights
+    (softmax over all levels and points), is predicted from the query. `ratio` narrows the values.
+    """
+
+    num_heads: int
+    num_points: int = 4
+    ratio: float = 1.0
+    kernels: KernelChoice = KernelChoice()
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        query: Float[Array, "b q c"],
+        points: Float[Array, "1 q 1 2"],
+        features: Float[Array, "b s c"],
+        pyramid: Pyramid,
+    ) -> Float[Array, "b q c"]:
+        b, queries, channels = query.shape
+        heads, levels = self.num_heads, len(pyramid)
+        xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
+        width = int(channels * self.ratio)
+        value = Linear(width, kernel_init=xavier, dtype=self.dtype, name="value_proj")(features)
+        value = value.reshape(b, -1, heads, width // heads)
+
+        # Coordinates and softmax in float32: in bfloat16 a grid of 64 has no half pixels.
+        query = query.astype(jnp.float32)
+        count = heads * levels * self.num_points
+        offsets = Linear(
+            2 * count,
+            kernel_init=zeros,
+            bias_init=offset_directions(heads, levels, self.num_points),
+            name="sampling_offsets",
+        )(query).reshape(b, queries, heads, levels, self.num_points, 2)
+        sow_range(self, offsets[..., 1], axes=(1, 4))  # along y, by heads and levels
+        weights = Linear(count, kernel_init=zeros, name="attention_weights")(query)
+        weights = nn.softmax(weights.reshape(b, queries, heads, -1))
+        weights = weights.reshape(b, queries, heads, levels, self.num_points)
+        sizes = np.array([(w, h) for h, w in pyramid], np.float32)[:, None]
+        locations = points[:, :, None, :, None] + offsets / sizes
+
+        # Initialization needs shapes alone, for which no kernel is to be compiled.
+        kernels = KernelChoice("xla") if self.is_initializing() else self.kernels
+        sample = functools.partial(
+            pallas_kernels.ms_deform_attn,
+            spatial_shapes=pyramid,
+            implementation=kernels.implementation,
+            deterministic=kernels.deterministic,
+        )
+        mixed = map_over_batch(
+            lambda value, locations, weights: sample(
+                value, sampling_locations=locations, attention_weights=weights
+            )
+        )(value, locations, weights)
+        return Linear(channels, kernel_init=xavier, dtype=self.dtype, name="output_proj")(mixed)
+
+
+class Injector(nn.Module):
+    """Gives the ViT's tokens what the companion sees, scaled by a learnt gamma."""
+
+    num_heads: int
+    num_points: int
+    ratio: float
+    initial_gamma: float
+    epsilon: float = 1e-6
+    kernels: KernelChoice = KernelChoice()
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n c"], c: Float[Array, "b s c"], hw: Grid, pyramid: Pyramid
+    ) -> Float[Array, "b n c"]:
+        attention = MSDeformAttn(
+            self.num_heads, self.num_points, self.ratio, self.kernels, self.dtype, name="attn"
+        )
+        query = layer_norm("query_norm", self.dtype, self.epsilon)(x)
+        features = layer_norm("feat_norm", self.dtype, self.epsilon)(c)
+        gamma = self.param("gamma", nn.initializers.constant(self.initial_gamma), (x.shape[-1],))
+        mixed = attention(query, reference_points((hw,)), features, pyramid)
+        return x + gamma.astype(self.dtype) * mixed
+
+
+class DWConv(nn.Module):
+    """A depthwise 3 × 3 convolution that sees each scale as its own image."""
+
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b s c"], pyramid: Pyramid) -> Float[Array, "b s c"]:
+        convolve = DepthwiseConv(3, dtype=self.dtype, name="dwconv")
+        maps = [convolve(x) for x in to_maps(tokens, pyramid)]
+        return to_tokens(maps)
+
+
+class ConvFFN(nn.Module):
+    """Two linear layers with a depthwise 3 × 3 between them, over a token pyramid."""
+
+    hidden_dim: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b s c"], pyramid: Pyramid) -> Float[Array, "b s c"]:
+        hidden = Linear(self.hidden_dim, dtype=self.dtype, name="fc1")(tokens)
+        hidden = gelu(DWConv(dtype=self.dtype, name="dwconv")(hidden, pyramid))
+        return Linear(tokens.shape[-1], dtype=self.dtype, name="fc2")(hidden)
+
+
+class Extractor(nn.Module):
+    """Gives the companion what the ViT sees."""
+
+    num_heads: int
+    num_points: int
+    ratio: float
+    ffn_ratio: float | None = 0.25
+    drop_path: float = 0.0
+    epsilon: float = 1e-6
+    kernels: KernelChoice = KernelChoice()
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        c: Float[Array, "b s c"],
+        x: Float[Array, "b n c"],
+        hw: Grid,
+        pyramid: Pyramid,
+        train: bool,
+    ) -> Float[Array, "b s c"]:
+        attention = MSDeformAttn(
+            self.num_heads, self.num_points, self.ratio, self.kernels, self.dtype, name="attn"
+        )
+        query = layer_norm("query_norm", self.dtype, self.epsilon)(c)
+        features = layer_norm("feat_norm", self.dtype, self.epsilon)(x)
+        c += attention(query, reference_points(pyramid), features, (hw,))
+        if self.ffn_ratio is not None:
+            ffn = ConvFFN(int(c.shape[-1] * self.ffn_ratio), dtype=self.dtype, name="ffn")
+            branch = ffn(layer_norm("ffn_norm", self.dtype, self.epsilon)(c), pyramid)
+            c += drop_path(self.drop_path, train)(branch)
+        return c
+
+
+def to_maps(tokens: Float[Array, "b s c"], pyramid: Pyramid) -> list[Float[Array, "b h w c"]]:
+    """The tokens of each grid as a map."""
+    ends = np.cumsum([height * width for height, width in pyramid])[:-1]
+    parts = jnp.split(tokens, ends, axis=1)
+    return [x.reshape(x.shape[0], *hw, x.shape[2]) for x, hw in zip(parts, pyramid, strict=True)]
+
+
+def to_tokens(maps: Sequence[Float[Array, "b h w c"]]) -> Float[Array, "b s c"]:
+    """`to_maps` undone."""
+    return jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[3]) for x in maps], axis=1)
+
+
+class SpatialPriorModule(nn.Module):
+    """The companion's start: a small convolutional network; maps at 1/4, 1/8, 1/16 and 1/32."""
+
+    inplanes: int
+    embed_dim: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b h w 3"], train: bool
+    ) -> list[Float[Array, "b p q c"]]:
+        def conv_bn_relu(x, names, features, stride):
+            init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+            conv = Conv(
+                features, 3, stride, False, kernel_init=init, dtype=self.dtype, name=names[0]
+            )
+            return nn.relu(BatchNorm(name=names[1])(conv(x), train))
+
+        width = self.inplanes
+        x = conv_bn_relu(images, ("stem_0", "stem_1"), width, 2)
+        x = conv_bn_relu(x, ("stem_3", "stem_4"), width, 1)
+        x = conv_bn_relu(x, ("stem_6", "stem_7"), width, 1)
+        # After a ReLU, padding with zeros is padding with the least value.
+        maps = [nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))]
+        for i, features in ((2, 2 * width), (3, 4 * width), (4, 4 * width)):
+            maps.append(conv_bn_relu(maps[-1], (f"conv{i}_0", f"conv{i}_1"), features, 2))
+        fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        return [
+            Conv(
+                self.embed_dim,
+                1,
+                kernel_init=fan_out,
+                bias_init=nn.initializers.zeros,
+                dtype=self.dtype,
+                name=f"fc{i}",
+            )(x)
+            for i, x in enumerate(maps, start=1)
+        ]
+
+
+class Upsample(nn.Module):
+    """A transposed 2 × 2 convolution of stride 2: every cell becomes four."""
+
+    kernel_init: Callable = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+    bias_init: Callable = nn.initializers.zeros
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
+        b, h, w, channels = x.shape
+        kernel = kernel_of(self, self.kernel_init, (2, 2, channels, channels))  # y, x, out, in
+        bias = self.param("bias", self.bias_init, (channels,))
+        flat = kernel.reshape(4 * channels, channels).T
+        cells = matmul(x.astype(self.dtype), flat).reshape(b, h, w, 2, 2, channels)
+        return cells.swapaxes(2, 3).reshape(b, 2 * h, 2 * w, channels) + bias.astype(self.dtype)
+
+
+class InteractionBlock(nn.Module):
+    """Injector, some of the ViT's own blocks, extractor; more extractors in the last one.
+
+    The companion does not see the class token, [b, 1, c], or [b, 0, c] for a ViT without one.
+    """
+
+    num_heads: int
+    num_points: int = 4
+    ratio: float = 1.0
+    ffn_ratio: float | None = 0.25
+    initial_gamma: float = 0.0
+    drop_path: float = 0.0
+    extra_extractors: int = 0
+    epsilon: float = 1e-6
+    kernels: KernelChoice = KernelChoice()
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n c"],
+        class_token: Float[Array, "b k c"],
+        c: Float[Array, "b s c"],
+        blocks: Sequence[nn.Module],
+        hw: Grid,
+        pyramid: Pyramid,
+        train: bool,
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "b k c"], Float[Array, "b s c"]]:
+        deformable = (self.num_heads, self.num_points, self.ratio)
+        options = {"epsilon": self.epsilon, "kernels": self.kernels, "dtype": self.dtype}
+        injector = Injector(*deformable, self.initial_gamma, **options, name="injector")
+        x = injector(x, c, hw, pyramid)
+        x = jnp.concatenate([class_token, x], axis=1)
+        for block in blocks:
+            x = block(x, hw, train)
+        class_token, x = jnp.split(x, [class_token.shape[1]], axis=1)
+        extras = [f"extra_extractors_{i}" for i in range(self.extra_extractors)]
+        for name in ("extractor", *extras):
+            extractor = Extractor(*deformable, self.ffn_ratio, self.drop_path, **options, name=name)
+            c = extractor(c, x, hw, pyramid, train)
+        return x, class_token, c
+
+
+class ViTAdapter(nn.Module):
+    """A plain ViT with its companion: features at strides 4, 8, 16 and 32, all `embed_dim` wide.
+
+    `interaction_indexes` gives the first and last block between two exchanges; after the last, two
+    more extractors read the same tokens (`extra_extractors`). `pretrain_grid` is the side of the
+    table of positions, in patches.
+
+    Raises:
+      ValueError: for an image whose sides are no multiples of 32.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    interaction_indexes: Sequence[Sequence[int]]
+    deform_num_heads: int
+    deform_ratio: float = 1.0
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    conv_inplane: int = 64
+    num_points: int = 4
+    ffn_ratio: float | None = 0.25
+    initial_gamma: float = 0.0
+    extra_extractors: int = 2
+    add_vit_feature: bool = True
+    pretrain_grid: int = 14
+    window: int | None = None
+    window_blocks: Sequence[int] = ()
+    remat: bool = False
+    remat_keeps: str = "nothing"
+    kernels: KernelChoice = KernelChoice()
+    dtype: DType = jnp.float32
+
+    block_kind, block_name = vit.Block, "blocks_{}"  # of the transformer
+    epsilon = 1e-6  # of the companion's layer norms
+    side_multiple = vit.STRIDE  # of images
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b H W 3"], train: bool = False
+    ) -> list[Float[Array, "b p q c"]]:
+        h, w = hw = vit.patch_grid(images, "ViT-Adapter")
+        pyramid = ((2 * h, 2 * w), hw, (h // 2, w // 2))
+
+        prior = SpatialPriorModule(self.conv_inplane, self.embed_dim, dtype=self.dtype, name="spm")
+        c1, *coarser = prior(images.astype(self.dtype), train)
+        levels = self.param("level_embed", nn.initializers.normal(1.0), (3, self.embed_dim))
+        c = to_tokens(
+            [x + level for x, level in zip(coarser, levels.astype(self.dtype), strict=True)]
+        )
+        x, class_token = self.embed(images)
+
+        features = []
+        for i, (first, last) in enumerate(self.interaction_indexes):
+            blocks = [self.block(k) for k in range(first, last + 1)]
+            final = i == len(self.interaction_indexes) - 1
+            interaction = InteractionBlock(
+                self.deform_num_heads,
+                self.num_points,
+                self.deform_ratio,
+                self.ffn_ratio,
+                self.initial_gamma,
+                self.drop_path,
+                self.extra_extractors if final else 0,
+                self.epsilon,
+                self.kernels,
+                self.dtype,
+                name=f"interactions_{i}",
+            )
+            x, class_token, c = interaction(x, class_token, c, blocks, hw, pyramid, train)
+            features.append(x.reshape(x.shape[0], *hw, -1))
+
+        c2, c3, c4 = to_maps(c, pyramid)
+        maps = [Upsample(dtype=self.dtype, name="up")(c2) + c1, c2, c3, c4]
+        if self.add_vit_feature:
+            sizes = [x.shape[1:3] for x in maps]
+            maps = [
+                x + resize_bilinear(feature, size)
+                for x, feature, size in zip(maps, features, sizes, strict=True)
+            ]
+        return [BatchNorm(name=f"norm{i}")(x, train) for i, x in enumerate(maps, start=1)]
+
+    def embed(self, images):
+        """(tokens [b, n, c], class token [b, k, c], none for a ViT) of the images."""
+        x = vit.PatchEmbed(self.embed_dim, dtype=self.dtype, name="patch_embed")(images)
+        shape = (1, 1 + self.pretrain_grid**2, self.embed_dim)
+        table = self.param("pos_embed", nn.initializers.normal(0.02), shape)
+        x += vit.absolute_positions(table, x.shape[1:3]).astype(self.dtype)
+        x = x.reshape(x.shape[0], -1, self.embed_dim)
+        return x, x[:, :0]
+
+    def block(self, index):
+        """The ViT's block of that index."""
+        kind = self.block_kind
+        if self.remat:
+            kind = rematerialised(kind, self.remat_keeps, static_argnums=(2, 3))
+        return kind(
+            self.num_heads,
+            self.mlp_ratio,
+            drop_path=vit.drop_path_of(index, self.depth, self.drop_path),
+            window=self.window if index in self.window_blocks else None,
+            dtype=self.dtype,
+            name=self.block_name.format(index),
+        )

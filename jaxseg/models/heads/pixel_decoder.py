@@ -1,0 +1,179 @@
+"""Mask2Former's pixel decoder (arXiv:2112.01527): a deformable encoder over all but the finest map.
+
+The tokens of these maps lie one after the other, from coarse to fine; a `Pyramid` is their grids.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxseg.models.backbones.vit_adapter import (
+    MSDeformAttn,
+    Pyramid,
+    reference_points,
+    to_maps,
+    to_tokens,
+)
+from jaxseg.models.heads.mask2former_layers import EPSILON, FFN, table
+from jaxseg.models.heads.sine_positions import sine_positions
+from jaxseg.models.layers import Conv, DType, layer_norm
+from jaxseg.ops.resize import resize_bilinear
+from pallas_kernels import KernelChoice
+
+LECUN_UNIFORM = nn.initializers.lecun_uniform()  # how the reference draws convolutions
+
+
+class ConvGN(nn.Module):
+    """A convolution and group norm."""
+
+    features: int
+    kernel_size: int
+    groups: int
+    use_bias: bool = False
+    kernel_init: Callable = LECUN_UNIFORM
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        x = Conv(
+            self.features,
+            self.kernel_size,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
+            bias_init=nn.initializers.zeros,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        return nn.GroupNorm(
+            self.groups, epsilon=EPSILON, use_fast_variance=False, dtype=self.dtype, name="gn"
+        )(x)
+
+
+class EncoderLayer(nn.Module):
+    """Deformable attention and FFN, each followed by a norm of its sum with what went in.
+
+    Positions are added to the queries alone.
+    """
+
+    num_heads: int
+    num_points: int
+    ffn_dim: int
+    kernels: KernelChoice = KernelChoice()
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "b s c"], positions: Float[Array, "1 s c"], pyramid: Pyramid
+    ) -> Float[Array, "b s c"]:
+        attention = MSDeformAttn(
+            self.num_heads,
+            self.num_points,
+            kernels=self.kernels,
+            dtype=self.dtype,
+            name="attentions_0",
+        )
+        tokens += attention(tokens + positions, reference_points(pyramid), tokens, pyramid)
+        tokens = layer_norm("norms_0", self.dtype, EPSILON)(tokens)
+        tokens += FFN(self.ffn_dim, dtype=self.dtype, name="ffns_0")(tokens)
+        return layer_norm("norms_1", self.dtype, EPSILON)(tokens)
+
+
+class Encoder(nn.Module):
+    """Layers one after the other; each token attends to points in all grids."""
+
+    num_layers: int
+    num_heads: int
+    num_points: int
+    ffn_dim: int
+    remat: bool
+    kernels: KernelChoice = KernelChoice()
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "b s c"], positions: Float[Array, "1 s c"], pyramid: Pyramid
+    ) -> Float[Array, "b s c"]:
+        kind = nn.remat(EncoderLayer, static_argnums=3) if self.remat else EncoderLayer
+        for i in range(self.num_layers):
+            layer = kind(
+                self.num_heads,
+                self.num_points,
+                self.ffn_dim,
+                self.kernels,
+                self.dtype,
+                name=f"layers_{i}",
+            )
+            tokens = layer(tokens, positions, pyramid)
+        return tokens
+
+
+class MSDeformAttnPixelDecoder(nn.Module):
+    """Features of a backbone, from fine to coarse, to what queries are compared with and attend to.
+
+    Returns a map for masks at the finest size, and the encoder's maps from coarse to fine, all of
+    `channels`. As in the reference only the finest map is left out of the encoder, and it joins the
+    next finer one at the end.
+    """
+
+    channels: int = 256
+    num_layers: int = 6
+    num_heads: int = 8
+    num_points: int = 4
+    ffn_dim: int = 1024
+    norm_groups: int = 32
+    remat: bool = False
+    kernels: KernelChoice = KernelChoice()
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Sequence[Float[Array, "b h w c"]]
+    ) -> tuple[Float[Array, "b p q d"], list[Float[Array, "b h w d"]]]:
+        def conv_gn(name, kernel_size, **options):
+            return ConvGN(
+                self.channels,
+                kernel_size,
+                self.norm_groups,
+                dtype=self.dtype,
+                name=name,
+                **options,
+            )
+
+        finest, *coarser = features
+        with_bias = {"use_bias": True, "kernel_init": nn.initializers.xavier_uniform()}
+        maps = [conv_gn(f"input_convs_{i}", 1, **with_bias)(x) for i, x in enumerate(coarser[::-1])]
+        pyramid = tuple(x.shape[1:3] for x in maps)
+        levels = table(len(maps), self.channels, "level_encoding")
+        positions = to_tokens(
+            [
+                sine_positions(hw, self.channels).astype(levels.dtype)[None] + level
+                for hw, level in zip(pyramid, levels, strict=True)
+            ]
+        )
+        encoder = Encoder(
+            self.num_layers,
+            self.num_heads,
+            self.num_points,
+            self.ffn_dim,
+            self.remat,
+            self.kernels,
+            self.dtype,
+            name="encoder",
+        )
+        tokens = encoder(to_tokens(maps), positions.astype(self.dtype), pyramid)
+        memories = to_maps(tokens, pyramid)
+
+        x = conv_gn("lateral_convs_0", 1)(finest)
+        x += resize_bilinear(memories[-1], x.shape[1:3])
+        x = nn.relu(conv_gn("output_convs_0", 3)(x))
+        mask_features = Conv(
+            self.channels,
+            1,
+            kernel_init=LECUN_UNIFORM,
+            bias_init=nn.initializers.zeros,
+            dtype=self.dtype,
+            name="mask_feature",
+        )(x)
+        return mask_features, memories

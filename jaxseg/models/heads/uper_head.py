@@ -1,0 +1,72 @@
+"""UPerHead (arXiv:1807.10221) and the auxiliary FCN head that trains beside it."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxseg.models.layers import Classifier, ConvBNReLU, DType, adaptive_avg_pool
+from jaxseg.ops.resize import resize_bilinear
+
+
+class UPerHead(nn.Module):
+    """Pyramid pooling on the coarsest map, a feature pyramid over all, scores at stride 4.
+
+    Top-down sums are sequential (each level adds the already summed one above); the pooled maps are
+    concatenated after the map itself, the pyramid from fine to coarse.
+    """
+
+    num_classes: int
+    channels: int = 512
+    pool_scales: Sequence[int] = (1, 2, 3, 6)
+    dropout: float = 0.1
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Sequence[Float[Array, "b h w c"]], train: bool
+    ) -> Float[Array, "b p q k"]:
+        def conv_bn_relu(name, kernel_size):
+            return ConvBNReLU(self.channels, kernel_size, dtype=self.dtype, name=name)
+
+        *finer, coarsest = features
+        pooled = [coarsest]
+        for i, scale in enumerate(self.pool_scales):
+            x = adaptive_avg_pool(coarsest, scale)
+            pooled.append(conv_bn_relu(f"psp_modules_{i}", 1)(x, train=train))
+        top = conv_bn_relu("bottleneck", 3)(*pooled, train=train)
+
+        sums = [top]
+        for i in reversed(range(len(finer))):
+            lateral = conv_bn_relu(f"lateral_convs_{i}", 1)(finer[i], train=train)
+            sums.insert(0, lateral + resize_bilinear(sums[0], lateral.shape[1:3]))
+
+        pyramid = [
+            conv_bn_relu(f"fpn_convs_{i}", 3)(x, train=train) for i, x in enumerate(sums[:-1])
+        ]
+        x = conv_bn_relu("fpn_bottleneck", 3)(*pyramid, top, train=train)
+        return Classifier(self.num_classes, self.dropout, dtype=self.dtype, name="conv_seg")(
+            x, train
+        )
+
+
+class FCNHead(nn.Module):
+    """One 3×3 convolution and a classifier on one feature map; an auxiliary loss in training."""
+
+    num_classes: int
+    channels: int = 256
+    in_index: int = 2
+    dropout: float = 0.1
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Sequence[Float[Array, "b h w c"]], train: bool
+    ) -> Float[Array, "b p q k"]:
+        x = ConvBNReLU(self.channels, dtype=self.dtype, name="convs_0")(
+            features[self.in_index], train=train
+        )
+        return Classifier(self.num_classes, self.dropout, dtype=self.dtype, name="conv_seg")(
+            x, train
+        )

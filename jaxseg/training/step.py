@@ -1,0 +1,141 @@
+"""One update: what is carried from step to step, and the function that is compiled."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from jaxseg.distributed.sharding import constrain_shardings
+from jaxseg.losses.cross_entropy import cross_entropy
+from jaxseg.losses.mask2former import mask2former_loss
+from jaxseg.models import segmentor
+from jaxseg.training.optimizer import squared_norms
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that the next step depends on, besides the batch.
+
+    The batch of step k is a function of the seed and k, and so are its random numbers: the step is
+    the data position. `ema` is a moving average of `params`, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    ema: Any = None
+
+    def variables(self) -> segmentor.Variables:
+        """What is evaluated: the moving average where there is one."""
+        params = self.params if self.ema is None else self.ema
+        return {"params": params, "batch_stats": self.batch_stats}
+
+
+def init_state(
+    config: ConfigDict,
+    model: segmentor.Segmentor,
+    optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """A fresh state; every value follows from the seed."""
+    rng = jax.random.key(config.seed)
+    variables = segmentor.init(model, rng, config.data.crop_hw)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(params),
+        # A copy: two names for one buffer could not both be donated to the step.
+        ema=jax.tree.map(jnp.copy, params) if config.optim.ema_decay else None,
+    )
+
+
+def make_train_step(
+    config: ConfigDict,
+    model: segmentor.Segmentor,
+    optimizer: optax.GradientTransformation,
+) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """The step (state, batch) -> (state, logs); `batch` holds image [b,h,w,3] and label [b,h,w].
+
+    A step whose loss or gradient is not finite leaves the state as it was; `logs["norms"]` holds
+    the squared norm of every gradient tensor, from which the culprit is named.
+    """
+    accumulation, ema_decay = config.optim.accumulation, config.optim.ema_decay
+    seed = config.seed
+
+    def loss_of(params, batch_stats, batch, rng):
+        variables = {"params": params, "batch_stats": batch_stats}
+        output, batch_stats = segmentor.apply(
+            model, variables, batch["image"], train=True, dropout_rng=rng
+        )
+        points_rng = jax.random.fold_in(rng, 1)
+        loss, logs = total_loss(output, batch["label"], points_rng, config.loss)
+        if output.displacement is not None:
+            logs["displacement"] = output.displacement
+        return loss, (batch_stats, {"loss": loss, **logs})
+
+    def gradient_of(*arguments):
+        gradients, rest = jax.grad(loss_of, has_aux=True)(*arguments)
+        # As the parameters are split: every device sums its own part, and holds no other.
+        return constrain_shardings(gradients, config.sharding), rest
+
+    def accumulate(params, batch_stats, batch, rng):
+        """Mean gradients and logs over parts of the batch; batch norm sees each part by itself."""
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]), batch)
+        parts = jax.tree.map(lambda x: x.swapaxes(0, 1), parts)
+
+        def add_part(carry, part):
+            total, batch_stats, index = carry
+            gradients, (batch_stats, logs) = gradient_of(
+                params, batch_stats, part, jax.random.fold_in(rng, index)
+            )
+            total = jax.tree.map(lambda t, g: t + g / accumulation, total, gradients)
+            return (total, batch_stats, index + 1), logs
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        start = (zeros, batch_stats, jnp.zeros((), jnp.int32))
+        (gradients, batch_stats, _), logs = lax.scan(add_part, start, parts)
+        return gradients, (batch_stats, jax.tree.map(jnp.mean, logs))
+
+    def train_step(state, batch):
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        compute = gradient_of if accumulation == 1 else accumulate
+        gradients, (batch_stats, logs) = compute(state.params, state.batch_stats, batch, rng)
+
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = optax.incremental_update(params, ema, 1 - ema_decay)
+        updated = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+
+        norms = squared_norms(gradients)
+        logs |= {"gradient_norm": jnp.sqrt(jnp.sum(norms)), "norms": norms}
+        finite = jnp.isfinite(logs["loss"]) & jnp.all(jnp.isfinite(norms))
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+        return state, logs
+
+    return train_step
+
+
+def total_loss(
+    output: segmentor.Output, labels: Int[Array, "b H W"], rng: jax.Array, settings: ConfigDict
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The loss of a model's output by `config.loss`, and its parts to be logged."""
+    if output.masks is not None:
+        classes, masks = output.masks.class_logits, output.masks.mask_logits
+        return mask2former_loss(classes, masks, labels, rng, **settings.mask2former)
+    loss = cross_entropy(output.logits, labels)
+    logs = {"decode_loss": loss}
+    if output.aux_logits is not None:
+        auxiliary = cross_entropy(output.aux_logits, labels)
+        logs["auxiliary_loss"] = settings.auxiliary_weight * auxiliary
+        loss += logs["auxiliary_loss"]
+    return loss, logs
