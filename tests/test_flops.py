@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxseg.models import flops, segmentor
-from jaxseg.models.backbones import beit, uniperceiver, vit, vit_adapter
+from jaxseg.models import deformable_attention, flops, layers, segmentor
+from jaxseg.models.backbones import beit, uniperceiver, vit
 
 TRANSFORMER = {"embed_dim": 8, "depth": 4, "num_heads": 2}
 COMPANION = {"interaction_indexes": ((0, 3),), "deform_num_heads": 2, "add_vit_feature": False}
@@ -50,11 +50,11 @@ def test_windowed_attention_counts_its_windows_with_what_fills_them_up():
 
 def test_deformable_attention_counts_five_for_every_sampled_value():
     query, pyramid = struct(1, 20, 8), ((8, 10), (4, 5), (2, 2))
-    module = vit_adapter.MSDeformAttn(2, num_points=4, ratio=0.5)
+    module = deformable_attention.MSDeformAttn(2, num_points=4, ratio=0.5)
     inputs = (query, struct(1, 20, 1, 2), struct(1, 104, 8), pyramid)
     assert flops.of_module(module, inputs, query) == 5 * 20 * (3 * 4) * 4
 
 
 def test_transposed_convolution_counts_each_output_once():
     x, enlarged = struct(1, 4, 4, 8), struct(1, 8, 8, 8)
-    assert flops.of_module(vit_adapter.Upsample(), (x,), enlarged) == enlarged.size * (8 + 1)
+    assert flops.of_module(layers.Upsample(), (x,), enlarged) == enlarged.size * (8 + 1)

@@ -11,11 +11,10 @@ from reference_files import Recording, recordings, relative_error
 
 from converters.rules import to_channels_last, to_path, to_variables
 from jaxseg.losses.cross_entropy import cross_entropy, pixel_accuracy
-from jaxseg.models import layers
 from jaxseg.models.backbones import internimage
 from jaxseg.models.heads.segformer_head import SegformerHead
 from jaxseg.models.heads.uper_head import FCNHead, UPerHead
-from jaxseg.ops import resize
+from jaxseg.ops import convolution, resize
 
 pytestmark = pytest.mark.reference
 
@@ -130,7 +129,8 @@ def check_resampling(recording, function):
 
 def check_adaptive_avg_pool(recording):
     check_resampling(
-        recording, lambda r, case: lambda x: layers.adaptive_avg_pool(x, int(r[f"size/{case}"]))
+        recording,
+        lambda r, case: lambda x: convolution.adaptive_avg_pool(x, int(r[f"size/{case}"])),
     )
 
 

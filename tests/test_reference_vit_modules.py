@@ -14,10 +14,10 @@ from reference_files import REFERENCE, Recording, recordings, relative_error
 
 from converters import rules, verify
 from jaxseg.inference.sliding_window import Slide
-from jaxseg.models import layers, segmentor
+from jaxseg.models import deformable_attention, segmentor
 from jaxseg.models.backbones import beit, vit, vit_adapter
 from jaxseg.models.heads.uper_head import FCNHead, UPerHead
-from jaxseg.ops import resize
+from jaxseg.ops import convolution, resize
 
 pytestmark = pytest.mark.reference
 
@@ -57,7 +57,7 @@ def conv_ffn(meta, run, inputs):
 
 def ms_deform_attn(meta, run, inputs):
     pyramid = tuple(map(tuple, meta["spatial_shapes"]))
-    module = vit_adapter.MSDeformAttn(meta["n_heads"], meta["n_points"], meta["ratio"])
+    module = deformable_attention.MSDeformAttn(meta["n_heads"], meta["n_points"], meta["ratio"])
     return {
         "out": run(module, inputs["query"], inputs["reference_points"], inputs["feat"], pyramid)
     }
@@ -149,7 +149,7 @@ CHECKS = {
 def check_adaptive_avg_pool(recording):
     for case in sorted({name.split("/")[0] for name in recording.arrays}):
         x = np.moveaxis(recording[f"{case}/inputs/x"], 1, -1)
-        output = first(layers.adaptive_avg_pool(x, int(recording[f"{case}/pool"])))
+        output = first(convolution.adaptive_avg_pool(x, int(recording[f"{case}/pool"])))
         assert relative_error(output, recording[f"{case}/outputs/out"]) < VALUES, case
 
 

@@ -266,7 +266,8 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())  # in the workers, too, which begin with this module
 sys.path.insert(0, {tests!r})
 from test_pipeline import make_config
-from jaxseg.data import datasets, pipeline, survey
+from jaxseg.data import pipeline, survey
+from jaxseg.data.source import Source, get_dataset
 
 if __name__ == "__main__":
     for workers in (0, 2):
@@ -275,7 +276,7 @@ if __name__ == "__main__":
         next(batches), next(batches)
         batches.close()
     for name, kind in (("cityscapes", {city!r}), ("ade20k", "tfds:scene_parse150")):
-        source = datasets.Source(datasets.get(name), {root!r}, "val", kind=kind)
+        source = Source(get_dataset(name), {root!r}, "val", kind=kind)
         assert not survey.survey(source.dataset, source.pairs()).faults
     assert "tensorflow" not in sys.modules
     print("tensorflow_datasets" in sys.modules)

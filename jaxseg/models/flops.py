@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseg.models import layers, segmentor
-from jaxseg.models.backbones import beit, vit, vit_adapter
+from jaxseg.models import deformable_attention, layers, segmentor
+from jaxseg.models.backbones import beit, vit
 from jaxseg.models.backbones.internimage import DCNv3
 from jaxseg.models.group_linear import FromGroups, ToGroups, padded
 from jaxseg.models.heads import mask2former_layers, pixel_decoder
@@ -40,7 +40,7 @@ def of_module(module: nn.Module, inputs: tuple, output) -> int:
         case FromGroups():
             groups = padded(module.groups, module.implementation)
             return output.size * inputs[0].shape[-1] // groups * module.groups
-        case vit_adapter.MSDeformAttn(parent=pixel_decoder.EncoderLayer()):
+        case deformable_attention.MSDeformAttn(parent=pixel_decoder.EncoderLayer()):
             return 0
         case layers.Linear():
             return output.size * inputs[0].shape[-1]
@@ -68,11 +68,11 @@ def of_module(module: nn.Module, inputs: tuple, output) -> int:
         case vit.Attention() | beit.Attention():
             x, _ = inputs
             return 2 * x.size * x.shape[1]
-        case vit_adapter.MSDeformAttn():
+        case deformable_attention.MSDeformAttn():
             query, _, _, pyramid = inputs
             values = len(pyramid) * module.num_points * int(query.shape[-1] * module.ratio)
             return 5 * values * math.prod(query.shape[:2])
-        case vit_adapter.Upsample():
+        case layers.Upsample():
             return output.size * (inputs[0].shape[-1] + 1)
         case mask2former_layers.FFN():
             return module.hidden_dim * math.prod(output.shape[:-1])

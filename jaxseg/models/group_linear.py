@@ -11,7 +11,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 import pallas_kernels
-from jaxseg.models.layers import DType, kernel_of, matmul
+from jaxseg.models.layers import DType, kernel_of
+from jaxseg.ops.linear import matmul
 
 
 def padded(groups: int, implementation: str | None) -> int:

@@ -14,10 +14,11 @@ from jaxtyping import Array, Float
 
 from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.models.backbones import vit
-from jaxseg.models.backbones.vit_adapter import Upsample, ViTAdapter
-from jaxseg.models.layers import BatchNorm, DType, Linear, gelu, torch_uniform
+from jaxseg.models.backbones.vit_adapter import ViTAdapter
+from jaxseg.models.layers import BatchNorm, DType, Linear, Upsample, torch_uniform
 from jaxseg.models.remat import rematerialised
 from jaxseg.ops.attention import self_attend
+from jaxseg.ops.linear import gelu
 from jaxseg.ops.position_tables import OF_CLASS_TOKEN, spline_matrix
 from jaxseg.ops.resize import along_height, along_width
 

@@ -11,8 +11,9 @@ import pallas_kernels
 from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.models.displacement import sow_range
 from jaxseg.models.group_linear import FromGroups, ToGroups, padded
-from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, gelu, layer_norm
+from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, layer_norm
 from jaxseg.models.remat import rematerialised
+from jaxseg.ops.linear import gelu
 from pallas_kernels import KernelChoice
 
 

@@ -6,7 +6,8 @@ from jaxtyping import Array, Float
 
 from jaxseg.models.backbones import vit
 from jaxseg.models.backbones.vit_adapter import ViTAdapter
-from jaxseg.models.layers import DType, Linear, gelu, layer_norm
+from jaxseg.models.layers import DType, Linear, layer_norm
+from jaxseg.ops.linear import gelu
 from jaxseg.ops.resize import resize_bicubic
 
 FRAMES = 8  # rows of the table of temporal positions; an image is the first frame

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxseg.models.layers import MLP, DType, Linear, drop_path, kernel_of, layer_norm, matmul
+from jaxseg.models.layers import MLP, DType, Linear, drop_path, kernel_of, layer_norm
 from jaxseg.ops.attention import self_attend
+from jaxseg.ops.linear import matmul
 from jaxseg.ops.resize import resize_bicubic
 
 PATCH = 16  # pixels along a side

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from jaxseg.models.layers import DType, Linear, kernel_of, matmul, torch_uniform
+from jaxseg.models.layers import DType, Linear, kernel_of, torch_uniform
 from jaxseg.ops.attention import attend
+from jaxseg.ops.linear import matmul
 
 EPSILON = 1e-5  # of all norms
 XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")

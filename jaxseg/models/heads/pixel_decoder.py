@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxseg.models.backbones.vit_adapter import (
+from jaxseg.models.deformable_attention import (
     MSDeformAttn,
     Pyramid,
     reference_points,

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxseg.models.layers import Classifier, ConvBNReLU, DType, adaptive_avg_pool
+from jaxseg.models.layers import Classifier, ConvBNReLU, DType
+from jaxseg.ops.convolution import adaptive_avg_pool
 from jaxseg.ops.resize import resize_bilinear
 
 

@@ -1,0 +1,132 @@
+"""Convolutions whose gradients are written by hand, and pooling to a given size."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxseg.ops.resize import along_height, along_width, interpolation_matrix
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def _margin(x: Array, size: int) -> Array:
+    margin = (size // 2, size // 2)
+    return jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
+
+
+@jax.custom_vjp
+def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
+    """A 3×3 convolution, stride 1, zero padding 1."""
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
+
+
+def _conv3x3_forward(x, kernel):
+    return conv3x3(x, kernel), (x, kernel)
+
+
+def _conv3x3_backward(residuals, cotangent):
+    x, kernel = residuals
+    x_gradient = conv3x3(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
+
+    def by_matmul(x, cotangent):
+        # XLA:CPU's own weight gradient is three times slower than nine matrix products.
+        _, height, width, channels = x.shape
+        padded = _margin(x, 3)
+        taps = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        flat = cotangent.reshape(-1, cotangent.shape[-1])
+        return jnp.stack([tap.reshape(-1, channels).T @ flat for tap in taps]).reshape(kernel.shape)
+
+    def by_convolution(x, cotangent):
+        _, transpose = jax.vjp(
+            lambda k: lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=DIMENSIONS),
+            kernel,
+        )
+        return transpose(cotangent)[0]
+
+    kernel_gradient = lax.platform_dependent(x, cotangent, cpu=by_matmul, default=by_convolution)
+    return x_gradient, kernel_gradient
+
+
+conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
+
+
+@jax.custom_vjp
+def depthwise_conv(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"]
+) -> Float[Array, "b h w c"]:
+    """A depthwise convolution, stride 1, "same" zero padding, as k² shifted multiply-adds.
+
+    XLA fuses them into one pass; its grouped convolution is 15-20 times slower on CPU.
+    """
+    size = kernel.shape[0]
+    _, height, width, _ = x.shape
+    padded = _margin(x, size)
+    taps = [(i, j) for i in range(size) for j in range(size)]
+    return sum(padded[:, i : i + height, j : j + width] * kernel[i, j] for i, j in taps)
+
+
+def _depthwise_forward(x, kernel):
+    return depthwise_conv(x, kernel), (x, kernel)
+
+
+def _depthwise_backward(residuals, cotangent):
+    x, kernel = residuals
+    size = kernel.shape[0]
+    padded = _margin(x, size)
+
+    def tap_gradient(tap):
+        shifted = lax.dynamic_slice(padded, (0, tap // size, tap % size, 0), x.shape)
+        return jnp.sum(shifted.astype(jnp.float32) * cotangent.astype(jnp.float32), (1, 2))
+
+    # One tap after the other: half the time of all of them at once on CPU, and quick to compile.
+    # The sum over images comes after: it is what devices have to communicate for.
+    kernel_gradient = lax.map(tap_gradient, jnp.arange(size * size)).sum(1)
+    x_gradient = depthwise_conv(cotangent, kernel[::-1, ::-1])
+    return x_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
+
+
+depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def conv3x3_of_resized(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], hw: Sequence[int]
+) -> Float[Array, "b H W d"]:
+    """conv3x3(resize_bilinear(x, hw), kernel), without ever holding the large map.
+
+    Both are linear, so the channels can be mixed first, at the small size, once for each of the
+    nine taps; the results are then resized and shifted, one axis at a time. For a map a quarter as
+    large that is a third of the multiplications, for smaller ones still less.
+    """
+    _, h, w, _ = x.shape
+    taps = jnp.einsum("bhwc,ijcd->bhwijd", x, kernel)
+    columns = jnp.asarray(_shifted_interpolation(w, hw[1]), x.dtype)
+    rows = jnp.asarray(_shifted_interpolation(h, hw[0]), x.dtype)
+    precision = lax.Precision.HIGHEST
+    wide = jnp.einsum("Wjw,bhwijd->bhiWd", columns, taps, precision=precision)
+    return jnp.einsum("Hih,bhiWd->bHWd", rows, wide, precision=precision)
+
+
+def _shifted_interpolation(size: int, out_size: int) -> np.ndarray:
+    """[out_size, 3, size]: linear interpolation at each place and its two neighbours, else zero."""
+    matrix = np.pad(interpolation_matrix(size, out_size), ((1, 1), (0, 0)))
+    return np.stack([matrix[j : j + out_size] for j in range(3)], axis=1)
+
+
+def adaptive_avg_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
+    """Average pooling into size × size bins, which overlap or repeat on a smaller map.
+
+    Bin i of n covers floor(i·size/n) to ceil((i+1)·size/n), as in PyTorch.
+    """
+
+    def bins(length):
+        matrix = np.zeros((size, length))
+        for i in range(size):
+            start, stop = i * length // size, -((i + 1) * length // -size)
+            matrix[i, start:stop] = 1 / (stop - start)
+        return matrix
+
+    return along_width(bins(x.shape[2]), along_height(bins(x.shape[1]), x))
