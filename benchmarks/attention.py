@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.ops.attention import attend
-from jaxseg.reporting.report import versions
+from jaxseg.reporting.manifest import versions
 
 SHAPES = {"vit_b_512": (1024, 12, 64, False), "beit_l_640": (1601, 16, 64, True)}
 ROUNDS = 10

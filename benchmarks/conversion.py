@@ -23,7 +23,7 @@ import psutil
 from converters import verify
 from converters.torch_files import torch_writer
 from jaxseg.config import load_config
-from jaxseg.reporting.report import versions
+from jaxseg.reporting.manifest import versions
 
 
 def main():

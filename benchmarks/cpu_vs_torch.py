@@ -33,7 +33,8 @@ from converters.rules import to_variables
 from jaxseg.losses.cross_entropy import IGNORE
 from jaxseg.models import segmentor
 from jaxseg.training.optimizer import make_optimizer
-from jaxseg.training.step import TrainState, make_train_step
+from jaxseg.training.state import TrainState
+from jaxseg.training.step import make_train_step
 from pallas_kernels import bench, shapes
 
 

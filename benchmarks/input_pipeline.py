@@ -39,7 +39,7 @@ from jaxseg.data.datasets.description import IGNORE
 from jaxseg.data.decoding import pictures
 from jaxseg.data.source import trained_on
 from jaxseg.data.synthetic import scene
-from jaxseg.reporting.report import versions
+from jaxseg.reporting.manifest import versions
 
 RESULT = pathlib.Path(__file__).parent / "results" / "input_pipeline.json"
 PLAIN = "plain order, colours in float32"

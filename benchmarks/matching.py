@@ -23,7 +23,7 @@ from configs.ade20k import get_config
 from jaxseg.losses.mask2former import image_cost, mask2former_loss
 from jaxseg.losses.matcher import assign_targets, make_targets
 from jaxseg.models import segmentor
-from jaxseg.reporting.report import versions
+from jaxseg.reporting.manifest import versions
 
 PREDICTIONS, BATCH, QUERIES, TARGETS, CLASSES, POINTS = 10, 2, 200, 60, 150, 12544
 HW, MASK_HW = (512, 512), (128, 128)

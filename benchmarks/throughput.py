@@ -25,14 +25,14 @@ import jax
 import numpy as np
 
 from jaxseg.aot import hardware
+from jaxseg.aot.costs import model_flops
 from jaxseg.aot.programs import trace_evaluation, trace_train_step
-from jaxseg.compile import model_flops
 from jaxseg.config import load_config
 from jaxseg.distributed.sharding import check_batch, make_mesh
 from jaxseg.models import kernels, segmentor
-from jaxseg.reporting.report import device_memory, versions
+from jaxseg.reporting.manifest import device_memory, versions
 from jaxseg.training.optimizer import make_optimizer
-from jaxseg.training.step import init_state
+from jaxseg.training.state import init_state
 from pallas_kernels import choice
 from pallas_kernels.gpu import block_sizes
 

@@ -20,7 +20,7 @@ from throughput import WARM_UP, program
 
 from jaxseg.config import load_config
 from jaxseg.distributed.sharding import check_batch, make_mesh
-from jaxseg.reporting.report import versions
+from jaxseg.reporting.manifest import versions
 
 
 def kernel_seconds(trace: pathlib.Path) -> collections.Counter:

@@ -8,92 +8,21 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from converters import conversion_plan, rules, state_dict
-from converters.torch_files import torch_file
+from converters.torch_weights import read_weights
 from jaxseg import parameter_paths
-from jaxseg.checkpoints.manager import save_weights
+from jaxseg.checkpoints.weights import save_weights
 from jaxseg.config import load_config
 from jaxseg.data.source import evaluated_on
-from jaxseg.errors import CheckpointError, ConfigError, JaxsegError
+from jaxseg.errors import ConfigError, JaxsegError
 from jaxseg.models import segmentor
 from jaxseg.zoo import catalogue
-
-
-@dataclasses.dataclass(frozen=True)
-class TorchWeights:
-    """What a model takes from a PyTorch file.
-
-    Attributes:
-      plan: what becomes of every tensor.
-      arrays: by path, channels last; views of the file, which is read where they are; only
-        tables of positions that were resized are copies.
-      beside: what else lies in the file.
-      classes: how many classes the file says its dataset has, if it does.
-    """
-
-    plan: conversion_plan.Plan
-    arrays: dict[str, np.ndarray]
-    beside: tuple[str, ...] = ()
-    classes: str | None = None
-
-
-def from_state_dict(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> dict[str, Any]:
-    """The variables of `config.model` with the values of a segmentor's PyTorch state dict.
-
-    Raises:
-      CheckpointError: naming every tensor and every variable without a counterpart.
-    """
-    wanted = parameter_paths.shapes(segmentor.shapes(segmentor.build(config.model)))
-    names = {"source": "the state dict", "model": config.variant}
-    return parameter_paths.nested(match(tensors, wanted, **names).arrays)
-
-
-def read(
-    path: str | pathlib.Path,
-    wanted: Mapping[str, tuple[int, ...]],
-    *,
-    model: str,
-    transfer: bool = False,
-    window: Sequence[int] | None = None,
-    prefer_ema: bool = False,
-) -> TorchWeights:
-    """What the model called `model`, with variables of the shapes `wanted`, takes from a file.
-
-    Args:
-      transfer: accept heads of another kind or number of classes, which stay fresh, and positions
-        of another window, which are resized.
-      window: of the model's tables of relative positions, in patches; None: a square one.
-      prefer_ema: take the moving average of the weights that the file keeps beside them.
-
-    Raises:
-      CheckpointError: for a file that cannot be read, or whose tensors are not those of the model.
-    """
-    content = torch_file.read(path)
-    try:
-        found = state_dict.find(content, prefer_ema=prefer_ema)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    names = {"source": str(path), "model": model}
-    weights = match(found.tensors, wanted, **names, transfer=transfer, window=window)
-    return dataclasses.replace(weights, beside=found.beside, classes=found.meta.get("classes"))
-
-
-def match(tensors: Mapping[str, np.ndarray], wanted, **options) -> TorchWeights:
-    """`matching.plan` carried out: renamed and transposed; only what is resized is copied."""
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    plan = conversion_plan.plan(shapes, wanted, **options)
-    arrays = {path: rules.to_channels_last(tensors[name], path) for name, path in plan.used.items()}
-    made = {table: table.made_from(tensors[table.source]) for table in set(plan.tables.values())}
-    arrays |= {path: made[table] for path, table in plan.tables.items()}
-    return TorchWeights(plan, arrays)
 
 
 def initial_values(config: ConfigDict, wanted: Iterable[str]) -> dict[str, np.ndarray]:
@@ -121,7 +50,7 @@ def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype:
     """
     wanted = parameter_paths.shapes(segmentor.shapes(segmentor.build(config.model)))
     window = config.model.backbone.get("window")
-    weights = read(path, wanted, model=config.variant, window=window, prefer_ema=ema)
+    weights = read_weights(path, wanted, model=config.variant, window=window, prefer_ema=ema)
     arrays = {}
     initial = initial_values(config, weights.plan.initial)
     for name, values in (weights.arrays | initial).items():

@@ -18,7 +18,7 @@ from converters import rules
 from converters.pretrained import TABLE
 from converters.torch_files import torch_writer
 from jaxseg import parameter_paths
-from jaxseg.checkpoints.manager import find_checkpoint, load_saved_config, load_variables
+from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_saved_config
 from jaxseg.data.source import evaluated_on
 from jaxseg.errors import JaxsegError
 from jaxseg.models import segmentor
@@ -59,10 +59,8 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path) -> int:
     """
     checkpoint = find_checkpoint(checkpoint)
     config = ConfigDict(load_saved_config(checkpoint))
-    shapes = segmentor.shapes(segmentor.build(config.model))
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
-    variables = load_variables(checkpoint, abstract)
+    cpu = jax.local_devices(backend="cpu")[0]
+    variables = load_on_device(checkpoint, segmentor.build(config.model), cpu)
     tensors = to_state_dict(variables, config.model.backbone.get("window"))
     # What mmsegmentation asks a checkpoint for besides the weights.
     dataset = evaluated_on(config.data).dataset

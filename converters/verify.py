@@ -27,11 +27,11 @@ import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from converters import convert, recording, rules
+from converters import recording, rules, torch_weights
 from converters.fill import fill
 from converters.recording import Recording
 from jaxseg import parameter_paths
-from jaxseg.checkpoints.manager import find_checkpoint, load_variables
+from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
 from jaxseg.config import load_config
 from jaxseg.errors import CheckpointError, JaxsegError
 from jaxseg.models import segmentor
@@ -147,13 +147,12 @@ def _parts(model, images):
 def load_weights(path: pathlib.Path | None, config: ConfigDict) -> Any:
     """Variables of `config.model`: of a PyTorch file, of a jaxseg run, or made from names."""
     if path is None:
-        return convert.from_state_dict(filled_state_dict(config), config)
-    shapes = segmentor.shapes(segmentor.build(config.model))
+        return torch_weights.from_state_dict(filled_state_dict(config), config)
+    model = segmentor.build(config.model)
     if path.is_dir():
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
-        return load_variables(find_checkpoint(path), abstract)
-    weights = convert.read(path, parameter_paths.shapes(shapes), model=config.variant)
+        return load_on_device(find_checkpoint(path), model)
+    shapes = parameter_paths.shapes(segmentor.shapes(model))
+    weights = torch_weights.read_weights(path, shapes, model=config.variant)
     if weights.plan.fresh:
         raise CheckpointError(f"{path} is a backbone alone; a whole segmentor is to be compared")
     return parameter_paths.nested({name: np.array(array) for name, array in weights.arrays.items()})

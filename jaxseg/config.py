@@ -4,7 +4,8 @@ import contextlib
 import importlib.util
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -99,3 +100,14 @@ def override_config(config: ml_collections.ConfigDict, overrides: Sequence[str])
     with readable_errors():
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         values(arguments)
+
+
+def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim.lr": …} from nested mappings."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten_config(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

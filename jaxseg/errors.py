@@ -5,6 +5,8 @@ exception is a fault of jaxseg's own and keeps its traceback. All are also a `Va
 callers of the library need not know these names.
 """
 
+from collections.abc import Sequence
+
 
 class JaxsegError(ValueError):
     """Something outside the code is wrong: the configuration, the data or a file."""
@@ -24,3 +26,9 @@ class CorruptFileError(DataError):
 
 class CheckpointError(JaxsegError):
     """A checkpoint is missing, damaged, or belongs to another model."""
+
+
+def first_few(lines: Sequence[object], limit: int = 5) -> str:
+    """A line each for the first, and one for how many there are besides."""
+    shown = "".join(f"\n  {line}" for line in lines[:limit])
+    return shown + (f"\n  and {len(lines) - limit} more" if len(lines) > limit else "")

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
-from jaxseg.checkpoints.manager import find_checkpoint, load_saved_config, load_variables
+from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_saved_config
 from jaxseg.data import transforms
 from jaxseg.data.decoding import pictures
 from jaxseg.data.source import Dataset, evaluated_on
@@ -59,9 +59,7 @@ class Segmenter:
         dataset = evaluated_on(config.data).dataset
         kernels.check(config.model, jax.local_devices()[0].platform)
         model = segmentor.build(config.model)
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), segmentor.shapes(model))
-        variables = load_variables(checkpoint, abstract)
+        variables = load_on_device(checkpoint, model)
         check_image_sizes(config)
         return cls(config, dataset, model, variables)
 

@@ -1,11 +1,8 @@
 """Training: one loop that reads from top to bottom."""
 
 import contextlib
-import hashlib
 import json
 import pathlib
-import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxseg.checkpoints import initial_weights
-from jaxseg.checkpoints.manager import Checkpoints, flatten_config
+from jaxseg.checkpoints.manager import Checkpoints
+from jaxseg.config import flatten_config
 from jaxseg.data.pipeline import training_batches
 from jaxseg.data.source import evaluated_on, trained_on
 from jaxseg.distributed import multihost, processes
@@ -25,15 +23,20 @@ from jaxseg.distributed.sharding import (
     local_row_indices,
     make_mesh,
     put_batch,
+    with_shardings,
 )
 from jaxseg.errors import ConfigError, JaxsegError
-from jaxseg.evaluate import Stopped, evaluate
+from jaxseg.evaluation.evaluator import Stopped, evaluate
+from jaxseg.evaluation.results import report_evaluation, write_evaluation
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.models import kernels, segmentor
-from jaxseg.reporting.report import Report, manifest, versions, write_evaluation
+from jaxseg.reporting.manifest import fingerprint, versions, write_manifest
+from jaxseg.reporting.report import Report
 from jaxseg.training.optimizer import first_nonfinite, learning_rate_schedule, make_optimizer
 from jaxseg.training.profiler import Profile
-from jaxseg.training.step import TrainState, init_state, make_train_step
+from jaxseg.training.state import TrainState, init_state
+from jaxseg.training.step import make_train_step
+from jaxseg.training.step_timer import StepTimer
 
 
 class NonFiniteError(JaxsegError):
@@ -72,7 +75,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     # Shapes first: nothing large is ever created unsharded.
     shapes = jax.eval_shape(fresh_state)
     shardings = infer_shardings(shapes, config.sharding, mesh)
-    abstract = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)
+    abstract = with_shardings(shapes, shardings)
 
     # The own work directory, then weights to start from, then scratch.
     if config.init and not any((workdir / "checkpoints").glob("[0-9]*")):
@@ -102,7 +105,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         processes.ending_together(lambda: f"step {step}"),
     ):
         describe(report, config, mesh, state, f"{origin}, at step {start} of {config.steps}")
-        window, logs = Window(), None
+        timer, logs = StepTimer(), None
 
         def due(every):
             return step > 0 and (step == config.steps or step % every == 0)
@@ -120,13 +123,13 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
                     stopping = scores is None
                 if scores or (step > start and (save_due or stopping)):
                     saved.save(state, step, scores)
-                window = Window()  # this is no part of the time of a step
+                timer = StepTimer()  # this is no part of the time of a step
             if step == config.steps or stopping:
                 break
 
-            with window.waiting():
+            with timer.waiting():
                 batch = next(batches)
-            window.count(replaced=batch.pop("replaced").sum())
+            timer.count(replaced=batch.pop("replaced").sum())
             previous = logs
             with jax.set_mesh(mesh):
                 state, logs = train_step(state, put_batch(batch, mesh))
@@ -139,7 +142,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
                 check_finite(step, logs, state)
                 numbers = {name: float(value) for name, value in logs.items() if name != "norms"}
                 numbers["learning_rate"] = float(rate(step - 1))
-                report.train(step, numbers | window.close(config.batch_size))
+                report.train(step, numbers | timer.close(config.batch_size))
 
         saved.finish(state)
         if stopping:
@@ -226,7 +229,7 @@ def describe(report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state:
     weights = fingerprint(state.params)
     if report.enabled:
         (report.workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-        manifest(
+        write_manifest(
             report.workdir,
             {
                 "start": start,
@@ -235,16 +238,6 @@ def describe(report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state:
                 "mesh": dict(mesh.shape),
             },
         )
-
-
-def fingerprint(params: Any) -> str:
-    """A hash of the weights that does not depend on how they are sharded."""
-
-    def sums(params):
-        bits = [jax.lax.bitcast_convert_type(x, jnp.uint32) for x in jax.tree.leaves(params)]
-        return jnp.stack([jnp.sum(x, dtype=jnp.uint32) for x in bits])
-
-    return hashlib.sha256(np.asarray(jax.jit(sums)(params)).tobytes()).hexdigest()
 
 
 def check_finite(step: int, logs: dict[str, jax.Array] | None, state: TrainState):
@@ -279,44 +272,9 @@ def evaluate_now(config, model, state, mesh, workdir, report, stop_signal) -> di
     except Stopped:
         return None
     classes = evaluated_on(config.data).dataset.classes
-    report.evaluation(step, scores, classes)
+    report_evaluation(report, step, scores, classes)
     if report.enabled:
         write_evaluation(workdir, scores, classes)
         report.message(f"val mIoU = {scores.miou:.3f}")
         report.message(f"pictures in {pictures}")
     return scores.reported()
-
-
-class Window:
-    """Times the steps between two log lines."""
-
-    def __init__(self):
-        self._begin()
-
-    def _begin(self):
-        self._started, self._waited, self._steps, self._replaced = time.perf_counter(), 0.0, 0, 0
-
-    @contextlib.contextmanager
-    def waiting(self):
-        """What happens inside is waiting for data."""
-        started = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - started
-
-    def count(self, replaced: int):
-        """Counts a step, in whose batch so many samples were replaced."""
-        self._steps += 1
-        self._replaced += int(replaced)
-
-    def close(self, batch_size: int) -> dict[str, float]:
-        """The numbers of this window; the next one begins."""
-        elapsed = time.perf_counter() - self._started
-        numbers = {
-            "step_seconds": elapsed / self._steps,
-            "images_per_second": batch_size * self._steps / elapsed,
-            "data_share": self._waited / elapsed,
-        }
-        if self._replaced:
-            numbers["replaced_samples"] = self._replaced
-        self._begin()
-        return numbers

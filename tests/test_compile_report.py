@@ -11,8 +11,8 @@ from tiny import tiny_config
 
 from jaxseg.aot import hardware
 from jaxseg.aot.collectives import Collective
+from jaxseg.aot.costs import costs, suggestions
 from jaxseg.aot.programs import OUT_OF_MEMORY, Program
-from jaxseg.compile import costs, helps
 from jaxseg.distributed.sharding import make_mesh
 
 
@@ -45,7 +45,7 @@ def test_a_program_of_the_wrong_size_says_what_helps():
     mesh = make_mesh({"data": 8, "fsdp": 1})
     replicated = jax.NamedSharding(mesh, jax.P())
     state = {"params": jax.ShapeDtypeStruct((10**9,), np.float32, sharding=replicated)}
-    said = "\n".join(helps(config, mesh, state, 16, "train"))
+    said = "\n".join(suggestions(config, mesh, state, 16, "train"))
     for setting in (
         "fsdp=8 splits the 4.0 GB",
         "remat=True",

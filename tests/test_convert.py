@@ -9,12 +9,12 @@ import pytest
 from processes import failure, run
 from tiny import tiny_config
 
-from converters import convert, export_torch, verify
+from converters import convert, export_torch, torch_weights, verify
 from converters.fill import fill
 from converters.torch_files import torch_file, torch_writer
 from jaxseg import parameter_paths
 from jaxseg.checkpoints import initial_weights
-from jaxseg.checkpoints.manager import find_checkpoint, load_variables
+from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
 from jaxseg.errors import CheckpointError, ConfigError
 from jaxseg.models import segmentor
 from jaxseg.predict import Segmenter
@@ -43,13 +43,8 @@ def run_of(published, config_file, output, *options):
 
 def stored(run):
     """The variables of a run by path, as they are stored."""
-    checkpoint = find_checkpoint(run)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda leaf: leaf.update(sharding=device),
-        segmentor.shapes(segmentor.build(tiny_config().model)),
-    )
-    return parameter_paths.by_path(load_variables(checkpoint, abstract))
+    model = segmentor.build(tiny_config().model)
+    return parameter_paths.by_path(load_on_device(find_checkpoint(run), model))
 
 
 def fresh(config):
@@ -63,7 +58,7 @@ def fresh(config):
 
 def test_converted_weights_are_those_of_the_file(published, tensors, config_file, tmp_path, capsys):
     variables = stored(run_of(published, config_file, tmp_path / "run"))
-    expected = parameter_paths.by_path(convert.from_state_dict(tensors, tiny_config()))
+    expected = parameter_paths.by_path(torch_weights.from_state_dict(tensors, tiny_config()))
     assert variables.keys() == expected.keys()
     for path, value in expected.items():
         np.testing.assert_array_equal(variables[path], value, err_msg=path)
@@ -77,7 +72,7 @@ def test_bfloat16_halves_the_weights_and_keeps_statistics(
 ):
     variables = stored(run_of(published, config_file, tmp_path / "run", "--dtype", "bfloat16"))
     for path, value in parameter_paths.by_path(
-        convert.from_state_dict(tensors, tiny_config())
+        torch_weights.from_state_dict(tensors, tiny_config())
     ).items():
         kept = value if path.startswith("batch_stats") else value.astype(ml_dtypes.bfloat16)
         np.testing.assert_array_equal(variables[path], kept.astype(np.float32), err_msg=path)
@@ -180,7 +175,7 @@ def test_training_starts_from_it_with_another_number_of_classes(
     before = fresh(tiny_config(**CLASSES))
     variables, origin = initial_weights.load(str(source), before, "tiny")
     assert "4 tensors as initialised: another number of classes" in origin
-    expected = parameter_paths.by_path(convert.from_state_dict(tensors, tiny_config()))
+    expected = parameter_paths.by_path(torch_weights.from_state_dict(tensors, tiny_config()))
     before = parameter_paths.by_path(before)
     for path, value in parameter_paths.by_path(variables).items():
         wanted = before[path] if "/conv_seg/" in path else expected[path]

@@ -14,8 +14,9 @@ from tiny_datasets import (
     write_photograph,
 )
 
+from jaxseg.data.datasets import get_dataset
 from jaxseg.data.samples import read_label, read_sample
-from jaxseg.data.source import find_samples, get_dataset
+from jaxseg.data.source import find_samples
 from jaxseg.errors import DataError
 
 

@@ -12,15 +12,17 @@ from test_parallel import initial_state
 from tiny import tiny_config
 
 from jaxseg import train
-from jaxseg.checkpoints.manager import config_differences, save_weights
+from jaxseg.checkpoints.manager import config_differences
+from jaxseg.checkpoints.weights import save_weights
 from jaxseg.data import submission
 from jaxseg.data.samples import read_sample
 from jaxseg.data.source import find_samples
 from jaxseg.data.synthetic.writer import write_street_scenes
 from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import ConfigError
-from jaxseg.evaluate import Stopped, evaluate, evaluate_checkpoint, write_submission
+from jaxseg.evaluate import evaluate_checkpoint, write_submission
 from jaxseg.evaluation import metrics
+from jaxseg.evaluation.evaluator import Stopped, evaluate
 from jaxseg.inference.predictor import make_predictor
 from jaxseg.models import segmentor
 

@@ -18,7 +18,8 @@ from jaxseg.distributed.sharding import compiler_options
 from jaxseg.errors import ConfigError
 from jaxseg.models import kernels, segmentor
 from jaxseg.training.optimizer import make_optimizer
-from jaxseg.training.step import init_state, make_train_step
+from jaxseg.training.state import init_state
+from jaxseg.training.step import make_train_step
 from pallas_kernels import dispatch
 
 pytestmark = [

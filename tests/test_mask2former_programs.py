@@ -11,7 +11,7 @@ from test_mask2former_step import config as tiny_mask2former
 from converters import convert, export_torch, verify
 from converters.torch_files import torch_file, torch_writer
 from jaxseg import parameter_paths
-from jaxseg.checkpoints.manager import find_checkpoint, load_variables
+from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
 from jaxseg.evaluate import evaluate_checkpoint
 from jaxseg.models import segmentor
 from jaxseg.train import train
@@ -21,10 +21,7 @@ pytestmark = [pytest.mark.usefixtures("standard_promotion"), pytest.mark.full]
 
 def stored(run, config):
     """The weights of the last checkpoint, by path."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = segmentor.shapes(segmentor.build(config.model))
-    abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
-    variables = load_variables(find_checkpoint(run), abstract)
+    variables = load_on_device(find_checkpoint(run), segmentor.build(config.model))
     assert variables["batch_stats"] == {}
     return jax.tree.map(np.asarray, parameter_paths.by_path(variables))
 

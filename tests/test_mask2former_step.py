@@ -16,7 +16,8 @@ from jaxseg.distributed.sharding import infer_shardings, make_mesh, put_batch
 from jaxseg.models import segmentor
 from jaxseg.recipes import base
 from jaxseg.training.optimizer import make_optimizer
-from jaxseg.training.step import init_state, make_train_step
+from jaxseg.training.state import init_state
+from jaxseg.training.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

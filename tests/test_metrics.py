@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from reference_files import REFERENCE
 
-from jaxseg.data.source import get_dataset
+from jaxseg.data.datasets import get_dataset
 from jaxseg.evaluation import metrics
 
 HERE = (

@@ -13,10 +13,11 @@ from tiny_datasets import HW, write_ade20k, write_cityscapes, write_photograph
 
 from jaxseg.config import load_config
 from jaxseg.data import pack, pipeline
+from jaxseg.data.datasets import get_dataset
 from jaxseg.data.decoding import arrays, pictures
 from jaxseg.data.evaluation_images import evaluation_images
 from jaxseg.data.samples import read_sample
-from jaxseg.data.source import CITYSCAPES, Source, custom, get_dataset, trained_on
+from jaxseg.data.source import CITYSCAPES, Source, custom, trained_on
 from jaxseg.data.survey import survey
 from jaxseg.data.synthetic.writer import write_street_scenes
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
@@ -143,7 +144,7 @@ def test_packing_goes_on_where_it_was_interrupted(root, tmp_path, monkeypatch, d
         source(tmp_path).samples()
 
     # As SIGKILL leaves it.
-    (folder / SHARDS[1]).with_suffix(".partial").write_bytes(b"begun")
+    (folder / f"{SHARDS[1]}.partial").write_bytes(b"begun")
     first = os.stat(folder / SHARDS[0])
     pack.pack(source(root), tmp_path, decoded=decoded)
     assert os.stat(folder / SHARDS[0]) == first

@@ -16,7 +16,8 @@ from jaxseg.errors import ConfigError
 from jaxseg.models import segmentor
 from jaxseg.parameter_paths import path_of
 from jaxseg.training.optimizer import make_optimizer
-from jaxseg.training.step import init_state, make_train_step
+from jaxseg.training.state import init_state
+from jaxseg.training.step import make_train_step
 
 STEPS = 10
 

@@ -10,7 +10,7 @@ import pytest
 from processes import ROOT, failure, run
 from tiny import tiny_config
 
-from jaxseg.checkpoints.manager import save_weights
+from jaxseg.checkpoints.weights import save_weights
 from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import CheckpointError, DataError
 from jaxseg.inference.predictor import make_predictor

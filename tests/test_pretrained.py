@@ -29,7 +29,7 @@ from tiny_vits import (
     wanted_by,
 )
 
-from converters import convert, state_dict
+from converters import state_dict, torch_weights
 from converters.fill import fill
 from jaxseg.errors import CheckpointError
 from jaxseg.recipes import base, vit_adapter
@@ -66,7 +66,7 @@ def test_published_file_gives_what_it_has(path):
         window = model["backbone"].get("window")
         wanted = wanted_by(model)
         found = state_dict.find(content).tensors
-        weights = convert.match(found, wanted, source="file", model="model", window=window)
+        weights = torch_weights.match(found, wanted, source="file", model="model", window=window)
         plan = weights.plan
 
         adapter = {path for path in wanted if ADDED.search(path)}

@@ -27,7 +27,7 @@ from converters import convert, export_torch
 from converters.torch_files import torch_file, torch_writer
 from jaxseg import parameter_paths
 from jaxseg.checkpoints import initial_weights
-from jaxseg.checkpoints.manager import find_checkpoint, load_variables
+from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
 from jaxseg.models import segmentor
 from jaxseg.models.backbones.beit import relative_position_index
 
@@ -52,10 +52,8 @@ def converted(tensors, backbone, folder, *options):
 
 
 def stored(run, config):
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = segmentor.shapes(segmentor.build(config.model))
-    abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
-    return parameter_paths.by_path(load_variables(find_checkpoint(run), abstract))
+    model = segmentor.build(config.model)
+    return parameter_paths.by_path(load_on_device(find_checkpoint(run), model))
 
 
 def fresh(config):

@@ -6,7 +6,7 @@ import pytest
 from published import config_of, name_of
 from reference_files import recordings, relative_error
 
-from converters import convert, recording, verify
+from converters import recording, torch_weights, verify
 from jaxseg import parameter_paths
 from jaxseg.models import segmentor
 from jaxseg.ops.position_tables import resize_relative
@@ -21,7 +21,7 @@ RECORDINGS = [
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
 def test_full_size_model_equals_the_reference(path):
     config = config_of(name_of(path))
-    variables = convert.from_state_dict(verify.filled_state_dict(config), config)
+    variables = torch_weights.from_state_dict(verify.filled_state_dict(config), config)
     comparison = verify.compare(config, variables, recording.read(path))
     assert comparison.within(verify.TOLERANCE), comparison.table()
     # These weights give Mask2Former's queries much the same classes, so that many pixels are close.
@@ -32,7 +32,7 @@ def test_full_size_model_equals_the_reference(path):
 def test_full_size_beit_on_an_oblong_image_is_the_beit_with_resized_tables():
     """The original refuses other sizes than it was made for; it resizes tables when it loads."""
     config = config_of("upernet_beit_adapter_large_640_160k_ade20k_ss")
-    variables = convert.from_state_dict(verify.filled_state_dict(config), config)
+    variables = torch_weights.from_state_dict(verify.filled_state_dict(config), config)
     images = np.random.default_rng(0).standard_normal((1, 512, 768, 3)).astype(np.float32)
     outputs = jax.device_get(verify.run(segmentor.build(config.model), variables, images))
 

@@ -14,8 +14,8 @@ import rich.console
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from jaxseg.evaluation import charts, metrics
-from jaxseg.reporting import report
+from jaxseg.evaluation import charts, metrics, results
+from jaxseg.reporting import manifest, report
 
 CLASSES = ("road", "car [small]", "bus")
 PROGRESS = {
@@ -114,9 +114,9 @@ def test_the_fullest_device_tells_the_memory(monkeypatch):
             return self.used and {"peak_bytes_in_use": self.used, "bytes_limit": 100}
 
     monkeypatch.setattr(jax, "local_devices", lambda: [Device(3), Device(7), Device(None)])
-    assert report.device_memory() == (7, 100)
+    assert manifest.device_memory() == (7, 100)
     monkeypatch.setattr(jax, "local_devices", lambda: [Device(None)])
-    assert report.device_memory() is None
+    assert manifest.device_memory() is None
 
 
 def test_on_a_terminal_a_bar_stays_below_the_messages(tmp_path):
@@ -216,7 +216,7 @@ def test_other_processes_write_and_print_nothing(tmp_path, capsys, scores):
     with reporter(tmp_path / "run", enabled=False) as run:
         run.header({"jax": "1"})
         run.train(1, PROGRESS)
-        run.evaluation(1, scores, CLASSES)
+        results.report_evaluation(run, 1, scores, CLASSES)
         run.images("val/0", 1, np.zeros((2, 2, 3), np.uint8))
         run.message("hello")
     assert capsys.readouterr().out == ""
@@ -225,7 +225,7 @@ def test_other_processes_write_and_print_nothing(tmp_path, capsys, scores):
 
 def test_an_evaluation_says_absent_where_a_score_is_undefined(tmp_path, capsys, scores):
     with reporter(tmp_path) as run:
-        run.evaluation(100, scores, CLASSES)
+        results.report_evaluation(run, 100, scores, CLASSES)
     assert capsys.readouterr().out.splitlines() == [
         "class           IoU  accuracy    Dice",
         "road          80.00     80.00   88.89",
@@ -240,13 +240,13 @@ def test_an_evaluation_says_absent_where_a_score_is_undefined(tmp_path, capsys, 
 def test_an_evaluation_on_a_terminal_is_a_table(tmp_path, scores):
     console = terminal()
     with reporter(tmp_path, console=console) as run:
-        run.evaluation(100, scores, CLASSES)
+        results.report_evaluation(run, 100, scores, CLASSES)
     assert "│ car [small] │   0.00 │   absent │   0.00 │" in console.file.getvalue()
 
 
 def test_an_evaluation_is_recorded(tmp_path, scores):
     with reporter(tmp_path) as run:
-        run.evaluation(100, scores, CLASSES)
+        results.report_evaluation(run, 100, scores, CLASSES)
     (line,) = lines(tmp_path)
     assert (line["step"], line["kind"], line["mIoU"], line["aAcc"]) == (100, "eval", 0.4, 0.8)
     assert line["iou"] == {"road": 0.8, "car [small]": 0.0, "bus": None}
@@ -265,14 +265,14 @@ def test_pictures_reach_tensorboard(tmp_path):
 
 def test_an_evaluation_of_nothing_is_undefined_and_still_strict(tmp_path, capsys):
     nothing = metrics.scores(np.zeros((4, 4), np.int64))
-    report.write_evaluation(tmp_path, nothing, CLASSES)
-    report.print_evaluation(nothing, CLASSES)
+    results.write_evaluation(tmp_path, nothing, CLASSES)
+    results.print_evaluation(nothing, CLASSES)
     assert json.loads((tmp_path / "metrics.json").read_text())["mIoU"] is None
     assert "mIoU undefined (0 of 3 classes)" in capsys.readouterr().out
 
 
 def test_an_evaluation_is_written_as_json_and_csv(tmp_path, scores):
-    report.write_evaluation(tmp_path / "eval", scores, CLASSES)
+    results.write_evaluation(tmp_path / "eval", scores, CLASSES)
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text()) == {
         "mIoU": 0.4,
         "mAcc": 0.8,
@@ -294,7 +294,7 @@ def test_an_evaluation_is_written_as_json_and_csv(tmp_path, scores):
 
 
 def test_an_evaluation_is_drawn(tmp_path, scores):
-    report.write_evaluation(tmp_path, scores, CLASSES)
+    results.write_evaluation(tmp_path, scores, CLASSES)
     for name, chart in (
         ("confusion.png", charts.confusion_chart(scores.confusion, CLASSES)),
         ("per_class.png", charts.class_bars(scores.iou, CLASSES)),
@@ -303,18 +303,20 @@ def test_an_evaluation_is_drawn(tmp_path, scores):
 
 
 def test_the_manifest_says_what_a_run_was_made_with(tmp_path):
-    report.manifest(tmp_path, {"initial_weights": "abc", "global_batch": 16, "scale": np.nan})
+    manifest.write_manifest(
+        tmp_path, {"initial_weights": "abc", "global_batch": 16, "scale": np.nan}
+    )
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["versions"]["jax"] == jax.__version__
-    assert set(run["versions"]) == {"python", *report.PACKAGES}
+    assert set(run["versions"]) == {"python", *manifest.PACKAGES}
     assert len(run["devices"]) == jax.device_count()
     assert (run["initial_weights"], run["global_batch"], run["scale"]) == ("abc", 16, None)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_a_run_that_goes_on_keeps_what_it_was_begun_with(tmp_path):
-    report.manifest(tmp_path, {"initial_weights": "abc"})
-    report.manifest(tmp_path, {"weights": "def"})
+    manifest.write_manifest(tmp_path, {"initial_weights": "abc"})
+    manifest.write_manifest(tmp_path, {"weights": "def"})
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["initial_weights"] == "abc"
     assert [start["weights"] for start in run["resumed"]] == ["def"]
@@ -328,11 +330,11 @@ def test_the_git_revision_tells_of_changes_and_of_no_foreign_repository(tmp_path
 
     file = tmp_path / "report.py"
     file.write_text("1")
-    assert report.git_revision(file) is None  # no repository
+    assert manifest.git_revision(file) is None  # no repository
     git("init")
-    assert report.git_revision(file) is None  # not a file of the repository
+    assert manifest.git_revision(file) is None  # not a file of the repository
     git("add", ".")
     git("commit", "-m", "one")
-    assert re.fullmatch("[0-9a-f]{40}", report.git_revision(file))
+    assert re.fullmatch("[0-9a-f]{40}", manifest.git_revision(file))
     file.write_text("2")
-    assert re.fullmatch("[0-9a-f]{40}-dirty", report.git_revision(file))
+    assert re.fullmatch("[0-9a-f]{40}-dirty", manifest.git_revision(file))

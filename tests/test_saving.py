@@ -13,7 +13,7 @@ import pytest
 
 from jaxseg.checkpoints.manager import Checkpoints
 from jaxseg.errors import CheckpointError
-from jaxseg.training.step import TrainState
+from jaxseg.training.state import TrainState
 
 LIMIT = 1 << 20  # bytes that a file may have while storage is full
 

@@ -6,7 +6,7 @@ import pytest
 from test_mask2former_step import HEAD
 from tiny import tiny_config
 
-from jaxseg.checkpoints.manager import save_weights
+from jaxseg.checkpoints.weights import save_weights
 from jaxseg.data import transforms
 from jaxseg.data.source import evaluated_on
 from jaxseg.errors import ConfigError

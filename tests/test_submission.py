@@ -9,8 +9,8 @@ from PIL import Image
 from reference_files import REFERENCE
 
 from jaxseg.data import submission
+from jaxseg.data.datasets import DATASETS, get_dataset
 from jaxseg.data.samples import Sample
-from jaxseg.data.source import DATASETS, get_dataset
 from jaxseg.errors import ConfigError
 
 

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 from tiny_datasets import HW, write_ade20k, write_cityscapes, write_photograph
 
+from jaxseg.data.datasets import get_dataset
 from jaxseg.data.decoding import pictures
-from jaxseg.data.source import CITYSCAPES, MAPILLARY_TO_CITYSCAPES, Source, get_dataset
+from jaxseg.data.source import CITYSCAPES, MAPILLARY_TO_CITYSCAPES, Source
 from jaxseg.data.survey import survey
 
 

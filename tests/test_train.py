@@ -14,7 +14,7 @@ from orbax.checkpoint import v1 as ocp
 from processes import STEPS, failure, run, run_until
 
 from jaxseg.checkpoints.manager import config_differences
-from jaxseg.train import fingerprint
+from jaxseg.reporting.manifest import fingerprint
 
 
 def final_state(workdir):

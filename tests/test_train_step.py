@@ -10,7 +10,8 @@ from tiny import smallest_config
 
 from jaxseg.models import segmentor
 from jaxseg.training.optimizer import first_nonfinite, make_optimizer
-from jaxseg.training.step import init_state, make_train_step
+from jaxseg.training.state import init_state
+from jaxseg.training.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

@@ -11,8 +11,8 @@ from reference_files import Recording, recordings
 from scipy import stats
 
 from jaxseg.data import transforms
+from jaxseg.data.datasets import get_dataset
 from jaxseg.data.datasets.description import UNKNOWN
-from jaxseg.data.source import get_dataset
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 

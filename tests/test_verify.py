@@ -9,8 +9,8 @@ import pytest
 from processes import ROOT
 from tiny import tiny_config
 
-from converters import convert, verify
 from converters import recording as reading
+from converters import torch_weights, verify
 from converters.torch_files import torch_writer
 from jaxseg.models import segmentor
 
@@ -21,7 +21,7 @@ HW = (64, 96)
 def recording(tmp_path_factory):
     """A recording of the tiny model with filled weights, in the format of the reference."""
     config = tiny_config()
-    variables = convert.from_state_dict(verify.filled_state_dict(config), config)
+    variables = torch_weights.from_state_dict(verify.filled_state_dict(config), config)
     shape = (1, 3, *HW)
     images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     images = np.moveaxis(images, 1, -1)

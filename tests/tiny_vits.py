@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tiny import tiny_config
 
-from converters import convert, rules
+from converters import rules, torch_weights
 from converters.fill import fill
 from jaxseg import parameter_paths
 from jaxseg.models import segmentor
@@ -56,7 +56,7 @@ def wanted_by(model):
 
 def match(tensors, config, **options):
     names = {"source": "file.pth", "model": "tiny"}
-    return convert.match(tensors, wanted_by(config.model.to_dict()), **names, **options)
+    return torch_weights.match(tensors, wanted_by(config.model.to_dict()), **names, **options)
 
 
 def filled(shapes):

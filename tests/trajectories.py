@@ -13,7 +13,8 @@ from converters import rules, verify
 from jaxseg import parameter_paths
 from jaxseg.models import segmentor
 from jaxseg.training.optimizer import make_optimizer
-from jaxseg.training.step import TrainState, make_train_step
+from jaxseg.training.state import TrainState
+from jaxseg.training.step import make_train_step
 
 
 @dataclasses.dataclass

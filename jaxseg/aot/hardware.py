@@ -2,6 +2,9 @@
 
 https://docs.cloud.google.com/tpu/docs (v5e, v5p, v6e), and NVIDIA's data sheets of H100 and H200
 SXM. Bandwidth between chips is that in one direction, half of what is called bidirectional.
+
+`GPU_TARGETS` describes GPUs in the form of XLA's GpuTargetConfigProto, which it needs to compile for
+a GPU that is absent. Its figures are those of the CUDA programming guide for compute capability 9.0.
 """
 
 from dataclasses import dataclass
@@ -52,3 +55,36 @@ def of_device_kind(device_kind: str) -> Chip | None:
     if words[-1] == "v5":  # JAX's name of v5p
         words.append("v5p")
     return next((chip for name, chip in CHIPS.items() if name in words), None)
+
+
+_HOPPER = """
+gpu_device_info {{
+  cuda_compute_capability {{ major: 9 minor: 0 }}
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  l2_cache_size: 52428800
+  memory_bandwidth: {bandwidth}
+  device_memory_size: {memory}
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
+device_description_str: "{name}"
+"""
+GPU_TARGETS = {
+    "h100": _HOPPER.format(
+        bandwidth=3_350_000_000_000, memory=80_000_000_000, name="NVIDIA H100 80GB HBM3"
+    ),
+    "h200": _HOPPER.format(bandwidth=4_800_000_000_000, memory=141_000_000_000, name="NVIDIA H200"),
+}

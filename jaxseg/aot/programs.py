@@ -16,17 +16,22 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxseg import gpu_targets
 from jaxseg.aot import collectives, hardware
 from jaxseg.aot.collectives import Collective
 from jaxseg.data import views
-from jaxseg.distributed.sharding import BATCH_SPEC, compiler_options, infer_shardings
+from jaxseg.distributed.sharding import (
+    BATCH_SPEC,
+    compiler_options,
+    infer_shardings,
+    with_shardings,
+)
 from jaxseg.errors import ConfigError
 from jaxseg.inference.batcher import compile_forward
 from jaxseg.inference.sliding_window import slide_of
 from jaxseg.models import segmentor
 from jaxseg.training.optimizer import make_optimizer
-from jaxseg.training.step import TrainState, init_state, make_train_step
+from jaxseg.training.state import TrainState, init_state
+from jaxseg.training.step import make_train_step
 
 # Without a GPU, XLA cannot try out tiles for its own matrix products.
 COMPILER_OPTIONS = {"tpu": {}, "cuda": {"xla_gpu_enable_triton_gemm": False}}
@@ -79,7 +84,10 @@ def topology_devices(topology: str, slices: int = 1) -> tuple[hardware.Chip, lis
         else:
             gpus = math.prod(map(int, shape.split("x")))
             found = topologies.get_topology_desc(
-                name, "cuda", topology=f"1x{slices}x{gpus}", target_config=gpu_targets.TARGETS[name]
+                name,
+                "cuda",
+                topology=f"1x{slices}x{gpus}",
+                target_config=hardware.GPU_TARGETS[name],
             )
     except Exception as error:
         reason = str(error).splitlines()[0]
@@ -127,8 +135,7 @@ def trace_evaluation(
 
 
 def _sharded(shapes, config, mesh):
-    shardings = infer_shardings(shapes, config.sharding, mesh)
-    return jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)
+    return with_shardings(shapes, infer_shardings(shapes, config.sharding, mesh))
 
 
 def _images(shape, mesh, dtype=np.float32):

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from converters import convert
+from converters import torch_weights
 from converters.pretrained import relative_tables
 from jaxseg import parameter_paths
-from jaxseg.checkpoints.manager import abstract_variables, find_checkpoint, load_variables
+from jaxseg.checkpoints.weights import find_checkpoint, load_variables, stored_shapes
 from jaxseg.errors import ConfigError
 from jaxseg.models.transfer import fresh_variables, of_head
 from jaxseg.zoo import catalogue
@@ -64,7 +64,7 @@ def load(
     if path.is_dir():
         loaded, kept, tables = _of_run(path, leaves, window)
     else:
-        weights = convert.read(
+        weights = torch_weights.read_weights(
             path, parameter_paths.shapes(fresh), model=model, transfer=True, window=window
         )
         kept, tables = weights.plan.initial, weights.plan.tables
@@ -80,7 +80,7 @@ def load(
 def _of_run(path, leaves, window):
     """Of another run: values by path, reasons by path of what stays fresh, tables resized."""
     checkpoint = find_checkpoint(path)
-    stored, wanted = abstract_variables(checkpoint), {n: leaf.shape for n, leaf in leaves.items()}
+    stored, wanted = stored_shapes(checkpoint), {n: leaf.shape for n, leaf in leaves.items()}
     kept = fresh_variables(stored, wanted)
     taken = {name: leaf for name, leaf in leaves.items() if name not in kept}
     other_heads = {name for name in stored if name not in taken and of_head(name)}

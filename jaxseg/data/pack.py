@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ import rich.progress
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from ml_collections import ConfigDict
 
+from jaxseg.atomic_files import replacing, write_text
 from jaxseg.config import load_config
 from jaxseg.data.datasets import custom
 from jaxseg.data.decoding import arrays
@@ -176,7 +176,7 @@ def _is_whole(shard: Path, samples: int) -> bool:
 
 
 def _write_shard(path: Path, samples: Sequence[Sample], decoded: bool, advance: Callable):
-    with _all_or_nothing(path) as partial:
+    with replacing(path) as partial:
         writer = ArrayRecordWriter(str(partial), WRITER_OPTIONS)
         try:
             for records in _records(samples, decoded):
@@ -208,19 +208,7 @@ def _records(samples: Sequence[Sample], decoded: bool) -> Iterator[tuple[bytes, 
 
 
 def _write_json(path: Path, content: dict[str, Any]):
-    with _all_or_nothing(path) as partial:
-        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _all_or_nothing(path):
-    """Yields where to write a file, which comes to `path` when all of it is written."""
-    partial = path.with_suffix(".partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, json.dumps(content) + "\n")
 
 
 def _say(console, text):

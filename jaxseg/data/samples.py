@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from jaxseg.data.datasets.description import IGNORE, UNKNOWN, LabelFormat
+from jaxseg.data.datasets.description import IGNORE, UNKNOWN, LabelFormat, ranges
 from jaxseg.data.decoding.pictures import (
     OpenedImage,
     Picture,
@@ -13,7 +13,6 @@ from jaxseg.data.decoding.pictures import (
     raw_label_hw,
     read_raw_label,
 )
-from jaxseg.data.listings import ranges
 from jaxseg.errors import DataError
 
 

@@ -6,11 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from jaxseg.data.datasets.description import IGNORE, UNKNOWN, Dataset, LabelFormat
+from jaxseg.data.datasets.description import IGNORE, UNKNOWN, Dataset, LabelFormat, ranges
 from jaxseg.data.decoding import pictures
-from jaxseg.data.listings import first_few, ranges
 from jaxseg.data.samples import Pairs
-from jaxseg.errors import DataError
+from jaxseg.errors import DataError, first_few
 
 THREADS = 8
 

@@ -127,6 +127,13 @@ def infer_shardings(shapes: Any, rules: Sequence[tuple[str, str]], mesh: Mesh) -
     return jax.tree_util.tree_map_with_path(sharding, shapes)
 
 
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """The abstract arrays `shapes` with shardings: one for all, or a tree of them."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        return jax.tree.map(lambda leaf: leaf.update(sharding=shardings), shapes)
+    return jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)
+
+
 def constrain_shardings(tree: Any, rules: Sequence[tuple[str, str]]) -> Any:
     """Inside a compiled function: the tree, split over the mesh as `infer` tells."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -29,9 +29,9 @@ import jax
 import numpy as np
 from absl import logging
 
-from jaxseg.checkpoints.manager import find_checkpoint, load_variables, save_weights
+from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, save_weights
 from jaxseg.models import kernels, segmentor
-from jaxseg.reporting.report import versions
+from jaxseg.reporting.manifest import versions
 from jaxseg.selftest import models, operators
 from jaxseg.selftest.check import Check, Errors, checked
 
@@ -41,12 +41,10 @@ def checkpoint_errors() -> Errors:
     config = models.config_of(models.INTERN_IMAGE, models.SEGFORMER)
     model = segmentor.build(config.model)
     written = models.filled(model)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(lambda leaf: leaf.update(sharding=device), segmentor.shapes(model))
     with tempfile.TemporaryDirectory() as folder:
         run = pathlib.Path(folder) / "run"
         save_weights(run, written, config.to_dict())
-        found = load_variables(find_checkpoint(run), abstract)
+        found = load_on_device(find_checkpoint(run), model)
     pairs = zip(jax.tree.leaves(written), jax.tree.leaves(found), strict=True)
     changed = sum(not np.array_equal(a, b) for a, b in pairs)
     return {"arrays that changed": (changed, 0.5)}

@@ -16,7 +16,8 @@ from jaxseg import parameter_paths
 from jaxseg.models import segmentor
 from jaxseg.selftest.check import Errors, compiled, relative_error
 from jaxseg.training.optimizer import make_optimizer
-from jaxseg.training.step import TrainState, make_train_step
+from jaxseg.training.state import TrainState
+from jaxseg.training.step import make_train_step
 
 NUMBERS = pathlib.Path(__file__).with_name("numbers.json")
 CLASSES = 5

@@ -1,9 +1,7 @@
 """One update: what is carried from step to step, and the function that is compiled."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,45 +14,7 @@ from jaxseg.losses.cross_entropy import cross_entropy
 from jaxseg.losses.mask2former import mask2former_loss
 from jaxseg.models import segmentor
 from jaxseg.training.optimizer import squared_norms
-
-
-@flax.struct.dataclass
-class TrainState:
-    """Everything that the next step depends on, besides the batch.
-
-    The batch of step k is a function of the seed and k, and so are its random numbers: the step is
-    the data position. `ema` is a moving average of `params`, or None.
-    """
-
-    step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: optax.OptState
-    ema: Any = None
-
-    def variables(self) -> segmentor.Variables:
-        """What is evaluated: the moving average where there is one."""
-        params = self.params if self.ema is None else self.ema
-        return {"params": params, "batch_stats": self.batch_stats}
-
-
-def init_state(
-    config: ConfigDict,
-    model: segmentor.Segmentor,
-    optimizer: optax.GradientTransformation,
-) -> TrainState:
-    """A fresh state; every value follows from the seed."""
-    rng = jax.random.key(config.seed)
-    variables = segmentor.init(model, rng, config.data.crop_hw)
-    params = variables["params"]
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(params),
-        # A copy: two names for one buffer could not both be donated to the step.
-        ema=jax.tree.map(jnp.copy, params) if config.optim.ema_decay else None,
-    )
+from jaxseg.training.state import TrainState
 
 
 def make_train_step(

@@ -96,3 +96,9 @@ def names(text: str) -> tuple[str, ...]:
 def colours(text: str) -> np.ndarray:
     """uint8 [K, 3] from RRGGBB numbers, which blanks separate."""
     return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, 3)
+
+
+def ranges(values: np.ndarray) -> str:
+    """'0-18, 255' for 0, 1, … 18, 255."""
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs)

@@ -8,9 +8,8 @@ from pathlib import Path
 from jaxseg.data.datasets import custom
 from jaxseg.data.datasets.cityscapes import CITYSCAPES
 from jaxseg.data.datasets.description import Dataset
-from jaxseg.data.listings import first_few
 from jaxseg.data.samples import Pairs, Sample
-from jaxseg.errors import DataError
+from jaxseg.errors import DataError, first_few
 
 
 def pairs(

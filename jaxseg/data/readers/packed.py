@@ -19,9 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from jaxseg.data.datasets.description import Dataset
-from jaxseg.data.listings import first_few
 from jaxseg.data.samples import Pairs, Sample
-from jaxseg.errors import DataError
+from jaxseg.errors import DataError, first_few
 
 VERSION = 1
 HEADER = "packed.json"

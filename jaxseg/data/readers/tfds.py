@@ -18,10 +18,9 @@ import numpy as np
 from jaxseg.data.datasets.ade20k import ADE20K
 from jaxseg.data.datasets.description import Dataset, LabelFormat
 from jaxseg.data.decoding.pictures import Picture
-from jaxseg.data.listings import first_few
 from jaxseg.data.readers import scene_parse150
 from jaxseg.data.samples import Pairs
-from jaxseg.errors import ConfigError, DataError
+from jaxseg.errors import ConfigError, DataError, first_few
 
 FORMAT = "array_record"
 # What a split may be called where it is not there by its own name.

@@ -6,13 +6,13 @@ Labels are raw ids, so that the real reader, its label table and the metric are 
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from jaxseg.atomic_files import write_text
 from jaxseg.data.synthetic import scene
 from jaxseg.errors import DataError
 
@@ -90,6 +90,4 @@ def _read_stamp(stamp: Path) -> dict | None:
 
 
 def _write_stamp(stamp: Path, content: dict) -> None:
-    partial = stamp.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, stamp)
+    write_text(stamp, json.dumps(content, indent=2) + "\n")

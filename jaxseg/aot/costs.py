@@ -1,0 +1,78 @@
+"""What a compiled program costs on a chip, and which settings would help it to fit."""
+
+import collections
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxseg.aot.hardware import Chip
+from jaxseg.aot.programs import Program
+from jaxseg.models import flops, segmentor
+
+# Backward takes twice the operations of forward; a multiply-accumulate is two operations.
+OPERATIONS_PER_COUNTED = {"train": 6, "eval": 2}
+WORTH_SPLITTING = 1e8  # bytes of weights and moments
+
+
+def model_flops(config: ConfigDict, images: jax.ShapeDtypeStruct, what: str) -> float:
+    """Operations that the model takes for the images, however it is computed."""
+    batch, *hw, _ = images.shape
+    counted = sum(flops.count(segmentor.build(config.model), hw).values())
+    return OPERATIONS_PER_COUNTED[what] * batch * counted
+
+
+def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dict[str, Any]:
+    """What a run of the program takes, and an estimate of its time."""
+    kinds = collections.defaultdict(lambda: {"count": 0, "bytes": 0.0})
+    for collective in program.collectives:
+        kinds[collective.kind]["count"] += collective.times
+        kinds[collective.kind]["bytes"] += collective.sent_bytes
+    sent = {kind: total["bytes"] for kind, total in kinds.items()}
+    over_network = sent.pop("send", 0.0)
+    seconds = {
+        "arithmetic": (program.flops or model_flops / devices) / chip.flops,
+        "memory": program.read_bytes / chip.memory_bandwidth,
+        "links": sum(sent.values()) / chip.link_bandwidth,
+        "network": over_network / chip.network_bandwidth,
+    }
+    step = sum(seconds.values())
+    return {
+        "flops": program.flops,
+        "model_flops": model_flops / devices,
+        "memory_traffic": program.read_bytes,
+        "collectives": dict(kinds),
+        "seconds": seconds,
+        "step_seconds": step,
+        "mfu": model_flops / devices / step / chip.flops,
+        "compile_seconds": program.compile_seconds,
+    }
+
+
+def suggestions(config: ConfigDict, mesh: Mesh, state: Any, images: int, what: str) -> list[str]:
+    """The settings that would make the program smaller, the most harmless first."""
+    leaves = jax.tree.leaves(state)
+    held = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+    found = []
+    if mesh.shape["fsdp"] < mesh.size and held > WORTH_SPLITTING:
+        found.append(
+            f"config.mesh.data=1 config.mesh.fsdp={mesh.size} splits the {held / 1e9:.1f} GB of"
+            " weights and moments that every device holds"
+        )
+    if what == "eval":
+        if config.eval.images_per_device > 1:
+            found.append("config.eval.images_per_device=1")
+        return [*found, "config.eval.mode=slide with a smaller config.eval.crop_hw"]
+    if not config.model.backbone.get("remat", True):
+        found.append("config.model.backbone.remat=True keeps no activations within blocks")
+    per_device = images // mesh.size
+    if per_device > config.optim.accumulation:
+        found.append(
+            f"config.optim.accumulation, up to {per_device}: fewer images at a time, which are then"
+            " what batch norm takes its statistics of"
+        )
+    elif per_device > 1:
+        found.append(f"more devices, or a smaller config.batch_size ({per_device} images a device)")
+    return [*found, f"a smaller config.data.crop_hw than {tuple(config.data.crop_hw)}"]

@@ -1,0 +1,91 @@
+"""Tables and files of the scores of an evaluation."""
+
+import csv
+import io
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+
+import rich.console
+from PIL import Image
+
+from jaxseg.atomic_files import write_text
+from jaxseg.evaluation import charts
+from jaxseg.evaluation.metrics import Scores
+from jaxseg.reporting.console import print_line, print_table
+from jaxseg.reporting.manifest import strict_json
+from jaxseg.reporting.report import Report
+
+
+def print_evaluation(
+    scores: Scores, classes: Sequence[str], console: rich.console.Console | None = None
+):
+    """The scores of every class in per cent, then the means and over how many they go."""
+    columns = (scores.iou, scores.acc, scores.dice)
+    rows = [(name, *map(_percent, values)) for name, *values in zip(classes, *columns, strict=True)]
+    console = console or rich.console.Console()
+    print_table(console, rows, head=("class", "IoU", "accuracy", "Dice"))
+    means = {name: _percent(value, "undefined") for name, value in scores.reported().items()}
+    print_line(
+        console,
+        f"aAcc {means['aAcc']} · "
+        f"mIoU {means['mIoU']} ({scores.iou_classes} of {len(classes)} classes) · "
+        f"mAcc {means['mAcc']} ({scores.acc_classes} of {len(classes)} classes) · "
+        f"mDice {means['mDice']} · mFscore {means['mFscore']}",
+    )
+    if absent := [name for name, pixels in zip(classes, scores.pixels, strict=True) if not pixels]:
+        print_line(console, f"not in the labels: {', '.join(absent)}")
+    if scores.outside > 0:
+        print_line(
+            console,
+            f"{scores.outside:.2%} of the labelled pixels were predicted as outputs without a class"
+            " and count as errors (config.eval.mask_absent_classes leaves these outputs out)",
+        )
+
+
+def report_evaluation(report: Report, step: int, scores: Scores, classes: Sequence[str]):
+    """Prints the scores at `step` and records them in the logs of a run."""
+    if report.enabled:
+        print_evaluation(scores, classes, report.console)
+        iou = dict(zip(classes, scores.iou.tolist(), strict=True))
+        report.evaluation(step, _rounded_means(scores), iou)
+
+
+def write_evaluation(directory: str | os.PathLike, scores: Scores, classes: Sequence[str]):
+    """Writes the scores of a dataset.
+
+    `metrics.json` (rounded as reported), `per_class.csv` (0..1; empty: undefined), and as charts
+    `confusion.png` and `per_class.png`.
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    means = _rounded_means(scores) | {
+        "classes": len(classes),
+        "classes_in_mIoU": scores.iou_classes,
+        "classes_in_mAcc": scores.acc_classes,
+        "pixels": int(scores.pixels.sum()),
+    }
+    write_text(directory / "metrics.json", strict_json(means, indent=2) + "\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("class", "iou", "acc", "dice", "pixels"))
+    columns = (scores.iou, scores.acc, scores.dice)
+    for name, *values, pixels in zip(classes, *columns, scores.pixels.tolist(), strict=True):
+        numbers = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
+        writer.writerow((name, *numbers, pixels))
+    write_text(directory / "per_class.csv", table.getvalue())
+    for name, chart in (
+        ("confusion.png", charts.confusion_chart(scores.confusion, classes)),
+        ("per_class.png", charts.class_bars(scores.iou, classes)),
+    ):
+        Image.fromarray(chart).save(directory / name)
+
+
+def _rounded_means(scores):
+    """The reported numbers; rounded again, which only turns 0.5417000000000001 into 0.5417."""
+    return {name: round(value, 4) for name, value in scores.reported().items()}
+
+
+def _percent(value, undefined="absent"):
+    return undefined if math.isnan(value) else f"{100 * value:.2f}"
