@@ -75,7 +75,7 @@ def read_weights(
 
 
 def match(tensors: Mapping[str, np.ndarray], wanted, **options) -> TorchWeights:
-    """`conversion_plan.plan` carried out: renamed and transposed; only what is resized is copied."""
+    """Carries out `conversion_plan.plan`; only tables that are resized are copied."""
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     plan = conversion_plan.plan(shapes, wanted, **options)
     arrays = {path: rules.to_channels_last(tensors[name], path) for name, path in plan.used.items()}

@@ -1,4 +1,4 @@
-"""Config files: where they lie, and loading one with overrides, for every command-line program."""
+"""Configs: finding a file, loading it with overrides, and resolving what follows from the data."""
 
 import contextlib
 import importlib.util
@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxseg.errors import ConfigError
+from jaxseg.recipes import class_list
 
 # How ml_collections refuses an override of a part that the recipe does not have.
 OF_NOTHING = re.compile(r'Override (\S+) can not be applied because field "(\w+)" is None')
@@ -86,7 +87,9 @@ def load_config(argument: str, overrides: Sequence[str] = ()) -> ml_collections.
             "config", lock_config=True, flag_values=values, sys_argv=arguments
         )
         values(arguments)
-        return values["config"].value
+        config = values["config"].value
+    resolve(config)
+    return config
 
 
 def override_config(config: ml_collections.ConfigDict, overrides: Sequence[str]):
@@ -100,6 +103,27 @@ def override_config(config: ml_collections.ConfigDict, overrides: Sequence[str])
     with readable_errors():
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         values(arguments)
+    resolve(config)
+
+
+def resolve(config: ml_collections.ConfigDict):
+    """Fills in what follows from the classes of a user's own data; other configs stay as they are.
+
+    The lines of the file `config.data.classes` go into `config.data.class_lines`, so that a
+    checkpoint needs the file no more. The heads get an output for each class.
+
+    Raises:
+      ConfigError: where there is no such file, or where it does not list classes.
+    """
+    if "class_lines" not in config.get("data", ()):
+        return
+    if config.data.classes:
+        config.data.class_lines = class_list.read_lines(config.data.classes)
+        config.data.classes = ""
+    classes, _ = class_list.parse_lines(config.data.class_lines)
+    for head in ("decode_head", "auxiliary_head"):
+        if config.model.get(head):
+            config.model[head].num_classes = len(classes)
 
 
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from jaxseg.checkpoints.weights import find_checkpoint, load_saved_config, load_variables
 from jaxseg.config import flatten_config, override_config
 from jaxseg.data import submission
-from jaxseg.data.datasets import custom
 from jaxseg.data.source import evaluated_on
 from jaxseg.distributed import multihost
 from jaxseg.distributed.sharding import infer_shardings, make_mesh, with_shardings
@@ -80,7 +79,6 @@ def load(path: str, config: ConfigDict | None, overrides: Sequence[str]):
         stored["model"].setdefault("kernels", "auto")  # which is newer than some checkpoints
         config = ConfigDict(stored)
         override_config(config, overrides)
-        custom.fill_in(config)
     kernel_setting, _ = kernels.setting(config.model)
     settings = flatten_config(config.to_dict()) | {"model.kernels": kernel_setting}
     multihost.check_same(settings)

@@ -4,11 +4,11 @@ import os
 import pathlib
 import re
 import sys
+from collections.abc import Sequence
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from jaxseg.config import find_config, last_of_each, readable_errors
+from jaxseg.config import load_config, readable_errors
 from jaxseg.errors import ConfigError, JaxsegError
 
 MODES = {
@@ -18,9 +18,7 @@ MODES = {
     "compile": "say what the recipe needs of devices that need not be there",
 }
 FLAGS = flags.FLAGS
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "FILE[:VARIANT]; override with --config.KEY=VALUE", lock_config=True
-)
+CONFIG = flags.DEFINE_string("config", None, "FILE[:VARIANT]; override with --config.KEY=VALUE")
 WORKDIR = flags.DEFINE_string("workdir", None, "all that a run writes; default runs/VARIANT")
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(map(": ".join, MODES.items())))
 # Nothing runs on devices that are not there, nor are they looked for. XLA's lower level of
@@ -34,7 +32,6 @@ ABSENT_DEVICES = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
-OVERRIDES: list[str] = []  # of the checkpoint's config, where eval has no --config
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "eval: a run's directory or checkpoints/STEP")
 
 FORMAT_ONLY = flags.DEFINE_bool(
@@ -47,37 +44,35 @@ SLICES = flags.DEFINE_integer("slices", 1, "compile: how many of that topology",
 WHAT = flags.DEFINE_enum("what", "train", ["train", "eval"], "compile: which program")
 
 
-def locate_in(arguments: list[str]) -> list[str]:
-    """The command line with the file of --config located."""
-    located = list(arguments)
-    for i, argument in enumerate(arguments):
-        if argument in ("--config", "-config") and i + 1 < len(arguments):
-            located[i + 1] = find_config(arguments[i + 1])
-        elif argument.startswith(("--config=", "-config=")):
-            located[i] = "--config=" + find_config(argument.partition("=")[2])
-    return located
-
-
 def parse(arguments: list[str]) -> list[str]:
-    """Parses the flags.
+    """Parses the flags; returns the program's name and the settings, --config.KEY=VALUE.
 
     Raises:
-      ConfigError: for a flag, config or override that does not exist or has no such value.
+      ConfigError: for a flag that does not exist or has no such value, and for other arguments.
     """
-    if not any(re.match("--?config(=|$)", argument) for argument in arguments):
-        OVERRIDES.extend(a for a in arguments if a.startswith("--config."))
-        arguments = [a for a in arguments if a not in OVERRIDES]
+    settings, own, left = [], [], list(arguments)
+    while left:
+        argument = left.pop(0)
+        if not re.match(r"--?(no)?config\.", argument):
+            own.append(argument)
+            continue
+        if "=" not in argument and left and not left[0].startswith("-"):
+            argument = f"{argument}={left.pop(0)}"
+        settings.append(argument)
     with readable_errors():
-        return FLAGS(locate_in(last_of_each(arguments)))
+        program, *rest = FLAGS(own)
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]!r}; a setting is --config.KEY=VALUE")
+    return [program, *settings]
 
 
-def main(_):
+def main(arguments: Sequence[str]):
+    _, *overrides = arguments
     if MODE.value == "compile":
         os.environ.update(ABSENT_DEVICES | os.environ)  # before jax is imported
 
     import jax
 
-    from jaxseg.data.datasets import custom
     from jaxseg.distributed import processes
 
     if not FLAGS["verbosity"].present:
@@ -87,13 +82,11 @@ def main(_):
     # Compiled programs are kept between runs; a resumed run starts in seconds.
     cache = os.environ.get("JAXSEG_COMPILE_CACHE", pathlib.Path.home() / ".cache/jaxseg/compiled")
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    config = CONFIG.value
-    if config is None and MODE.value != "eval":
+    if not CONFIG.value and MODE.value != "eval":
         raise ConfigError("--config FILE[:VARIANT] is needed, e.g. --config configs/cityscapes.py")
-    if config is None and WORKDIR.value is None:
+    if not CONFIG.value and not WORKDIR.value:
         raise ConfigError("--workdir RUN is needed to evaluate without --config")
-    if config is not None:
-        custom.fill_in(config)
+    config = load_config(CONFIG.value, overrides) if CONFIG.value else None
     workdir = pathlib.Path(WORKDIR.value or f"runs/{config.variant}")
     if TOPOLOGY.value and MODE.value != "compile":
         raise ConfigError("--topology is for devices that are not here: it needs --mode compile")
@@ -112,7 +105,7 @@ def main(_):
 
         task = write_submission if FORMAT_ONLY.value else evaluate_checkpoint
         with processes.ending_together(lambda: "evaluation"):
-            task(CHECKPOINT.value or workdir, config, workdir, OVERRIDES)
+            task(CHECKPOINT.value or workdir, config, workdir, overrides)
     elif MODE.value == "compile":
         from jaxseg.compile import report
 

@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_saved_config
 from jaxseg.data import transforms
+from jaxseg.data.datasets.description import Dataset
 from jaxseg.data.decoding import pictures
-from jaxseg.data.source import Dataset, evaluated_on
+from jaxseg.data.source import evaluated_on
 from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import ConfigError, DataError, JaxsegError
 from jaxseg.inference.image_sizes import check_image_sizes

@@ -9,10 +9,12 @@ from PIL import Image
 from tiny_datasets import HW, only_sample, write_ade20k, write_cityscapes
 
 from jaxseg.data.datasets import get_dataset
+from jaxseg.data.datasets.ade20k import ADE20K
+from jaxseg.data.datasets.cityscapes import CITYSCAPES
 from jaxseg.data.datasets.description import UNKNOWN
 from jaxseg.data.evaluation_images import plan_batches
 from jaxseg.data.samples import read_sample
-from jaxseg.data.source import ADE20K, CITYSCAPES, Source, evaluated_on, find_samples, trained_on
+from jaxseg.data.source import Source, evaluated_on, find_samples, trained_on
 from jaxseg.errors import ConfigError, CorruptFileError, DataError, JaxsegError
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tiny_datasets import HW, write_cityscapes
 
-from jaxseg.data.source import CITYSCAPES, find_samples
+from jaxseg.data.datasets.cityscapes import CITYSCAPES
+from jaxseg.data.source import find_samples
 from jaxseg.evaluation.gallery import Gallery
 
 ROAD, CAR, IGNORE = 0, 13, 255

@@ -71,6 +71,18 @@ def test_unwritable_work_directory(command, tmp_path):
     assert "--workdir" in message
 
 
+def test_argument_that_is_no_flag_is_refused(command, tmp_path):
+    call = command(tmp_path)
+    message = failure(call | {"args": [*call["args"], "steps=3"]})
+    assert "unexpected argument 'steps=3'; a setting is --config.KEY=VALUE" in message
+
+
+def test_value_of_a_setting_may_be_an_argument_of_its_own(command, tmp_path):
+    call = command(tmp_path)
+    message = failure(call | {"args": [*call["args"], "--config.batch_size", "1"]})
+    assert "batch norm needs two images" in message
+
+
 def test_help_is_quick_and_imports_no_jax():
     code = "import sys, jaxseg.main; assert 'jax' not in sys.modules and 'cv2' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

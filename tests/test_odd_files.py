@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 from tiny_datasets import HW, only_sample, write_ade20k, write_cityscapes, write_photograph
 
+from jaxseg.data.datasets.cityscapes import CITYSCAPES
 from jaxseg.data.samples import read_label, read_sample
-from jaxseg.data.source import CITYSCAPES, Source, find_samples
+from jaxseg.data.source import Source, find_samples
 from jaxseg.errors import DataError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (*HW, 4)).astype(np.uint8)

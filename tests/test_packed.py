@@ -14,10 +14,11 @@ from tiny_datasets import HW, write_ade20k, write_cityscapes, write_photograph
 from jaxseg.config import load_config
 from jaxseg.data import pack, pipeline
 from jaxseg.data.datasets import get_dataset
+from jaxseg.data.datasets.cityscapes import CITYSCAPES
 from jaxseg.data.decoding import arrays, pictures
 from jaxseg.data.evaluation_images import evaluation_images
 from jaxseg.data.samples import read_sample
-from jaxseg.data.source import CITYSCAPES, Source, custom, trained_on
+from jaxseg.data.source import Source, trained_on
 from jaxseg.data.survey import survey
 from jaxseg.data.synthetic.writer import write_street_scenes
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
@@ -230,7 +231,6 @@ def test_custom_labels_of_another_suffix_are_refused(tmp_path):
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     overrides = ["--config.data.train_split=train", f"--config.data.classes={tmp_path}/names.txt"]
     config = load_config("configs/custom.py", overrides)
-    custom.fill_in(config)
     config.data.root = str(tmp_path / "files")
     pack.pack(trained_on(config.data), tmp_path / "packed")
     config.data.root = str(tmp_path / "packed")

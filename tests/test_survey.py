@@ -6,8 +6,10 @@ from PIL import Image
 from tiny_datasets import HW, write_ade20k, write_cityscapes, write_photograph
 
 from jaxseg.data.datasets import get_dataset
+from jaxseg.data.datasets.cityscapes import CITYSCAPES
+from jaxseg.data.datasets.mapillary import MAPILLARY_TO_CITYSCAPES
 from jaxseg.data.decoding import pictures
-from jaxseg.data.source import CITYSCAPES, MAPILLARY_TO_CITYSCAPES, Source
+from jaxseg.data.source import Source
 from jaxseg.data.survey import survey
 
 

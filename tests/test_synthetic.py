@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxseg.data.datasets.cityscapes import CITYSCAPES
 from jaxseg.data.samples import read_sample
-from jaxseg.data.source import CITYSCAPES, find_samples
+from jaxseg.data.source import find_samples
 from jaxseg.data.synthetic import scene
 from jaxseg.data.synthetic.writer import STAMP, write_street_scenes
 from jaxseg.errors import DataError

@@ -16,12 +16,14 @@ from test_pipeline import assert_same_batches, make_config, take
 
 from jaxseg.config import load_config
 from jaxseg.data import pipeline
+from jaxseg.data.datasets.ade20k import ADE20K
+from jaxseg.data.datasets.cityscapes import CITYSCAPES
 from jaxseg.data.datasets.description import IGNORE, UNKNOWN
 from jaxseg.data.decoding import pictures
 from jaxseg.data.evaluation_images import evaluation_images
 from jaxseg.data.readers import scene_parse150
 from jaxseg.data.samples import read_sample
-from jaxseg.data.source import ADE20K, CITYSCAPES, Source, evaluated_on, trained_on
+from jaxseg.data.source import Source, evaluated_on, trained_on
 from jaxseg.data.survey import survey
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
 

@@ -3,8 +3,9 @@
 https://docs.cloud.google.com/tpu/docs (v5e, v5p, v6e), and NVIDIA's data sheets of H100 and H200
 SXM. Bandwidth between chips is that in one direction, half of what is called bidirectional.
 
-`GPU_TARGETS` describes GPUs in the form of XLA's GpuTargetConfigProto, which it needs to compile for
-a GPU that is absent. Its figures are those of the CUDA programming guide for compute capability 9.0.
+`GPU_TARGETS` describes GPUs in the form of XLA's GpuTargetConfigProto, which it needs to compile
+for a GPU that is absent. Its figures are those of the CUDA programming guide for compute capability
+9.0.
 """
 
 from dataclasses import dataclass

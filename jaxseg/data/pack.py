@@ -28,7 +28,6 @@ from ml_collections import ConfigDict
 
 from jaxseg.atomic_files import replacing, write_text
 from jaxseg.config import load_config
-from jaxseg.data.datasets import custom
 from jaxseg.data.decoding import arrays
 from jaxseg.data.decoding.pictures import Picture, read_bytes, read_image, read_raw_label
 from jaxseg.data.readers import packed
@@ -247,7 +246,6 @@ def main(arguments: Sequence[str] | None = None):
     options, overrides = parser.parse_known_args(arguments)
     try:
         config = load_config(options.config, overrides)
-        custom.fill_in(config)
         for source in sources(config, options.splits):
             pack(source, options.output, decoded=options.decoded)
     except JaxsegError as error:
