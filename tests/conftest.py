@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 
-from processes import CONFIG, ROOT, STEPS, XLA_FLAGS
+from support.runs import CONFIG, ROOT, STEPS, XLA_FLAGS
 
 # One cache of compiled programs for the runs that all workers start, of this session only.
 if "JAXSEG_TEST_CACHE" not in os.environ:
@@ -22,17 +22,6 @@ from absl import flags
 
 from jaxseg.data.synthetic.writer import write_street_scenes
 
-# Begun first, so that no worker is left alone with them at the end.
-SLOWEST = [
-    "test_processes",
-    "test_train",
-    "test_parallel",
-    "test_reference_vit_trajectory",
-    "test_convert",
-]
-SLOWEST += ["test_predict", "test_evaluate", "test_train_step", "test_mask2former_step"]
-SLOWEST += ["test_reference_mask2former", "test_initialisation", "test_reference_trajectory"]
-
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Tracing makes many small objects, none of them garbage: 6% of a test's time went into looking.
 gc.set_threshold(200_000, 50, 100)
@@ -45,7 +34,8 @@ def pytest_collection_modifyitems(items):
         implementation = str(arguments.get("implementation")).partition(" ")[0]
         if implementation in ("gpu", "tpu"):  # "gpu deterministic" is one of them
             item.add_marker(implementation)
-    items.sort(key=lambda item: item.path.stem not in SLOWEST)
+    # The longest files first, so that no worker is left alone with them at the end.
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 # The rooms of jaxseg: its folders and the files beside them. A file imports from the floors below
 # its own, or from its own room.
 FLOORS = [
