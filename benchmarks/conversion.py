@@ -62,7 +62,7 @@ def write_checkpoint(file: pathlib.Path, config: str) -> int:
     """Writes weights and their moving averages as mmcv names them; the bytes of the weights."""
     tensors = verify.filled_state_dict(load_config(config))
     averages = {f"ema_{name.replace('.', '_')}": value for name, value in tensors.items()}
-    torch_writer.write(file, tensors | averages)
+    torch_writer.write_torch_file(file, tensors | averages)
     return sum(tensor.nbytes for tensor in tensors.values())
 
 

@@ -25,13 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torch_intern_image
+import torch_internimage
 
 import pallas_kernels
 from configs import cityscapes
 from converters.rules import to_variables
 from jaxseg.losses.cross_entropy import IGNORE
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import apply_model, build_model
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import TrainState
 from jaxseg.training.step import make_train_step
@@ -50,11 +50,11 @@ def model_calls(side, options):
     # Random numbers are no part of the comparison.
     backbone.drop_path = 0.0
     config.model.decode_head.dropout = config.model.auxiliary_head.dropout = 0.0
-    theirs = torch_intern_image.UPerNet(backbone.channels, backbone.depths, backbone.groups)
+    theirs = torch_internimage.UPerNet(backbone.channels, backbone.depths, backbone.groups)
     if side == "torch":
         calls = torch_model(theirs, images, labels)
     else:
-        named = torch_intern_image.original_state(theirs)
+        named = torch_internimage.original_state(theirs)
         calls = jaxseg_model(config, named, images, labels)
     if options.batch == 1:  # batch norm of a pooled 1×1 map needs two images
         calls.pop("train_step")
@@ -64,8 +64,8 @@ def model_calls(side, options):
 def jaxseg_model(config, named, images, labels):
     """Forward pass and train step of jaxseg."""
     variables = jax.tree.map(jnp.asarray, to_variables(named))
-    model = segmentor.build(config.model)
-    forward = jax.jit(lambda variables, x: segmentor.apply(model, variables, x)[0].logits)
+    model = build_model(config.model)
+    forward = jax.jit(lambda variables, x: apply_model(model, variables, x)[0].logits)
     optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
     step = jax.jit(make_train_step(config, model, optimizer), donate_argnums=0)
     opt_state = optimizer.init(variables["params"])
@@ -94,7 +94,7 @@ def torch_model(model, images, labels):
 
     def train():
         model.train()
-        logits, auxiliary = (torch_intern_image.resize(x, labels.shape[1:]) for x in model(images))
+        logits, auxiliary = (torch_internimage.resize(x, labels.shape[1:]) for x in model(images))
         loss = F.cross_entropy(logits, labels, ignore_index=IGNORE)
         loss += 0.4 * F.cross_entropy(auxiliary, labels, ignore_index=IGNORE)
         adamw.zero_grad()
@@ -108,7 +108,7 @@ def torch_model(model, images, labels):
 def dcnv3_calls(side, options):
     """As `model_calls`."""
     build = {"jaxseg": jaxseg_dcnv3, "torch": torch_dcnv3}[side]
-    stages = shapes.calls("intern_image_t", (options.height, options.width))
+    stages = shapes.calls("internimage_t", (options.height, options.width))
     return {
         f"{stage}, {direction}": call
         for stage, shape in stages.items()
@@ -150,10 +150,10 @@ def torch_dcnv3(shape, batch):
 
     def forward():
         with torch.no_grad():
-            return [torch_intern_image.dcnv3(*arguments, shape.groups).numpy()]
+            return [torch_internimage.dcnv3(*arguments, shape.groups).numpy()]
 
     def gradients():
-        output = torch_intern_image.dcnv3(*arguments, shape.groups)
+        output = torch_internimage.dcnv3(*arguments, shape.groups)
         found = torch.autograd.grad(output, arguments, cotangent)
         return [output.detach().numpy(), *(x.numpy() for x in found)]
 

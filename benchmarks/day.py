@@ -33,7 +33,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PART_SECONDS = 480
 # Ends of logs that are no failure: what cannot be measured here, and why.
 SKIPPED = {
-    "No module named 'torch'": "torch is not installed; benchmarks/torch_intern_image.py says what"
+    "No module named 'torch'": "torch is not installed; benchmarks/torch_internimage.py says what"
     " to carry",
     "--autotune is for the kernels for GPUs": "needs a GPU",
 }
@@ -113,7 +113,7 @@ def parts(platform: str, tiny: bool) -> list[Part]:
         if platform == "gpu":
             found.append(Part(f"autotune_{operator}", [*bench, "--autotune", "--write"]))
     if platform == "gpu":
-        torch = ["benchmarks/torch_intern_image.py"]
+        torch = ["benchmarks/torch_internimage.py"]
         torch += ["--tiny", "--hw", "64", "64", "--batch", "2", "--steps", "1"] if tiny else []
         found.append(Part("torch_internimage_t", torch))
     for name in ("internimage_t", "mask2former_beit_adapter_l"):
@@ -130,9 +130,9 @@ def parts(platform: str, tiny: bool) -> list[Part]:
 # The three calls of each operator that move most at the published crops.
 LARGEST = {
     "dcnv3": (
-        "intern_image_h 1024x1024 stage 0",
-        "intern_image_xl 512x1024 stage 0",
-        "intern_image_t 512x1024 stage 0",
+        "internimage_h 1024x1024 stage 0",
+        "internimage_xl 512x1024 stage 0",
+        "internimage_t 512x1024 stage 0",
     ),
     "ms_deform_attn": (
         "pixel_decoder_1024 896x896 encoder",
@@ -141,7 +141,7 @@ LARGEST = {
     ),
 }
 SMALLEST = {
-    "dcnv3": ("intern_image_t 512x512 stage 3",),
+    "dcnv3": ("internimage_t 512x512 stage 3",),
     "ms_deform_attn": ("pixel_decoder_256 128x128 encoder",),
 }
 

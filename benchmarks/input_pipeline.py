@@ -1,11 +1,11 @@
-"""Training samples per second and core, from files to normalised crops.
+"""Training samples per second and core, from files to normalized crops.
 
 python benchmarks/input_pipeline.py [--scenes 8 --crops 64 --rounds 5]
 
 Cityscapes (PNG of 1024 x 2048 pixels) and ADE20K (JPEG of 512 x 683) as their recipes crop them,
 from street scenes that are made here, with the blur of a lens and the noise of a sensor, and lie in
 the folders of the real datasets. Beside jaxseg stands the plain order, which decodes and resizes
-the whole image and then crops it, in two forms: with the colour steps and the normalisation in
+the whole image and then crops it, in two forms: with the color steps and the normalization in
 float32, as mmsegmentation does them, and with those of jaxseg, which are tables. jaxseg also reads
 what `jaxseg.data.pack --decoded` makes of the files. All must give the same pixels.
 
@@ -42,8 +42,8 @@ from jaxseg.data.synthetic import scene
 from jaxseg.reporting.manifest import versions
 
 RESULT = pathlib.Path(__file__).parent / "results" / "input_pipeline.json"
-PLAIN = "plain order, colours in float32"
-PLAIN_TABLES = "plain order, colours as in jaxseg"
+PLAIN = "plain order, colors in float32"
+PLAIN_TABLES = "plain order, colors as in jaxseg"
 JAXSEG = "jaxseg"
 JAXSEG_PACKED = "jaxseg, packed decoded"
 PACKAGES = ("opencv-python-headless", "pillow", "isal")
@@ -89,8 +89,8 @@ def compare(config, crops, rounds):
     float32 = (distorted_in_float32, normalized_in_float32)
     tables = (transforms.photometric_distortion, transforms.normalize)
     contenders = {
-        PLAIN: (files, functools.partial(plain, colours=float32)),
-        PLAIN_TABLES: (files, functools.partial(plain, colours=tables)),
+        PLAIN: (files, functools.partial(plain, colors=float32)),
+        PLAIN_TABLES: (files, functools.partial(plain, colors=tables)),
         JAXSEG: (files, lazy),
         JAXSEG_PACKED: (packed, lazy),
     }
@@ -155,8 +155,8 @@ class Stages:
                 (transforms, "random_crop", "crop"),
                 (transforms, "resize_box", "resize"),
                 (transforms, "random_flip", "flip"),
-                (transforms, "photometric_distortion", "colour"),
-                (transforms, "normalize", "normalise"),
+                (transforms, "photometric_distortion", "color"),
+                (transforms, "normalize", "normalize"),
             ):
                 timed = self(stage)(getattr(owner, name))
                 stack.enter_context(mock.patch.object(owner, name, timed))
@@ -169,12 +169,12 @@ def lazy(sample, config, rng, stages):
     return transforms.train_transform(image.first_rows, label, config, rng)
 
 
-def plain(sample, config, rng, stages, *, colours):
-    """Decoded, resized whole, cropped, flipped, distorted, normalised, padded.
+def plain(sample, config, rng, stages, *, colors):
+    """Decoded, resized whole, cropped, flipped, distorted, normalized, padded.
 
-    colours: the functions of the distortion and of the normalisation.
+    colors: the functions of the distortion and of the normalization.
     """
-    distorted, normalized = colours
+    distorted, normalized = colors
     with stages("read"):
         content, label_content = sample.image.read_bytes(), sample.label.read_bytes()
     with stages("decode"):
@@ -199,9 +199,9 @@ def plain(sample, config, rng, stages, *, colours):
     with stages("flip"):
         if rng.random() < config.flip_probability:
             image, label = cv2.flip(image, 1), cv2.flip(label, 1)
-    with stages("colour"):
+    with stages("color"):
         image = distorted(image, rng)
-    with stages("normalise"):
+    with stages("normalize"):
         image = normalized(image, config.mean, config.std)
     extra = [(0, side - have) for side, have in zip(config.crop_hw, label.shape, strict=True)]
     if extra != [(0, 0), (0, 0)]:
@@ -276,7 +276,7 @@ def photograph(index, hw):
     rng = np.random.default_rng(index)
     image, label = scene.render(rng, hw, feature=index % 3)
     noise = rng.normal(0, 3, image.shape).astype(np.float32)
-    # A sensor has one colour per pixel; the other two are between those of its neighbours.
+    # A sensor has one color per pixel; the other two are between those of its neighbors.
     image = cv2.GaussianBlur(image, (0, 0), 1.5) + cv2.GaussianBlur(noise, (0, 0), 0.7)
     return np.clip(image + 0.5, 0, 255).astype(np.uint8), label
 

@@ -22,7 +22,7 @@ from jax import lax
 from configs.ade20k import get_config
 from jaxseg.losses.mask2former import image_cost, mask2former_loss
 from jaxseg.losses.matcher import assign_targets, make_targets
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import apply_model, build_model, init_variables
 from jaxseg.reporting.manifest import versions
 
 PREDICTIONS, BATCH, QUERIES, TARGETS, CLASSES, POINTS = 10, 2, 200, 60, 150, 12544
@@ -58,8 +58,8 @@ def main():
     gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
 
     config = get_config(FORWARD)
-    model = segmentor.build(config.model)
-    variables = segmentor.init(model, jax.random.key(0), HW)
+    model = build_model(config.model)
+    variables = init_variables(model, jax.random.key(0), HW)
     images = draw(BATCH, *HW, 3)
 
     logits = (class_logits, mask_logits)
@@ -68,7 +68,7 @@ def main():
         "matching": least_time(lambda *x: assign_all(costs(*x), valid), *logits, points),
         "loss and gradients": least_time(gradients, *logits, labels, jax.random.key(0)),
         "forward": least_time(
-            lambda variables, images: segmentor.apply(model, variables, images, train=False)[0],
+            lambda variables, images: apply_model(model, variables, images, train=False)[0],
             variables,
             images,
         ),

@@ -104,10 +104,10 @@ def main():
         recipe=example.recipe,
         chip=example.chip,
         links_mb=example.bytes_on_links[1024] / 1e6,
-        links=hardware.get(example.chip).link_bandwidth / 1e9,
+        links=hardware.find_chip(example.chip).link_bandwidth / 1e9,
         links_ms=example.links[1024],
         network_mb=example.bytes_to_network / 1e6,
-        network=hardware.get(example.chip).network_bandwidth / 1e9,
+        network=hardware.find_chip(example.chip).network_bandwidth / 1e9,
         network_ms=example.network,
         first=example.computation[16],
         last=example.computation[1024],
@@ -122,7 +122,7 @@ class Cost:
 
     def __init__(self, recipe, chip, own, programs, slice_size):
         """own: the report of the chip's program for 16; programs: those of v5e, by chips."""
-        data = hardware.get(chip)
+        data = hardware.find_chip(chip)
         self.recipe, self.chip = recipe, chip
         self.bytes_on_links = {n: on_links(program) for n, program in programs.items()}
         self.bytes_to_network = to_network(programs[1024])
@@ -177,7 +177,9 @@ def sent_row(recipe, n, report):
 
 
 def speeds(field):
-    found = [f"{getattr(hardware.get(chip), field) / 1e9:g} GB/s ({chip})" for chip in GENERATIONS]
+    found = [
+        f"{getattr(hardware.find_chip(chip), field) / 1e9:g} GB/s ({chip})" for chip in GENERATIONS
+    ]
     return ", ".join(found)
 
 

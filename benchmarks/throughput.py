@@ -29,7 +29,8 @@ from jaxseg.aot.costs import model_flops
 from jaxseg.aot.programs import trace_evaluation, trace_train_step
 from jaxseg.config import load_config
 from jaxseg.distributed.sharding import check_batch, make_mesh
-from jaxseg.models import kernels, segmentor
+from jaxseg.models import kernels
+from jaxseg.models.segmentation_model import ANY_HW, build_model, init_variables
 from jaxseg.reporting.manifest import device_memory, versions
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import init_state
@@ -66,7 +67,7 @@ def program(config, what, mesh):
     images = jax.device_put(random.standard_normal(image.shape, np.float32), image.sharding)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     if what == "train":
-        model = segmentor.build(config.model, config.deterministic)
+        model = build_model(config.model, config.deterministic)
         optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
         labels = random.integers(0, 19, image.shape[:3]).astype(np.int32)
         batch = {"image": images, "label": jax.device_put(labels, image.sharding)}
@@ -77,11 +78,9 @@ def program(config, what, mesh):
             holder[0], logs = compiled(holder[0], batch)
             jax.block_until_ready(logs)
     else:
-        model = segmentor.build(config.model)
+        model = build_model(config.model)
         key = jax.random.key(config.seed)
-        variables = jax.jit(
-            lambda: segmentor.init(model, key, segmentor.ANY_HW), out_shardings=shardings
-        )()
+        variables = jax.jit(lambda: init_variables(model, key, ANY_HW), out_shardings=shardings)()
 
         def run():
             jax.block_until_ready(compiled(variables, images))
@@ -114,7 +113,7 @@ def measure(config, what, batch, steps):
     }
     if memory := device_memory():
         figures |= {"peak_gigabytes": round(memory[0] / 1e9, 2)}
-    if chip := hardware.of_device_kind(jax.devices()[0].device_kind):
+    if chip := hardware.chip_of_device(jax.devices()[0].device_kind):
         operations = model_flops(config, image, WHAT[what])
         figures |= {"mfu": round(operations / seconds / mesh.size / chip.flops, 4)}
     return figures
@@ -159,7 +158,7 @@ def main():
         "what": options.what,
         "device": device.device_kind,
         "devices": jax.device_count(),
-        "kernels": kernels.describe(config.model),
+        "kernels": kernels.describe_kernels(config.model),
         "kernels_refused": choice.refusals(),
         "tuned": device.device_kind in block_sizes.TUNED,
         **figures,

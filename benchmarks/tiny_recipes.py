@@ -7,7 +7,7 @@ import importlib
 
 SIDE = 64
 BACKBONES = {
-    "intern_image": {"channels": 8, "depths": (1, 1), "groups": (1, 2)},
+    "internimage": {"channels": 8, "depths": (1, 1), "groups": (1, 2)},
     "vit_adapter": {
         "embed_dim": 12,
         "depth": 1,

@@ -68,7 +68,7 @@ def ms_deform_attn_kernels(call: shapes.MSDeformAttn, dtype):
     """As `dcnv3_kernels`."""
     pixels = sum(height * width for height, width in call.levels)
     sampled = (1, call.queries, call.heads, len(call.levels), call.points)
-    levels = ms_deform_attn.levels_of(call.levels)
+    levels = ms_deform_attn.make_levels(call.levels)
     arguments = [
         jax.ShapeDtypeStruct((1, pixels, call.heads, call.head_channels), dtype),
         jax.ShapeDtypeStruct((*sampled, 2), jnp.float32),
@@ -82,9 +82,9 @@ def ms_deform_attn_kernels(call: shapes.MSDeformAttn, dtype):
     def bundles(_, loops: "Loops"):
         strips = [level for level in levels for _ in range(level.strips)]
         total = 0
-        centres = query_rows(call)
+        centers = query_rows(call)
         for first in range(0, call.queries, ms_deform_attn.TILE):
-            tile = centres[first : first + ms_deform_attn.TILE]
+            tile = centers[first : first + ms_deform_attn.TILE]
             total += loops.outside
             for level, (block, _) in zip(strips, loops.last(len(strips)), strict=True):
                 rows = tile * level.height - 0.5

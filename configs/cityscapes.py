@@ -1,4 +1,4 @@
-"""InternImage and ViT-Adapter on Cityscapes (2975 finely labelled training images,
+"""InternImage and ViT-Adapter on Cityscapes (2975 finely labeled training images,
 500 for validation).
 
 Published (ViT-Adapter on 16 GPUs, the others on 8):
@@ -20,7 +20,7 @@ Published (ViT-Adapter on 16 GPUs, the others on 8):
         --config.data.root=DIR --workdir RUN
 
 The `_mapillary` ones start from Mapillary (configs/mapillary.py), and those of InternImage train on
-the finely and the coarsely labelled images together (`train+train_extra`, labels in
+the finely and the coarsely labeled images together (`train+train_extra`, labels in
 refinement_final/). The original UperNet ones name the SegFormer checkpoint as their start, which
 would leave the head at random; here they start from the UperNet one, which was presumably meant.
 

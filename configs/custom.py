@@ -5,8 +5,8 @@
 
 DIR holds
 
-    images/{train,val}/**/NAME.jpg    RGB, grey or with transparency, of any sizes
-    masks/{train,val}/**/NAME.png     one value per pixel, grey or with a palette
+    images/{train,val}/**/NAME.jpg    RGB, gray or with transparency, of any sizes
+    masks/{train,val}/**/NAME.png     one value per pixel, gray or with a palette
 
 and names.txt a class a line: the first is 0 in the masks, the next 1, and so on; 255 is ignored.
 Other values are written before the names; values of one name are one class, `ignore` is none:

@@ -12,7 +12,7 @@ mask2former_beit_adapter_l.
 
 The mapping is the published one, with its quirk that label values above 65, which the dataset does
 not have, are road; --config.data.dataset=mapillary_to_cityscapes_strict refuses them. `mapillary65`
-and `mapillary66` are the dataset's own classes, without and with the one for what is unlabelled:
+and `mapillary66` are the dataset's own classes, without and with the one for what is unlabeled:
 
     --config.data.dataset=mapillary65 --config.data.train_split=training \\
     --config.data.val_dataset= --config.data.val_root= --config.data.val_split=validation

@@ -38,7 +38,7 @@ class Plan:
 
     @property
     def initial(self) -> dict[str, str]:
-        """Path of a variable that is as the model initialises it -> why."""
+        """Path of a variable that is as the model initializes it -> why."""
         reasons = self.derived | self.fresh
         return {path: why for path, why in reasons.items() if path not in self.tables}
 
@@ -53,7 +53,7 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(
+def make_plan(
     tensors: Mapping[str, Shape],
     wanted: Mapping[str, Shape],
     *,

@@ -21,18 +21,18 @@ from jaxseg.checkpoints.weights import save_weights
 from jaxseg.config import load_config
 from jaxseg.data.source import evaluated_on
 from jaxseg.errors import ConfigError, JaxsegError
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import ANY_HW, build_model, init_variables, variable_shapes
 from jaxseg.zoo import catalogue
 
 
 def initial_values(config: ConfigDict, wanted: Iterable[str]) -> dict[str, np.ndarray]:
     """Initial values of some variables of `config.model`, by path; the others are not computed."""
     wanted = set(wanted)
-    model = segmentor.build(config.model)
+    model = build_model(config.model)
 
     @jax.jit
     def draw():
-        variables = segmentor.init(model, jax.random.key(config.seed), segmentor.ANY_HW)
+        variables = init_variables(model, jax.random.key(config.seed), ANY_HW)
         return {
             path: leaf
             for path, leaf in parameter_paths.by_path(variables).items()
@@ -48,13 +48,13 @@ def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype:
     Raises:
       CheckpointError: where the file cannot be read or does not fit, or `output` is taken.
     """
-    wanted = parameter_paths.shapes(segmentor.shapes(segmentor.build(config.model)))
+    wanted = parameter_paths.shapes(variable_shapes(build_model(config.model)))
     window = config.model.backbone.get("window")
     weights = read_weights(path, wanted, model=config.variant, window=window, prefer_ema=ema)
     arrays = {}
     initial = initial_values(config, weights.plan.initial)
     for name, values in (weights.arrays | initial).items():
-        # Statistics stay in float32: what is normalised by them is.
+        # Statistics stay in float32: what is normalized by them is.
         kept = np.float32 if name.startswith("batch_stats/") else jax.numpy.dtype(dtype)
         arrays[name] = np.asarray(values, dtype=kept)  # where possible still a view of the file
     save_weights(output, parameter_paths.nested(arrays), config.to_dict())
@@ -97,11 +97,11 @@ def main(arguments: Sequence[str] | None = None):
     options, overrides = parser.parse_known_args(arguments)
     logging.set_verbosity(logging.ERROR)  # orbax warns of what it is asked to do here
     try:
-        config = options.config or (options.zoo and catalogue.get(options.zoo).config)
+        config = options.config or (options.zoo and catalogue.find_model(options.zoo).config)
         if not config:
             raise ConfigError("--config FILE:VARIANT is needed to say which model the file is of")
         config = load_config(config, overrides)
-        path = options.checkpoint or catalogue.file(options.zoo)
+        path = options.checkpoint or catalogue.fetch_weights(options.zoo)
         convert(path, config, options.output, options.dtype, options.ema)
     except JaxsegError as error:
         sys.exit(f"converters.convert: {error}")

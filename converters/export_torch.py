@@ -21,8 +21,8 @@ from jaxseg import parameter_paths
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_saved_config
 from jaxseg.data.source import evaluated_on
 from jaxseg.errors import JaxsegError
-from jaxseg.models import segmentor
 from jaxseg.models.backbones.beit import relative_position_index
+from jaxseg.models.segmentation_model import build_model
 from jaxseg.ops import position_tables
 
 
@@ -60,12 +60,14 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path) -> int:
     checkpoint = find_checkpoint(checkpoint)
     config = ConfigDict(load_saved_config(checkpoint))
     cpu = jax.local_devices(backend="cpu")[0]
-    variables = load_on_device(checkpoint, segmentor.build(config.model), cpu)
+    variables = load_on_device(checkpoint, build_model(config.model), cpu)
     tensors = to_state_dict(variables, config.model.backbone.get("window"))
     # What mmsegmentation asks a checkpoint for besides the weights.
     dataset = evaluated_on(config.data).dataset
-    palette = tuple(tuple(colour) for colour in dataset.palette.tolist())
-    torch_writer.write(output, tensors, {"CLASSES": tuple(dataset.classes), "PALETTE": palette})
+    palette = tuple(tuple(color) for color in dataset.palette.tolist())
+    torch_writer.write_torch_file(
+        output, tensors, {"CLASSES": tuple(dataset.classes), "PALETTE": palette}
+    )
     return len(tensors)
 
 

@@ -62,7 +62,7 @@ class Recording:
     margins: np.ndarray
 
 
-def read(path: pathlib.Path) -> Recording:
+def read_recording(path: pathlib.Path) -> Recording:
     """Reads either form of the recordings; nothing in the file is executed.
 
     Raises:

@@ -30,7 +30,7 @@ class StateDict:
     meta: dict[str, str]
 
 
-def find(obj: object, *, prefer_ema: bool = False) -> StateDict:
+def find_state_dict(obj: object, *, prefer_ema: bool = False) -> StateDict:
     """Finds the weights in what a checkpoint file holds, e.g. in {"state_dict": ..., "meta": ...}.
 
     They are under `state_dict`, else `model`, else `module`, else `teacher`, else the dict itself;

@@ -12,7 +12,7 @@ from converters import conversion_plan, rules, state_dict
 from converters.torch_files import torch_file
 from jaxseg import parameter_paths
 from jaxseg.errors import CheckpointError
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model, variable_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def from_state_dict(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> di
     Raises:
       CheckpointError: naming every tensor and every variable without a counterpart.
     """
-    wanted = parameter_paths.shapes(segmentor.shapes(segmentor.build(config.model)))
+    wanted = parameter_paths.shapes(variable_shapes(build_model(config.model)))
     names = {"source": "the state dict", "model": config.variant}
     return parameter_paths.nested(match(tensors, wanted, **names).arrays)
 
@@ -64,9 +64,9 @@ def read_weights(
     Raises:
       CheckpointError: for a file that cannot be read, or whose tensors are not those of the model.
     """
-    content = torch_file.read(path)
+    content = torch_file.read_torch_file(path)
     try:
-        found = state_dict.find(content, prefer_ema=prefer_ema)
+        found = state_dict.find_state_dict(content, prefer_ema=prefer_ema)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     names = {"source": str(path), "model": model}
@@ -77,7 +77,7 @@ def read_weights(
 def match(tensors: Mapping[str, np.ndarray], wanted, **options) -> TorchWeights:
     """Carries out `conversion_plan.plan`; only tables that are resized are copied."""
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    plan = conversion_plan.plan(shapes, wanted, **options)
+    plan = conversion_plan.make_plan(shapes, wanted, **options)
     arrays = {path: rules.to_channels_last(tensors[name], path) for name, path in plan.used.items()}
     made = {table: table.made_from(tensors[table.source]) for table in set(plan.tables.values())}
     arrays |= {path: made[table] for path, table in plan.tables.items()}

@@ -34,8 +34,13 @@ from jaxseg import parameter_paths
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
 from jaxseg.config import load_config
 from jaxseg.errors import CheckpointError, JaxsegError
-from jaxseg.models import segmentor
 from jaxseg.models.heads.mask2former_head import MaskPredictions
+from jaxseg.models.segmentation_model import (
+    SegmentationModel,
+    Variables,
+    build_model,
+    variable_shapes,
+)
 from jaxseg.ops.resize import resize_bilinear
 
 # Of the largest value of each tensor. The original's own float32 differs from its float64 by 3e-5
@@ -78,14 +83,14 @@ class Comparison:
 
 def filled_state_dict(config: ConfigDict) -> dict[str, np.ndarray]:
     """The state dict of the original of a model, with the weights that `fill` makes."""
-    wanted = parameter_paths.shapes(segmentor.shapes(segmentor.build(config.model)))
+    wanted = parameter_paths.shapes(variable_shapes(build_model(config.model)))
     shapes = {rules.to_name(p): rules.channels_first_shape(s, p) for p, s in wanted.items()}
     return {name: fill(name, shape) for name, shape in shapes.items()}
 
 
 def compare(
     config: ConfigDict,
-    variables: segmentor.Variables,
+    variables: Variables,
     recorded: Recording,
     tolerance: float = TOLERANCE,
 ) -> Comparison:
@@ -94,7 +99,7 @@ def compare(
     Raises:
       CheckpointError: where a recorded tensor is of another shape, or is not in this model.
     """
-    outputs = run(segmentor.build(config.model), variables, recorded.images)
+    outputs = run(build_model(config.model), variables, recorded.images)
     errors = {}
     for name, samples in recorded.tensors.items():
         if name not in outputs:
@@ -112,7 +117,7 @@ def compare(
 
 
 def run(
-    model: segmentor.Segmentor, variables: segmentor.Variables, images: Float[Array, "b h w 3"]
+    model: SegmentationModel, variables: Variables, images: Float[Array, "b h w 3"]
 ) -> dict[str, jax.Array]:
     """Features and logits by the names of a `Recording`, channels first as there."""
 
@@ -148,10 +153,10 @@ def load_weights(path: pathlib.Path | None, config: ConfigDict) -> Any:
     """Variables of `config.model`: of a PyTorch file, of a jaxseg run, or made from names."""
     if path is None:
         return torch_weights.from_state_dict(filled_state_dict(config), config)
-    model = segmentor.build(config.model)
+    model = build_model(config.model)
     if path.is_dir():
         return load_on_device(find_checkpoint(path), model)
-    shapes = parameter_paths.shapes(segmentor.shapes(model))
+    shapes = parameter_paths.shapes(variable_shapes(model))
     weights = torch_weights.read_weights(path, shapes, model=config.variant)
     if weights.plan.fresh:
         raise CheckpointError(f"{path} is a backbone alone; a whole segmentor is to be compared")
@@ -173,7 +178,7 @@ def main(arguments: Sequence[str] | None = None):
     try:
         # The recordings are of float32; what bfloat16 costs is another question.
         config = load_config(options.config, ["--config.model.dtype=float32", *overrides])
-        recorded = recording.read(options.reference)
+        recorded = recording.read_recording(options.reference)
         variables = load_weights(options.checkpoint, config)
         comparison = compare(config, variables, recorded, options.tolerance)
     except JaxsegError as error:

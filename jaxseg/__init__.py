@@ -3,8 +3,8 @@
 import os
 
 # XLA:CPU begins whatever it can, and so it has the position biases of all layers of BEiT in memory
-# at once, where one at a time would do (tests/programs/test_predict.py). Read when jax starts its devices; a
-# flag of the user's own comes later and wins.
+# at once, where one at a time would do (tests/programs/test_predict.py). Read when jax starts its
+# devices; a flag of the user's own comes later and wins.
 IN_SEQUENCE = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 os.environ["XLA_FLAGS"] = f"{IN_SEQUENCE} {os.environ.get('XLA_FLAGS', '')}"
 

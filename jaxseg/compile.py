@@ -32,7 +32,7 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
         config.model.dtype = "bfloat16"
     check_image_sizes(config)
     chip, devices = topology_devices(topology, slices)
-    kernels.check(config.model, chip.platform)
+    kernels.check_kernels(config.model, chip.platform)
     mesh = make_mesh(config.mesh, devices)
     if what == "train":
         check_batch(config.batch_size, config.optim.accumulation, mesh)
@@ -69,7 +69,7 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
     return result | {"level": jax.config.jax_optimization_level, **versions()}
 
 
-def text(result: dict[str, Any]) -> str:
+def format_report(result: dict[str, Any]) -> str:
     """The result for people."""
     memory, (images, height, width) = result["memory"], result["images"]
     devices = math.prod(result["mesh"].values())
@@ -115,9 +115,11 @@ def _gb(number: float) -> str:
     return f"{number / 1e9:.2f} GB" if number > 1e7 else f"{number / 1e6:.2f} MB"
 
 
-def report(config: ConfigDict, topology: str, slices: int, what: str, workdir: pathlib.Path):
+def compile_recipe(
+    config: ConfigDict, topology: str, slices: int, what: str, workdir: pathlib.Path
+):
     """Prints the report, and keeps it as `compile.json` in the work directory."""
     result = compile_report(config, topology, slices, what)
-    print(text(result))
+    print(format_report(result))
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "compile.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from jaxseg.errors import ConfigError
 from jaxseg.recipes import class_list
 
+HEADS = ("decode_head", "auxiliary_head")
 # How ml_collections refuses an override of a part that the recipe does not have.
 OF_NOTHING = re.compile(r'Override (\S+) can not be applied because field "(\w+)" is None')
 
@@ -106,8 +107,26 @@ def override_config(config: ml_collections.ConfigDict, overrides: Sequence[str])
     resolve(config)
 
 
+RENAMED_KINDS = {"intern_image": "internimage", "uper": "upernet"}
+
+
+def upgrade(config: ml_collections.ConfigDict | dict[str, Any]):
+    """Gives a config of an earlier version, in place, the names and keys of this one."""
+    model = config["model"]
+    for part in ("backbone", *HEADS):
+        settings = model.get(part)
+        if settings and settings["kind"] in RENAMED_KINDS:
+            settings["kind"] = RENAMED_KINDS[settings["kind"]]
+    if "kernels" not in model:
+        model["kernels"] = "auto"
+    mask2former = config.get("loss", {}).get("mask2former", {})
+    if "importance_ratio" in mask2former:
+        mask2former["importance_sample_ratio"] = mask2former["importance_ratio"]
+        del mask2former["importance_ratio"]
+
+
 def resolve(config: ml_collections.ConfigDict):
-    """Fills in what follows from the classes of a user's own data; other configs stay as they are.
+    """Fills in what follows from the classes of a user's own data, and renames what is old.
 
     The lines of the file `config.data.classes` go into `config.data.class_lines`, so that a
     checkpoint needs the file no more. The heads get an output for each class.
@@ -115,13 +134,15 @@ def resolve(config: ml_collections.ConfigDict):
     Raises:
       ConfigError: where there is no such file, or where it does not list classes.
     """
+    with config.unlocked():
+        upgrade(config)
     if "class_lines" not in config.get("data", ()):
         return
     if config.data.classes:
         config.data.class_lines = class_list.read_lines(config.data.classes)
         config.data.classes = ""
     classes, _ = class_list.parse_lines(config.data.class_lines)
-    for head in ("decode_head", "auxiliary_head"):
+    for head in HEADS:
         if config.model.get(head):
             config.model[head].num_classes = len(classes)
 

@@ -16,7 +16,8 @@ from jaxseg.distributed.sharding import infer_shardings, make_mesh, with_shardin
 from jaxseg.evaluation import results
 from jaxseg.evaluation.evaluator import evaluate
 from jaxseg.inference.image_sizes import check_image_sizes
-from jaxseg.models import kernels, segmentor
+from jaxseg.models import kernels
+from jaxseg.models.segmentation_model import build_model, variable_shapes
 
 
 def evaluate_checkpoint(
@@ -26,7 +27,7 @@ def evaluate_checkpoint(
 
     Raises and takes what `load` does.
     """
-    step, config, model, variables, mesh = load(path, config, overrides)
+    step, config, model, variables, mesh = load_saved_run(path, config, overrides)
     pictures = workdir / "predictions" / f"step_{step:06d}"
     scores = evaluate(model, variables, config, mesh, pictures=pictures)
     classes = evaluated_on(config.data).dataset.classes
@@ -39,7 +40,7 @@ def evaluate_checkpoint(
 def write_submission(
     path: str, config: ConfigDict | None, workdir: pathlib.Path, overrides: Sequence[str] = ()
 ):
-    """Writes class maps of the validation split, labelled or not, as the benchmark's server takes
+    """Writes class maps of the validation split, labeled or not, as the benchmark's server takes
     them (`jaxseg.data.submission`), to `workdir`/submission.
 
     Takes what `load` does.
@@ -47,21 +48,21 @@ def write_submission(
     Raises:
       ConfigError: for a dataset without a form for submissions, and as `load` does.
     """
-    _, config, model, variables, mesh = load(path, config, overrides)
-    source = dataclasses.replace(evaluated_on(config.data), labelled=False)
-    submission.check(source.dataset)
+    _, config, model, variables, mesh = load_saved_run(path, config, overrides)
+    source = dataclasses.replace(evaluated_on(config.data), labeled=False)
+    submission.check_submission(source.dataset)
     samples, folder = source.samples(), workdir / "submission"
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(index, _, class_map):
-        submission.write(folder, source.dataset, samples[index], class_map)
+        submission.write_class_map(folder, source.dataset, samples[index], class_map)
 
     evaluate(model, variables, config, mesh, source=source, on_image=write)
     if jax.process_index() == 0:
         print(f"{len(samples)} class maps in {folder}")
 
 
-def load(path: str, config: ConfigDict | None, overrides: Sequence[str]):
+def load_saved_run(path: str, config: ConfigDict | None, overrides: Sequence[str]):
     """(step, config, model, variables, mesh) of a saved run, for its evaluation.
 
     Args:
@@ -75,18 +76,16 @@ def load(path: str, config: ConfigDict | None, overrides: Sequence[str]):
     """
     checkpoint = find_checkpoint(path)
     if config is None:
-        stored = load_saved_config(checkpoint)
-        stored["model"].setdefault("kernels", "auto")  # which is newer than some checkpoints
-        config = ConfigDict(stored)
+        config = ConfigDict(load_saved_config(checkpoint))
         override_config(config, overrides)
-    kernel_setting, _ = kernels.setting(config.model)
+    kernel_setting, _ = kernels.kernel_setting(config.model)
     settings = flatten_config(config.to_dict()) | {"model.kernels": kernel_setting}
-    multihost.check_same(settings)
+    multihost.check_same_config(settings)
     check_image_sizes(config)
     mesh = make_mesh(config.mesh)
-    kernels.check(config.model, mesh.devices.flat[0].platform)
-    model = segmentor.build(config.model)
-    shapes = segmentor.shapes(model)
+    kernels.check_kernels(config.model, mesh.devices.flat[0].platform)
+    model = build_model(config.model)
+    shapes = variable_shapes(model)
     shardings = infer_shardings(shapes, config.sharding, mesh)
     variables = load_variables(checkpoint, with_shardings(shapes, shardings))
     return int(checkpoint.name), config, model, variables, mesh

@@ -22,7 +22,7 @@ CONFIG = flags.DEFINE_string("config", None, "FILE[:VARIANT]; override with --co
 WORKDIR = flags.DEFINE_string("workdir", None, "all that a run writes; default runs/VARIANT")
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(map(": ".join, MODES.items())))
 # Nothing runs on devices that are not there, nor are they looked for. XLA's lower level of
-# optimisation takes a third of the time.
+# optimization takes a third of the time.
 ABSENT_DEVICES = {
     "JAX_OPTIMIZATION_LEVEL": "O1",
     "JAX_ENABLE_COMPILATION_CACHE": "false",  # the program itself is looked at
@@ -107,11 +107,11 @@ def main(arguments: Sequence[str]):
         with processes.ending_together(lambda: "evaluation"):
             task(CHECKPOINT.value or workdir, config, workdir, overrides)
     elif MODE.value == "compile":
-        from jaxseg.compile import report
+        from jaxseg.compile import compile_recipe
 
         if TOPOLOGY.value is None:
             raise ConfigError("--topology CHIP:SHAPE is needed, such as --topology v5e:16x16")
-        report(config, TOPOLOGY.value, SLICES.value, WHAT.value, workdir)
+        compile_recipe(config, TOPOLOGY.value, SLICES.value, WHAT.value, workdir)
     else:
         from jaxseg.show import show
 

@@ -26,8 +26,9 @@ from jaxseg.errors import ConfigError, DataError, JaxsegError
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.inference.predictor import make_predictor
 from jaxseg.inference.segments import Segments, instance_segments, panoptic_segments
-from jaxseg.models import kernels, segmentor
+from jaxseg.models import kernels
 from jaxseg.models.heads.mask2former_head import Mask2FormerHead
+from jaxseg.models.segmentation_model import SegmentationModel, Variables, apply_model, build_model
 from jaxseg.reporting import visualize
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -39,13 +40,13 @@ class Segmenter:
 
     Attributes:
       config: what the model was trained with.
-      dataset: its class names and colours; the one that the model was evaluated on.
+      dataset: its class names and colors; the one that the model was evaluated on.
     """
 
     config: ConfigDict
     dataset: Dataset
-    _model: segmentor.Segmentor
-    _variables: segmentor.Variables = dataclasses.field(repr=False)
+    _model: SegmentationModel
+    _variables: Variables = dataclasses.field(repr=False)
 
     @classmethod
     def from_checkpoint(cls, path: str | pathlib.Path) -> "Segmenter":
@@ -58,8 +59,8 @@ class Segmenter:
         checkpoint = find_checkpoint(path)
         config = ConfigDict(load_saved_config(checkpoint))
         dataset = evaluated_on(config.data).dataset
-        kernels.check(config.model, jax.local_devices()[0].platform)
-        model = segmentor.build(config.model)
+        kernels.check_kernels(config.model, jax.local_devices()[0].platform)
+        model = build_model(config.model)
         variables = load_on_device(checkpoint, model)
         check_image_sizes(config)
         return cls(config, dataset, model, variables)
@@ -80,7 +81,7 @@ class Segmenter:
         return classes
 
     def segments(self, image: UInt8[np.ndarray, "h w 3"], *, overlapping: bool = False) -> Segments:
-        """Masks, classes and scores of the segments of an RGB image, by the queries of Mask2Former.
+        """Masks, classes and confidences of the segments that Mask2Former finds in an RGB image.
 
         Sure segments that do not overlap (`segments.panoptic_segments`), or what every query says
         by itself (`segments.instance_segments`). The image goes through the network in one piece,
@@ -121,7 +122,7 @@ def _bgr(image):
 @functools.partial(jax.jit, static_argnums=0)
 def _last_prediction(model, variables, image):
     """Class logits [q, k + 1] and mask logits [q, h, w] of one image, by a Mask2Former."""
-    masks = segmentor.apply(model, variables, image[None])[0].masks
+    masks = apply_model(model, variables, image[None])[0].masks
     return masks.class_logits[-1, 0], masks.mask_logits[-1, 0]
 
 

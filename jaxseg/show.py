@@ -14,7 +14,8 @@ from jaxseg.data.source import Source, evaluated_on, trained_on
 from jaxseg.data.survey import survey
 from jaxseg.errors import DataError
 from jaxseg.inference.image_sizes import check_image_sizes
-from jaxseg.models import flops, kernels, segmentor
+from jaxseg.models import flops, kernels
+from jaxseg.models.segmentation_model import build_model, variable_shapes
 from jaxseg.reporting import visualize
 from jaxseg.zoo import catalogue
 
@@ -31,7 +32,7 @@ def show(config: ConfigDict, workdir: pathlib.Path):
     """
     check_image_sizes(config)
     print(config)
-    print(f"kernels: {kernels.describe(config.model)}")
+    print(f"kernels: {kernels.describe_kernels(config.model)}")
     print(model_table(config))
     faults = sum(
         show_data(source) for source in (trained_on(config.data), evaluated_on(config.data))
@@ -62,14 +63,14 @@ def model_table(config: ConfigDict) -> str:
     FLOPs are those of one image as the published tables count them (`jaxseg.models.flops`); of a
     model with published FLOPs at the size that its table has, so that the same figure appears.
     """
-    model = segmentor.build(config.model)
-    published = catalogue.of_recipe(config.variant, config.data.dataset)
+    model = build_model(config.model)
+    published = catalogue.find_recipe(config.variant, config.data.dataset)
     image_hw = (published and published.flops_hw) or config.data.crop_hw
     parameters, operations = collections.Counter(), collections.Counter()
-    for path, leaf in parameter_paths.by_path(segmentor.shapes(model)["params"]).items():
+    for path, leaf in parameter_paths.by_path(variable_shapes(model)["params"]).items():
         for part in parts(path.split("/")):
             parameters[part] += leaf.size
-    for path, count in flops.count(model, image_hw).items():
+    for path, count in flops.count_flops(model, image_hw).items():
         for part in parts(path):
             operations[part] += count
     height, width = image_hw

@@ -29,7 +29,8 @@ from jaxseg.errors import ConfigError, JaxsegError
 from jaxseg.evaluation.evaluator import Stopped, evaluate
 from jaxseg.evaluation.results import report_evaluation, write_evaluation
 from jaxseg.inference.image_sizes import check_image_sizes
-from jaxseg.models import kernels, segmentor
+from jaxseg.models import kernels
+from jaxseg.models.segmentation_model import build_model
 from jaxseg.reporting.manifest import fingerprint, versions, write_manifest
 from jaxseg.reporting.report import Report
 from jaxseg.training.optimizer import first_nonfinite, learning_rate_schedule, make_optimizer
@@ -55,8 +56,10 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         that is not finite, with the step and the name of the first bad tensor.
     """
     workdir = pathlib.Path(workdir)
-    kernel_setting, _ = kernels.setting(config.model)
-    multihost.check_same(flatten_config(config.to_dict()) | {"model.kernels": kernel_setting})
+    kernel_setting, _ = kernels.kernel_setting(config.model)
+    multihost.check_same_config(
+        flatten_config(config.to_dict()) | {"model.kernels": kernel_setting}
+    )
     mesh = make_mesh(config.mesh)
     check(config, mesh)
     make_writable(workdir)
@@ -66,7 +69,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     batches = training_batches(
         config.data, batch_size=config.batch_size, seed=config.seed, rows=rows
     )
-    model = segmentor.build(config.model, config.deterministic)
+    model = build_model(config.model, config.deterministic)
     optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
 
     def fresh_state():
@@ -79,15 +82,17 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
 
     # The own work directory, then weights to start from, then scratch.
     if config.init and not any((workdir / "checkpoints").glob("[0-9]*")):
-        initial_weights.locate(config.init)  # what is missing is missed before anything is computed
+        initial_weights.check_available(
+            config.init
+        )  # what is missing is missed before anything is computed
     saved = Checkpoints(workdir / "checkpoints", config.to_dict(), config.checkpoint.keep)
     state, origin = saved.restore_latest(abstract), "resumed"
     if state is None:
         state, origin = jax.jit(fresh_state, out_shardings=shardings)(), "from scratch"
         if config.init:
-            state, origin = start_from(config, state)
-    start = step = int(state.step)
-    batches.set_state({"batches_taken": start})
+            state, origin = start_from_weights(config, state)
+    first_step = step = int(state.step)
+    batches.set_state({"batches_taken": first_step})
 
     train_step = jax.jit(
         make_train_step(config, model, optimizer),
@@ -100,11 +105,13 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     with (
         contextlib.closing(batches),
         contextlib.closing(saved),  # waits for the save in progress, also when something is raised
-        Report(workdir, total_steps=config.steps, start_step=start, enabled=main_process) as report,
+        Report(
+            workdir, total_steps=config.steps, start_step=first_step, enabled=main_process
+        ) as report,
         Profile(config.profile, workdir / "profile", report.message) as profile,
         processes.ending_together(lambda: f"step {step}"),
     ):
-        describe(report, config, mesh, state, f"{origin}, at step {start} of {config.steps}")
+        describe(report, config, mesh, state, f"{origin}, at step {first_step} of {config.steps}")
         timer, logs = StepTimer(), None
 
         def due(every):
@@ -121,7 +128,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
                 if evaluation_due and not stopping:
                     scores = evaluate_now(config, model, state, mesh, workdir, report, stop_signal)
                     stopping = scores is None
-                if scores or (step > start and (save_due or stopping)):
+                if scores or (step > first_step and (save_due or stopping)):
                     saved.save(state, step, scores)
                 timer = StepTimer()  # this is no part of the time of a step
             if step == config.steps or stopping:
@@ -136,9 +143,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
             # The step before is looked at while this one is computed.
             check_finite(step, previous, state)
             step += 1
-            profile.after(step - start, state)
+            profile.after(step - first_step, state)
 
-            if step % config.log_steps == 0 or step == start + 1:
+            if step % config.log_steps == 0 or step == first_step + 1:
                 check_finite(step, logs, state)
                 numbers = {name: float(value) for name, value in logs.items() if name != "norms"}
                 numbers["learning_rate"] = float(rate(step - 1))
@@ -156,7 +163,7 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
       ConfigError: naming the setting and what it may be.
     """
     check_batch(config.batch_size, config.optim.accumulation, mesh)
-    kernels.check(config.model, mesh.devices.flat[0].platform)
+    kernels.check_kernels(config.model, mesh.devices.flat[0].platform)
     check_image_sizes(config)
     trained = trained_on(config.data).dataset
     evaluated = evaluated_on(config.data).dataset
@@ -191,23 +198,27 @@ def make_writable(workdir: pathlib.Path):
             f"cannot write to the work directory {workdir}: {error.strerror}; choose another with"
             " --workdir"
         ) from error
-    if without := multihost.without_file_of_first(workdir):
+    if without := multihost.processes_without_shared_file(workdir):
         raise ConfigError(
             f"the work directory {workdir.absolute()}: process {', '.join(map(str, without))} does"
             " not see in its own what process 0 writes; choose one with --workdir that all share"
         )
 
 
-def start_from(config: ConfigDict, state: TrainState) -> tuple[TrainState, str]:
+def start_from_weights(config: ConfigDict, state: TrainState) -> tuple[TrainState, str]:
     """`state` with the weights of `config.init`, and what was taken from there."""
     fresh = {"params": state.params, "batch_stats": state.batch_stats}
     window = config.model.backbone.get("window")
-    variables, origin = initial_weights.load(config.init, fresh, config.variant, window)
+    variables, origin = initial_weights.load_initial_weights(
+        config.init, fresh, config.variant, window
+    )
     ema = None if state.ema is None else jax.tree.map(jnp.copy, variables["params"])
     return state.replace(**variables, ema=ema), origin
 
 
-def describe(report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, start):
+def describe(
+    report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, origin: str
+):
     """The start-up header, and beside the results the resolved config and the manifest."""
     training, evaluation = trained_on(config.data), evaluated_on(config.data)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
@@ -217,13 +228,13 @@ def describe(report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state:
             "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
             "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
             "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
-            "kernels": kernels.describe(config.model),
+            "kernels": kernels.describe_kernels(config.model),
             "deterministic": str(config.deterministic),
             "parameters": f"{parameters / 1e6:.2f} M",
             "global batch": f"{config.batch_size} images of {tuple(config.data.crop_hw)}",
             "training": f"{training}: {len(training.samples())} images",
             "evaluation": f"{evaluation}: {len(evaluation.samples())} images",
-            "start": start,
+            "start": origin,
         }
     )
     weights = fingerprint(state.params)
@@ -232,7 +243,7 @@ def describe(report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state:
         write_manifest(
             report.workdir,
             {
-                "start": start,
+                "start": origin,
                 "initial_weights" if int(state.step) == 0 else "weights": weights,
                 "global_batch": config.batch_size,
                 "mesh": dict(mesh.shape),

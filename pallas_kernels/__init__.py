@@ -1,7 +1,7 @@
 """Deformable sampling for JAX: one public function an operator, one file an implementation.
 
 Nothing here needs a compiler on the user's side. `reference` holds the definition; the other
-implementations are optimisations with the same values and gradients for any offset.
+implementations are optimizations with the same values and gradients for any offset.
 """
 
 from pallas_kernels.choice import KernelChoice, platform

@@ -252,7 +252,7 @@ def main(arguments: Sequence[str] | None = None):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    default = ["intern_image_t 512x1024 *"]
+    default = ["internimage_t 512x1024 *"]
     parser.add_argument("--shapes", nargs="+", default=default, metavar="PATTERN")
     parser.add_argument("--implementation", action="append", help="default: all for this platform")
     parser.add_argument("--batch", type=int, default=2)

@@ -87,7 +87,7 @@ def dcnv3(
     Args:
       value: projected input, `groups` × channels per group along the last axis.
       offset: (x, y) pairs in pixels, laid out [groups, kernel_size², 2] along the last axis.
-      mask: sampling weights, [groups, kernel_size²]; already normalised where the model wants it.
+      mask: sampling weights, [groups, kernel_size²]; already normalized where the model wants it.
       implementation: one of `IMPLEMENTATIONS`, or None for the best on the platform.
       deterministic: the GPU kernel gives gradients with the same bits in every run, for more time
         and memory.
@@ -143,7 +143,7 @@ def ms_deform_attn(
       value: projected features of all levels, one after the other, each row by row.
       spatial_shapes: (height, width) per level; static.
       sampling_locations: (x, y) in 0…1 of each level; anything outside samples zeros.
-      attention_weights: already normalised over levels and points.
+      attention_weights: already normalized over levels and points.
       implementation: one of `IMPLEMENTATIONS`, or None for the best on the platform.
       deterministic: the GPU kernel gives gradients with the same bits in every run, for more time
         and memory.

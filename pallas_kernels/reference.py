@@ -9,9 +9,9 @@ def bilinear(
 ) -> Float[Array, "n p q g k c"]:
     """Samples every group of `value` at pixel coordinates (y, x), k points a group.
 
-    Pixel centres are integers; a neighbour outside the image counts as zero on its own, so that a
+    Pixel centers are integers; a neighbor outside the image counts as zero on its own, so that a
     point half a pixel outside has half the weight. At integer coordinates the derivative is the
-    right-sided difference, as in the CUDA operator, because the lower neighbour is `floor`.
+    right-sided difference, as in the CUDA operator, because the lower neighbor is `floor`.
     """
     n, height, width, groups, _ = value.shape
     y0, x0 = jnp.floor(y), jnp.floor(x)

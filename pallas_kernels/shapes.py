@@ -32,7 +32,7 @@ class MSDeformAttn(NamedTuple):
 
 # InternImage by size: groups of the first stage (twice as many in each that follows), and channels
 # of a group.
-INTERN_IMAGE = {
+INTERNIMAGE = {
     "t": (4, 16),
     "s": (5, 16),
     "b": (7, 16),
@@ -49,13 +49,13 @@ PIXEL_DECODER = {256: (8, 32), 1024: (32, 32)}
 CITYSCAPES, ADE20K = ((512, 1024), (1024, 2048)), ((512, 512), (512, 2048))
 ADE20K_LARGE = ((640, 640), (640, 2560))
 INPUTS: dict[str, tuple[HW, ...]] = {
-    "intern_image_t": CITYSCAPES + ADE20K,
-    "intern_image_s": CITYSCAPES + ADE20K,
-    "intern_image_b": CITYSCAPES + ADE20K,
-    "intern_image_l": CITYSCAPES + ADE20K_LARGE,
-    "intern_image_xl": CITYSCAPES + ADE20K_LARGE,
-    "intern_image_h": ((480, 480), (512, 512), (896, 896), (1024, 1024), (512, 2048), (896, 3584)),
-    "intern_image_g": ((896, 896), (896, 3584)),
+    "internimage_t": CITYSCAPES + ADE20K,
+    "internimage_s": CITYSCAPES + ADE20K,
+    "internimage_b": CITYSCAPES + ADE20K,
+    "internimage_l": CITYSCAPES + ADE20K_LARGE,
+    "internimage_xl": CITYSCAPES + ADE20K_LARGE,
+    "internimage_h": ((480, 480), (512, 512), (896, 896), (1024, 1024), (512, 2048), (896, 3584)),
+    "internimage_g": ((896, 896), (896, 3584)),
     "vit_adapter_t": ((512, 512),),
     "vit_adapter_s": ((512, 512),),
     "vit_adapter_b": ((480, 480), (512, 512)),
@@ -69,8 +69,8 @@ INPUTS: dict[str, tuple[HW, ...]] = {
 def calls(model: str, hw: HW) -> dict[str, DCNv3 | MSDeformAttn]:
     """The different calls of one of `INPUTS` for an input of this size, by name."""
     family, _, size = model.rpartition("_")
-    if family == "intern_image":
-        groups, channels = INTERN_IMAGE[size]
+    if family == "internimage":
+        groups, channels = INTERNIMAGE[size]
         return {
             f"stage {i}": DCNv3(*at_stride(hw, 4 * 2**i), groups * 2**i, channels) for i in range(4)
         }

@@ -138,7 +138,7 @@ def _place_location(point, plane: Plane) -> Points:
     (x, y), weight = point
 
     def pixel(location, size):
-        # Half-pixel centres. The bound is strictly outside, where all corners count as zero, so
+        # Half-pixel centers. The bound is strictly outside, where all corners count as zero, so
         # that it changes neither values nor gradients; it keeps the conversion to int32 defined.
         return jnp.clip(location.astype(jnp.float32) * size - 0.5, -2.0, size + 1.0)
 

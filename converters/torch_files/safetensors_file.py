@@ -28,7 +28,7 @@ LENGTH_BYTES = 8  # of the header's length, a little-endian integer before the h
 MAX_HEADER = 100_000_000  # the format's own limit
 
 
-def read(data: memoryview, where: str) -> dict[str, np.ndarray]:
+def read_safetensors(data: memoryview, where: str) -> dict[str, np.ndarray]:
     """The tensors of a file, as read-only arrays that look into `data`.
 
     Raises:

@@ -38,7 +38,7 @@ BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFErro
 BAD_ZIP += (NotImplementedError, OverflowError, RuntimeError, ValueError)
 
 
-def read(path: str | os.PathLike) -> object:
+def read_torch_file(path: str | os.PathLike) -> object:
     """The object that a file holds, every tensor a read-only array in the file's own dtype.
 
     The file must stay as it is while the arrays are in use: they are its bytes, not a copy.
@@ -70,7 +70,7 @@ def _read_plain(data: memoryview, where: str) -> object:
     if head[:1] == b"\x80":
         return _read_legacy(data, where)
     if head[safetensors_file.LENGTH_BYTES :].startswith(b"{"):
-        return safetensors_file.read(data, where)
+        return safetensors_file.read_safetensors(data, where)
     raise CheckpointError(f"{where}: {_what_else(head)}")
 
 
@@ -104,7 +104,7 @@ def _what_else(head: bytes) -> str:
 def _read_zip(data: memoryview, where: str, *, inside: bool = False) -> object:
     """A zip archive; `inside` another, it must be torch's own."""
     try:
-        archive = zipfile.ZipFile(_Window(data))
+        archive = zipfile.ZipFile(_MemoryFile(data))
     except BAD_ZIP as error:
         raise CheckpointError(
             f"{where}: cut short or damaged, its zip directory cannot be read ({error}). Download "
@@ -208,7 +208,7 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> memo
         ) from error
 
 
-class _Window(io.RawIOBase):
+class _MemoryFile(io.RawIOBase):
     """Mapped memory as a file."""
 
     def __init__(self, data: memoryview):
@@ -239,7 +239,7 @@ class _Window(io.RawIOBase):
 
 
 def _read_legacy(data: memoryview, where: str) -> object:
-    file = io.BufferedReader(_Window(data))
+    file = io.BufferedReader(_MemoryFile(data))
     if not _is_legacy(data):
         raise CheckpointError(
             f"{where}: a plain pickle, not a file of torch.save. Load it with the code that wrote "

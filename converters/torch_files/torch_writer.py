@@ -35,7 +35,7 @@ LARGE = 2**31 - 2**28  # below zipfile's own limit
 Plain = str | int | tuple["Plain", ...]
 
 
-def write(
+def write_torch_file(
     path: str | os.PathLike,
     tensors: Mapping[str, np.ndarray],
     meta: Mapping[str, Plain] = types.MappingProxyType({}),

@@ -65,7 +65,7 @@ def size_bytes(shape: tuple[str, tuple[int, ...]]) -> float:
     return math.prod(dimensions) * bits / 8
 
 
-def of_program(text: str, devices: int) -> list[Collective]:
+def parse_collectives(text: str, devices: int) -> list[Collective]:
     """All collectives of a program for so many devices (of one slice)."""
     computations, entry = _computations(text)
     times = collections.Counter()

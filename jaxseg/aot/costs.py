@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from jaxseg.aot.hardware import Chip
 from jaxseg.aot.programs import Program
-from jaxseg.models import flops, segmentor
+from jaxseg.models import flops
+from jaxseg.models.segmentation_model import build_model
 
 # Backward takes twice the operations of forward; a multiply-accumulate is two operations.
 OPERATIONS_PER_COUNTED = {"train": 6, "eval": 2}
@@ -20,7 +21,7 @@ WORTH_SPLITTING = 1e8  # bytes of weights and moments
 def model_flops(config: ConfigDict, images: jax.ShapeDtypeStruct, what: str) -> float:
     """Operations that the model takes for the images, however it is computed."""
     batch, *hw, _ = images.shape
-    counted = sum(flops.count(segmentor.build(config.model), hw).values())
+    counted = sum(flops.count_flops(build_model(config.model), hw).values())
     return OPERATIONS_PER_COUNTED[what] * batch * counted
 
 
@@ -34,7 +35,7 @@ def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dic
     over_network = sent.pop("send", 0.0)
     seconds = {
         "arithmetic": (program.flops or model_flops / devices) / chip.flops,
-        "memory": program.read_bytes / chip.memory_bandwidth,
+        "memory": program.memory_traffic_bytes / chip.memory_bandwidth,
         "links": sum(sent.values()) / chip.link_bandwidth,
         "network": over_network / chip.network_bandwidth,
     }
@@ -42,7 +43,7 @@ def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dic
     return {
         "flops": program.flops,
         "model_flops": model_flops / devices,
-        "memory_traffic": program.read_bytes,
+        "memory_traffic": program.memory_traffic_bytes,
         "collectives": dict(kinds),
         "seconds": seconds,
         "step_seconds": step,

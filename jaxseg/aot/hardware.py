@@ -41,14 +41,14 @@ CHIPS = {
 }
 
 
-def get(name: str) -> Chip:
+def find_chip(name: str) -> Chip:
     """The chip of that name. Raises ConfigError with the known names."""
     if name not in CHIPS:
         raise ConfigError(f"no chip {name!r} is known; known are {', '.join(CHIPS)}")
     return CHIPS[name]
 
 
-def of_device_kind(device_kind: str) -> Chip | None:
+def chip_of_device(device_kind: str) -> Chip | None:
     """The chip of a device by what JAX calls its kind, such as "TPU v5 lite"; None if unknown."""
     words = device_kind.lower().replace(" lite", "e").split()
     if {"pcie", "nvl"} & set(words):  # the data sheets above are of SXM

@@ -27,8 +27,8 @@ from jaxseg.distributed.sharding import (
 )
 from jaxseg.errors import ConfigError
 from jaxseg.inference.batcher import compile_forward
-from jaxseg.inference.sliding_window import slide_of
-from jaxseg.models import segmentor
+from jaxseg.inference.sliding_window import parse_sliding_window
+from jaxseg.models.segmentation_model import Variables, build_model, variable_shapes
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import TrainState, init_state
 from jaxseg.training.step import make_train_step
@@ -49,8 +49,8 @@ class Program:
     take the place of arguments, and the program itself. `needed_bytes` is their sum, or what the
     compiler asked for where that is more than there is; then the other figures are zero.
 
-    flops, read_bytes: of the operations and the memory traffic of one device, as XLA counts them,
-      which is without what goes on inside the kernels.
+    flops, memory_traffic_bytes: of the operations and the memory traffic of one device, as XLA
+      counts them, which is without what goes on inside the kernels.
     compiled: None where it does not fit.
     """
 
@@ -60,7 +60,7 @@ class Program:
     output_bytes: float = 0
     program_bytes: float = 0
     flops: float = 0
-    read_bytes: float = 0
+    memory_traffic_bytes: float = 0
     collectives: tuple[Collective, ...] = ()
     compile_seconds: float = 0
     compiled: jax.stages.Compiled | None = None
@@ -75,7 +75,7 @@ def topology_devices(topology: str, slices: int = 1) -> tuple[hardware.Chip, lis
       ConfigError: for a topology that does not exist, or whose compiler is not installed.
     """
     name, _, shape = topology.partition(":")
-    chip = hardware.get(name)
+    chip = hardware.find_chip(name)
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise ConfigError(f"--topology {topology}: CHIP:SHAPE is needed, such as v5e:4x4")
     try:
@@ -103,7 +103,7 @@ def trace_train_step(
     config: ConfigDict, mesh: Mesh
 ) -> tuple[jax.stages.Traced, TrainState, jax.ShapeDtypeStruct]:
     """The traced step, and the abstract state and images that it takes."""
-    model = segmentor.build(config.model, config.deterministic)
+    model = build_model(config.model, config.deterministic)
     optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
     shapes = jax.eval_shape(lambda: init_state(config, model, optimizer))
     state = _sharded(shapes, config, mesh)
@@ -121,14 +121,14 @@ def trace_train_step(
 
 def trace_evaluation(
     config: ConfigDict, mesh: Mesh
-) -> tuple[jax.stages.Traced, segmentor.Variables, jax.ShapeDtypeStruct]:
+) -> tuple[jax.stages.Traced, Variables, jax.ShapeDtypeStruct]:
     """The traced forward pass of a batch of windows, or of whole images at test size; and the
     abstract variables and images that it takes."""
-    model = segmentor.build(config.model)
-    variables = _sharded(segmentor.shapes(model), config, mesh)
-    slide = slide_of(config.eval)
+    model = build_model(config.model)
+    variables = _sharded(variable_shapes(model), config, mesh)
+    slide = parse_sliding_window(config.eval)
     width, height = config.data.test_scale_wh
-    hw = slide.crop_hw if slide else views.views_of((height, width), config)[0].padded_hw
+    hw = slide.crop_hw if slide else views.plan_views((height, width), config)[0].padded_hw
     images = _images((mesh.size * config.eval.images_per_device, *hw, 3), mesh)
     with jax.set_mesh(mesh):
         return compile_forward(model, None, mesh).trace(variables, images), variables, images
@@ -159,7 +159,7 @@ def compile_traced(traced: jax.stages.Traced, devices: int, platform: str) -> Pr
                 raise
             return Program(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]])
         (text,) = pathlib.Path(dump).glob("*after_optimizations.txt")
-        sent = tuple(collectives.of_program(text.read_text(), devices))
+        sent = tuple(collectives.parse_collectives(text.read_text(), devices))
     memory = compiled.memory_analysis()
     costs = compiled.cost_analysis() or {}  # the compiler for GPUs gives none
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -173,7 +173,7 @@ def compile_traced(traced: jax.stages.Traced, devices: int, platform: str) -> Pr
         sum(parts),
         *parts,
         flops=costs.get("flops", 0),
-        read_bytes=costs.get("bytes accessed", 0),
+        memory_traffic_bytes=costs.get("bytes accessed", 0),
         collectives=sent,
         compile_seconds=time.monotonic() - begun,
         compiled=compiled,

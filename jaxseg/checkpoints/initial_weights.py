@@ -13,13 +13,13 @@ from converters.pretrained import relative_tables
 from jaxseg import parameter_paths
 from jaxseg.checkpoints.weights import find_checkpoint, load_variables, stored_shapes
 from jaxseg.errors import ConfigError
-from jaxseg.models.transfer import fresh_variables, of_head
+from jaxseg.models.transfer import fresh_variables, head_name
 from jaxseg.zoo import catalogue
 
 ZOO = "zoo:"
 
 
-def locate(source: str) -> pathlib.Path:
+def check_available(source: str) -> pathlib.Path:
     """The file or directory that `source` means, downloaded if need be.
 
     Raises:
@@ -27,7 +27,7 @@ def locate(source: str) -> pathlib.Path:
       CheckpointError: where it cannot be downloaded.
     """
     if source.startswith(ZOO):
-        return catalogue.file(source.removeprefix(ZOO))
+        return catalogue.fetch_weights(source.removeprefix(ZOO))
     if not pathlib.Path(source).exists():
         raise ConfigError(
             f"config.init={source}: there is no such file or directory; it can be a run's"
@@ -37,7 +37,7 @@ def locate(source: str) -> pathlib.Path:
     return pathlib.Path(source)
 
 
-def load(
+def load_initial_weights(
     source: str, fresh: Mapping[str, Any], model: str, window: Sequence[int] | None = None
 ) -> tuple[dict[str, Any], str]:
     """The variables `fresh` with the values of `source` in their places, sharded as they are.
@@ -48,7 +48,7 @@ def load(
 
     Args:
       source: a run's directory or one of its checkpoints, a PyTorch file, or zoo:NAME.
-      fresh: {"params", "batch_stats"} as initialised.
+      fresh: {"params", "batch_stats"} as initialized.
       model: what the model is called in messages.
       window: of the model's tables of relative positions, in patches; None: a square one.
 
@@ -59,7 +59,7 @@ def load(
       ConfigError: where there is no such source.
       CheckpointError: where it cannot be read, or its backbone is of another model.
     """
-    path = locate(source)
+    path = check_available(source)
     leaves = parameter_paths.by_path(fresh)
     if path.is_dir():
         loaded, kept, tables = _of_run(path, leaves, window)
@@ -73,7 +73,7 @@ def load(
     initial = collections.Counter(kept.values())
     notes = [f"{len(loaded)} tensors of {source}"]
     notes += [f"of these {count} {why}" for why, count in made.items()]
-    notes += [f"{count} tensors as initialised: {why}" for why, count in initial.items()]
+    notes += [f"{count} tensors as initialized: {why}" for why, count in initial.items()]
     return parameter_paths.nested(leaves | loaded), "; ".join(notes)
 
 
@@ -83,7 +83,7 @@ def _of_run(path, leaves, window):
     stored, wanted = stored_shapes(checkpoint), {n: leaf.shape for n, leaf in leaves.items()}
     kept = fresh_variables(stored, wanted)
     taken = {name: leaf for name, leaf in leaves.items() if name not in kept}
-    other_heads = {name for name in stored if name not in taken and of_head(name)}
+    other_heads = {name for name in stored if name not in taken and head_name(name)}
     tables = relative_tables(stored, wanted, window)
     abstract = {
         name: jax.ShapeDtypeStruct(

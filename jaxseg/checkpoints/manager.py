@@ -23,21 +23,21 @@ from jaxseg.errors import CheckpointError
 from jaxseg.training.state import TrainState
 
 # Settings that a run may change when it goes on: they do not alter what is computed.
-FREE = re.compile(
+MAY_CHANGE_ON_RESUME = re.compile(
     r"(variant|log_steps|init|deterministic|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
     r"|data\.(root|source|workers|prefetch|skip_corrupt|val_.*|test_.*)|model\.(kernels|backbone\.remat(_keeps)?))$"
 )
 
 ATTEMPTS = 3  # to save, in a row
 SAVE_SECONDS = 600  # for all processes to finish; after one's error, the others wait for so long
-ASIDE = ".aside"  # ends the name of a checkpoint until another of its step is complete
+SET_ASIDE_SUFFIX = ".aside"  # ends the name of a checkpoint until another of its step is complete
 
 
 def config_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What a run may not change when it goes on, one line per key."""
     # As both would be read back: JSON has lists for tuples.
     saved, current = (flatten_config(json.loads(json.dumps(config))) for config in (saved, current))
-    keys = sorted(key for key in saved | current if not FREE.match(key))
+    keys = sorted(key for key in saved | current if not MAY_CHANGE_ON_RESUME.match(key))
     absent = "(absent)"
     return [
         f"{key}: {saved.get(key, absent)!r} in the checkpoint, {current.get(key, absent)!r} now"
@@ -63,7 +63,7 @@ class Checkpoints:
         self._config = config
         self._saving: tuple[int, Mapping[str, float] | None] | None = None  # step, metrics
         self._failures: list[str] = []  # in a row
-        multihost.by_first(self._take_back)
+        multihost.on_process_0(self._recover_set_aside)
         for unfinished in sorted(self.directory.glob("*.orbax-checkpoint-tmp*")):
             logging.warning("passing over a half-written checkpoint: %s", unfinished)
         policies = ocp.training.preservation_policies
@@ -92,7 +92,7 @@ class Checkpoints:
         Raises:
           CheckpointError: where saving fails time after time.
         """
-        self._settle()
+        self._finish_pending_save()
         while not self._attempt(step, lambda: self._start(state, step, metrics)):
             time.sleep(len(self._failures))
         self._saving = step, metrics
@@ -105,10 +105,10 @@ class Checkpoints:
         """
         while self._saving:
             saving = self._saving
-            if not self._settle():
+            if not self._finish_pending_save():
                 self.save(state, *saving)
 
-    def _settle(self):
+    def _finish_pending_save(self):
         """Waits for the save in progress; whether it did not fail."""
         if self._saving is None:
             return True
@@ -116,7 +116,7 @@ class Checkpoints:
         done = self._attempt(step, self._checkpointer.wait)
         if done:
             self._failures.clear()
-            multihost.by_first(self._take_back)
+            multihost.on_process_0(self._recover_set_aside)
         return done
 
     def _attempt(self, step: int, action: Callable[[], Any]) -> bool:
@@ -126,7 +126,7 @@ class Checkpoints:
             action()
         except Exception as raised:
             error = raised
-        if not multihost.any_of(error is not None):
+        if not multihost.any_process(error is not None):
             return True
         self._failures.append(_first_line(error) if error else "in another process")
         if len(self._failures) == ATTEMPTS:
@@ -143,7 +143,7 @@ class Checkpoints:
         if any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints):
             # A damaged one was passed over, or one gets its metrics.
             saved = self.directory / str(step)
-            multihost.by_first(lambda: saved.rename(f"{saved}{ASIDE}"))
+            multihost.on_process_0(lambda: saved.rename(f"{saved}{SET_ASIDE_SUFFIX}"))
             self._checkpointer.reload()
         self._checkpointer.save_checkpointables_async(
             step,
@@ -155,9 +155,9 @@ class Checkpoints:
             custom_metadata={"config": json.loads(json.dumps(self._config))},
         )
 
-    def _take_back(self):
+    def _recover_set_aside(self):
         """Removes what was put aside, or puts it back where nothing has taken its place."""
-        for aside in self.directory.glob(f"*{ASIDE}"):
+        for aside in self.directory.glob(f"*{SET_ASIDE_SUFFIX}"):
             if aside.with_suffix("").exists():
                 shutil.rmtree(aside)
             else:
@@ -190,7 +190,7 @@ class Checkpoints:
                 raise
             except Exception as raised:
                 error = raised
-            if multihost.any_of(error is not None):
+            if multihost.any_process(error is not None):
                 text = "passing over checkpoint %d, which cannot be read: %s"
                 _report(error, text, checkpoint.step, error or "in another process")
                 continue

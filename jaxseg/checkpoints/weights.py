@@ -9,9 +9,10 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from jaxseg import parameter_paths
+from jaxseg.config import upgrade
 from jaxseg.distributed.sharding import with_shardings
 from jaxseg.errors import CheckpointError, first_few
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import SegmentationModel, Variables, variable_shapes
 
 
 def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
@@ -66,7 +67,9 @@ def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: 
 
 def load_saved_config(checkpoint: pathlib.Path) -> dict[str, Any]:
     """The resolved config that a checkpoint was made with."""
-    return _with_tuples(ocp.checkpointables_metadata(checkpoint).custom_metadata["config"])
+    config = _with_tuples(ocp.checkpointables_metadata(checkpoint).custom_metadata["config"])
+    upgrade(config)
+    return config
 
 
 def _with_tuples(value):
@@ -113,15 +116,15 @@ def load_variables(
 
 
 def load_on_device(
-    checkpoint: pathlib.Path, model: segmentor.Segmentor, device: jax.Device | None = None
-) -> segmentor.Variables:
+    checkpoint: pathlib.Path, model: SegmentationModel, device: jax.Device | None = None
+) -> Variables:
     """The variables of `model` on one device, by default the first of this process.
 
     Raises:
       CheckpointError: where the checkpoint is of another model.
     """
     sharding = jax.sharding.SingleDeviceSharding(device or jax.local_devices()[0])
-    return load_variables(checkpoint, with_shardings(segmentor.shapes(model), sharding))
+    return load_variables(checkpoint, with_shardings(variable_shapes(model), sharding))
 
 
 def _is_parameter(path):

@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 from jaxseg.atomic_files import replacing, write_text
 from jaxseg.config import load_config
 from jaxseg.data.decoding import arrays
-from jaxseg.data.decoding.pictures import Picture, read_bytes, read_image, read_raw_label
+from jaxseg.data.decoding.pictures import PictureFile, read_bytes, read_image, read_raw_label
 from jaxseg.data.readers import packed
 from jaxseg.data.samples import Sample, label_hw
 from jaxseg.data.source import Source, evaluated_on, trained_on
@@ -87,7 +87,7 @@ def pack(source: Source, output: Path, *, decoded: bool = False):
     names = packed.shard_names(len(plan["shard_samples"]))
     paths = [folder / name for name in names]
     try:
-        _begin(output, packed.header_of(source.dataset, decoded), folder, plan)
+        _begin(output, packed.read_header(source.dataset, decoded), folder, plan)
         _say(console, f"{source}: {len(samples)} samples")
         with _progress(console, len(samples)) as advance:
             start = 0
@@ -136,13 +136,13 @@ def _plan(samples: Sequence[Sample], root: Path, decoded: bool) -> dict[str, Any
     }
 
 
-def _size(picture: Picture) -> int:
+def _size(picture: PictureFile) -> int:
     if isinstance(picture, Path) and picture.is_file():
         return picture.stat().st_size
     return len(read_bytes(picture))
 
 
-def _name(picture: Picture, root: Path) -> str:
+def _name(picture: PictureFile, root: Path) -> str:
     """Its path below the root; pictures that are no files have but a stem."""
     if isinstance(picture, Path):
         return picture.relative_to(root).as_posix()
@@ -153,7 +153,7 @@ def _begin(output: Path, header: dict[str, Any], folder: Path, plan: dict[str, A
     """Writes what is going to be packed, or checks that it is what was begun before."""
     remedy = "Take another --output, or delete what is there."
     if packed.is_packed(output):
-        there = packed.load(output / packed.HEADER)
+        there = packed.read_json(output / packed.HEADER)
         if changed := [key for key in header if there.get(key) != header[key]]:
             was, now = ({key: kind[key] for key in changed} for kind in (there, header))
             raise DataError(f"{output} was packed with {was}, which would now be {now}. {remedy}")
@@ -166,7 +166,7 @@ def _begin(output: Path, header: dict[str, Any], folder: Path, plan: dict[str, A
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(path, plan | {"finished": False})
-    elif any(packed.load(path)[key] != plan[key] for key in plan):
+    elif any(packed.read_json(path)[key] != plan[key] for key in plan):
         raise DataError(f"{folder} was packed from files that have changed since. {remedy}")
 
 

@@ -27,7 +27,7 @@ from jaxseg.errors import ConfigError, CorruptFileError, DataError
 def training_batches(config, *, batch_size, seed, rows=None) -> "Batches":
     """The endless training batches of one process, as an iterator that can be saved and restored.
 
-    Each is {"image": float32 [b, H, W, 3] (RGB, normalised), "label": int32 [b, H, W] (255 =
+    Each is {"image": float32 [b, H, W, 3] (RGB, normalized), "label": int32 [b, H, W] (255 =
     ignore), "replaced": int32 [b]}. Every epoch has another order and other augmentations; a set
     smaller than a batch goes round several times in it.
 
@@ -48,11 +48,11 @@ def training_batches(config, *, batch_size, seed, rows=None) -> "Batches":
     load = functools.partial(_load, samples=samples, config=config)
     # The random numbers belong to the place in the whole sequence.
     whole = grain.MapDataset.range(len(samples)).seed(seed).shuffle().repeat().random_map(load)
-    dataset = Rows(whole, batch_size, rows).batch(len(rows), drop_remainder=True)
+    dataset = BatchRows(whole, batch_size, rows).batch(len(rows), drop_remainder=True)
     return Batches(dataset, workers=config.workers, prefetch=config.prefetch)
 
 
-class Rows(grain.MapDataset):
+class BatchRows(grain.MapDataset):
     """Of a sequence, the given rows of its first batch, then those of the second, and so on."""
 
     def __init__(self, sequence: grain.MapDataset, batch_size: int, rows: Sequence[int]):

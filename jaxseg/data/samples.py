@@ -8,7 +8,7 @@ import numpy as np
 from jaxseg.data.datasets.description import IGNORE, UNKNOWN, LabelFormat, ranges
 from jaxseg.data.decoding.pictures import (
     OpenedImage,
-    Picture,
+    PictureFile,
     image_hw,
     raw_label_hw,
     read_raw_label,
@@ -24,8 +24,8 @@ class Sample:
     """
 
     name: str
-    image: Picture
-    label: Picture
+    image: PictureFile
+    label: PictureFile
     label_format: LabelFormat | None
 
 
@@ -34,8 +34,8 @@ class Pairs:
     """Images with their labels, and the pictures on either side that have no counterpart."""
 
     samples: tuple[Sample, ...]
-    images_alone: tuple[Picture, ...]
-    labels_alone: tuple[Picture, ...]
+    images_alone: tuple[PictureFile, ...]
+    labels_alone: tuple[PictureFile, ...]
 
 
 def label_hw(sample: Sample) -> tuple[int, int]:

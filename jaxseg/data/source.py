@@ -20,14 +20,14 @@ class Source:
 
     The folder holds the dataset's files, or what `jaxseg.data.pack` made of them.
 
-    labelled: False leaves labels aside, whether there are any or not.
+    labeled: False leaves labels aside, whether there are any or not.
     kind: FILES, as the dataset is released, or TFDS and a name that TensorFlow Datasets has for it.
     """
 
     dataset: Dataset
     root: str
     split: str
-    labelled: bool = True
+    labeled: bool = True
     kind: str = FILES
 
     def samples(self) -> tuple[Sample, ...]:
@@ -44,12 +44,12 @@ class Source:
         root, splits = Path(self.root), self.split.split("+")
         if self.kind.startswith(TFDS):
             name = self.kind.removeprefix(TFDS)
-            return tfds.pairs(name, self.dataset, root, splits, labelled=self.labelled)
+            return tfds.pairs(name, self.dataset, root, splits, labeled=self.labeled)
         if self.kind != FILES:
             raise ConfigError(f"config.data.source={self.kind}: '{FILES}' or '{TFDS}NAME'")
         if packed.is_packed(root):
-            return packed.pairs(self.dataset, root, splits, labelled=self.labelled)
-        return folders.pairs(self.dataset, root, splits, labelled=self.labelled, complete=complete)
+            return packed.pairs(self.dataset, root, splits, labeled=self.labeled)
+        return folders.pairs(self.dataset, root, splits, labeled=self.labeled, complete=complete)
 
     def __str__(self) -> str:
         kind = "" if self.kind == FILES else f" from {self.kind}"

@@ -31,21 +31,21 @@ def cityscapes_ids() -> np.ndarray:
 
 
 def cityscapes(class_map: ClassMap) -> Image.Image:
-    """Raw ids, in their colours."""
+    """Raw ids, in their colors."""
     picture = Image.fromarray(cityscapes_ids()[class_map]).convert("P")
     picture.putpalette(RAW_PALETTE.tobytes())
     return picture
 
 
 def ade20k(class_map: ClassMap) -> Image.Image:
-    """Grey: classes from 1 on."""
+    """Gray: classes from 1 on."""
     return Image.fromarray(class_map + np.uint8(1))
 
 
 FORMATS = {"cityscapes": cityscapes, "ade20k": ade20k}
 
 
-def check(dataset: Dataset):
+def check_submission(dataset: Dataset):
     """Raises ConfigError for a dataset without a form for submissions."""
     if dataset.name not in FORMATS:
         raise ConfigError(
@@ -54,6 +54,6 @@ def check(dataset: Dataset):
         )
 
 
-def write(folder: pathlib.Path, dataset: Dataset, sample: Sample, class_map: ClassMap):
+def write_class_map(folder: pathlib.Path, dataset: Dataset, sample: Sample, class_map: ClassMap):
     """Writes the submission of one image."""
     FORMATS[dataset.name](class_map).save(folder / file_name(sample))

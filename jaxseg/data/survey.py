@@ -123,8 +123,8 @@ def _joins(form, values):
 
 
 def _classes(dataset, pixels):
-    """A line for every class that there is, of whichever values: its share of labelled pixels."""
-    yield "  class, share of the labelled pixels"
+    """A line for every class that there is, of whichever values: its share of labeled pixels."""
+    yield "  class, share of the labeled pixels"
     for k in np.flatnonzero(pixels):
         yield f"  {k:>5}  {dataset.classes[k]:<30}{pixels[k] / pixels.sum():>9.3%}"
 

@@ -99,7 +99,7 @@ def resize_box(first_rows, source_hw, hw, box) -> Image:
 
 
 def resize_label_box(label: Label, hw, box) -> Label:
-    """A box of the label at `hw`, by nearest neighbour (without the half-pixel centre)."""
+    """A box of the label at `hw`, by nearest neighbor (without the half-pixel center)."""
     rows, columns = (
         np.minimum(np.arange(size)[side] * (1 / (size / source)), source - 1).astype(np.intp)
         for source, size, side in zip(label.shape, hw, box, strict=True)

@@ -39,7 +39,7 @@ class View(NamedTuple):
         return self.sizes[-1]
 
 
-def rule_of(config):
+def evaluation_rule(config):
     """The settings of `config.eval.protocol`.
 
     Raises:
@@ -63,14 +63,14 @@ def rule_of(config):
     return rule
 
 
-def views_of(hw: Hw, config) -> list[View]:
+def plan_views(hw: Hw, config) -> list[View]:
     """The views of an image of this size, in the order of the recipe, each of them once.
 
     The test size times each ratio, and their mirror images if the rule says so. Two views show the
     same where all sizes on the way are the same: ratios below 1 often end at the same shortest
     side.
     """
-    rule = rule_of(config)
+    rule = evaluation_rule(config)
     counts = Counter()
     for ratio in rule.ratios:
         scale_wh = transforms.scaled(config.data.test_scale_wh, ratio)
@@ -95,13 +95,13 @@ def resize(image: np.ndarray, sizes: tuple[Hw, ...]) -> np.ndarray:
     return image
 
 
-def cut(resized: np.ndarray, view: View, top: int, left: int, hw: Hw, config) -> np.ndarray:
-    """A window of a view as the network takes it: float32 [*hw, 3] in RGB, normalised.
+def cut_window(resized: np.ndarray, view: View, top: int, left: int, hw: Hw, config) -> np.ndarray:
+    """A window of a view as the network takes it: float32 [*hw, 3] in RGB, normalized.
 
     resized: the image at the size of the view, not mirrored yet.
     """
     shown = resized[:, ::-1] if view.mirrored else resized
     window = np.ascontiguousarray(shown[top : top + hw[0], left : left + hw[1]])
-    if rule_of(config).pad == "before_normalize":  # with black, not with the mean
+    if evaluation_rule(config).pad == "before_normalize":  # with black, not with the mean
         window = transforms.pad(window, hw, 0)
     return transforms.pad(transforms.normalize(window, config.data.mean, config.data.std), hw, 0)

@@ -17,17 +17,19 @@ from jax.experimental import multihost_utils
 
 from jaxseg.errors import ConfigError
 
-OWN = re.compile(r"data\.(root|val_root|workers|prefetch)")  # settings that hosts may differ in
+PER_HOST_SETTINGS = re.compile(
+    r"data\.(root|val_root|workers|prefetch)"
+)  # settings that hosts may differ in
 
 
-def any_of(here: bool) -> bool:
+def any_process(here: bool) -> bool:
     """Whether it holds in any process."""
     if jax.process_count() == 1:
         return here
     return bool(multihost_utils.process_allgather(np.asarray(here)).any())
 
 
-def by_first(action: Callable[[], None]):
+def on_process_0(action: Callable[[], None]):
     """Process 0 does it, and all go on when it is done.
 
     Raises:
@@ -39,11 +41,11 @@ def by_first(action: Callable[[], None]):
             action()
         except OSError as raised:
             error = raised
-    if any_of(error is not None):
+    if any_process(error is not None):
         raise error or OSError("in process 0")
 
 
-def check_same(settings: Mapping[str, Any]):
+def check_same_config(settings: Mapping[str, Any]):
     """Refuses to begin where processes have other settings of the config; hosts may, in `OWN`.
 
     Raises:
@@ -53,8 +55,12 @@ def check_same(settings: Mapping[str, Any]):
         return
     own = {key: repr(value) for key, value in settings.items()}
     first = json.loads(_of_first(json.dumps(own)))
-    keys = [k for k in sorted(own | first) if own.get(k) != first.get(k) and not OWN.fullmatch(k)]
-    if any_of(bool(keys)):
+    keys = [
+        k
+        for k in sorted(own | first)
+        if own.get(k) != first.get(k) and not PER_HOST_SETTINGS.fullmatch(k)
+    ]
+    if any_process(bool(keys)):
         there = [f"config.{key}={own.get(key)}, there {first.get(key)}" for key in keys]
         raise ConfigError(
             f"not started as process 0: {'; '.join(there)}"
@@ -71,13 +77,13 @@ def _of_first(text: str) -> str:
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).rstrip(b"\0").decode()
 
 
-def without_file_of_first(directory: pathlib.Path) -> list[int]:
+def processes_without_shared_file(directory: pathlib.Path) -> list[int]:
     """The processes that do not find in `directory` what process 0 writes there."""
     if jax.process_count() == 1:
         return []
     token = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
     file = directory / f".shared-{token}"
-    by_first(file.touch)
+    on_process_0(file.touch)
     patience = time.monotonic() + 10  # network file systems show a new file after some seconds
     while not file.exists() and time.monotonic() < patience:
         time.sleep(0.1)

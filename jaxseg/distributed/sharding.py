@@ -26,7 +26,7 @@ NETWORK_BYTES = 2**28  # of gradients that are summed over the network between s
 def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The ("data", "fsdp") mesh; one axis may be -1, "all devices that are left".
 
-    Neighbours on "fsdp" are neighbours in the machine. Where the devices lie in several TPU slices,
+    Neighbors on "fsdp" are neighbors in the machine. Where the devices lie in several TPU slices,
     "data" runs through one slice after the other, so that only sums over the batch pass the slow
     network between them.
 
@@ -180,14 +180,14 @@ all_gather_parameter.defvjp(
 )
 
 
-def map_over_batch(operator: Callable, repeated: int = 0) -> Callable:
+def map_over_batch(operator: Callable, num_replicated: int = 0) -> Callable:
     """Runs an operator on every device's share of the batch (the first axis of its arguments).
 
     The partitioner cannot see that a gather stays within its image, and would collect the whole
-    batch on every device. Outside a mesh, or for a batch that it does not divide (initialisation),
+    batch on every device. Outside a mesh, or for a batch that it does not divide (initialization),
     the operator runs as it is.
 
-    repeated: how many of the last arguments are parameters, the same on all devices, which sum
+    num_replicated: how many of the last arguments are parameters, the same on all devices, which sum
       their gradients where the operator takes them, not somewhere within it.
     """
 
@@ -195,7 +195,7 @@ def map_over_batch(operator: Callable, repeated: int = 0) -> Callable:
         mesh = jax.sharding.get_abstract_mesh()
         if mesh.empty or mesh.size == 1 or arguments[0].shape[0] % mesh.size:
             return operator(*arguments)
-        given = (BATCH_SPEC,) * (len(arguments) - repeated) + (P(),) * repeated
+        given = (BATCH_SPEC,) * (len(arguments) - num_replicated) + (P(),) * num_replicated
         return jax.shard_map(
             operator, mesh=mesh, in_specs=given, out_specs=BATCH_SPEC, check_vma=False
         )(*arguments)

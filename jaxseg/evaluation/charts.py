@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 Picture = UInt8[np.ndarray, "h w 3"]
 
 PAPER, INK, FAINT = (255, 255, 255), (45, 45, 45), (225, 225, 225)
-FULL = (31, 78, 140)  # the colour of a share of 1
+FULL = (31, 78, 140)  # the color of a share of 1
 OTHER = "no class"  # values outside the classes
 GAP = 6
 
@@ -20,7 +20,7 @@ GAP = 6
 def confusion_chart(confusion: Int[np.ndarray, "rows columns"], classes: Sequence[str]) -> Picture:
     """A square for every pair (label, prediction): its share of the label's pixels.
 
-    A row is a class as labelled, and adds up to one; rows without pixels are grey. Squares large
+    A row is a class as labeled, and adds up to one; rows without pixels are gray. Squares large
     enough say the share in per cent. `confusion` is `Scores.confusion`, whose last row and column
     are values outside the classes; they are shown where there are any.
     """
@@ -28,8 +28,8 @@ def confusion_chart(confusion: Int[np.ndarray, "rows columns"], classes: Sequenc
     outside = counts[-1].any() or counts[:, -1].any()
     names = [*classes, OTHER] if outside else list(classes)
     counts = counts[: len(names), : len(names)]
-    labelled = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, labelled, out=np.zeros_like(counts), where=labelled > 0)
+    labeled = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, labeled, out=np.zeros_like(counts), where=labeled > 0)
 
     cell = int(np.clip(1400 // len(names), 10, 36))
     font = ImageFont.load_default(min(cell - 2, 16))
@@ -43,7 +43,7 @@ def confusion_chart(confusion: Int[np.ndarray, "rows columns"], classes: Sequenc
         draw.text((head - GAP, y + cell / 2), name, INK, font, anchor="rm")
         for column, share in enumerate(shares[row]):
             x = head + column * cell
-            color = _blend(share) if labelled[row] else FAINT
+            color = _blend(share) if labeled[row] else FAINT
             draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=color)
             if cell >= 24 and share >= 0.005:
                 ink = PAPER if share > 0.3 else INK

@@ -15,7 +15,7 @@ from jaxseg.data.source import Source, evaluated_on
 from jaxseg.evaluation import metrics
 from jaxseg.evaluation.gallery import Gallery
 from jaxseg.inference.predictor import make_predictor
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import SegmentationModel, Variables
 
 
 class Stopped(Exception):
@@ -23,8 +23,8 @@ class Stopped(Exception):
 
 
 def evaluate(
-    model: segmentor.Segmentor,
-    variables: segmentor.Variables,
+    model: SegmentationModel,
+    variables: Variables,
     config: ConfigDict,
     mesh: Mesh,
     *,
@@ -68,7 +68,7 @@ def evaluate(
             on_image(item["index"], item["label"], prediction)
     if pictures:
         gallery.close()
-    return metrics.scores(_sum_over_processes(total))
+    return metrics.compute_scores(_sum_over_processes(total))
 
 
 def _images(samples, config, stop) -> Iterator[dict[str, np.ndarray]]:

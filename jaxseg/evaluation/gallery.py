@@ -20,14 +20,14 @@ from jaxseg.data.samples import Sample
 from jaxseg.evaluation import metrics
 from jaxseg.reporting import visualize
 
-UNDEFINED = -1.0  # a score of an image without labelled pixels, or of another process's image
+UNDEFINED = -1.0  # a score of an image without labeled pixels, or of another process's image
 
 
 class Gallery:
     """Looks at each image as it is evaluated; every process at its own.
 
     An image's IoU is the mean over the classes in its label or prediction. Images without any
-    labelled pixel have no score.
+    labeled pixel have no score.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Gallery:
             self._draw(
                 self._directory / f"{self._samples[index].name}.png", index, label, prediction
             )
-        scores = metrics.scores(
+        scores = metrics.compute_scores(
             metrics.confusion_matrix(prediction, label, len(self._dataset.classes))
         )
         if not scores.pixels.any():

@@ -2,7 +2,7 @@
 
 The rules are those of mmsegmentation's `eval_metrics`, which produced the published numbers:
 sums over all images first, ratios after. One matrix with a place for values outside the classes
-holds everything they need: intersection, predicted area and labelled area of every class.
+holds everything they need: intersection, predicted area and labeled area of every class.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ def confusion_matrix(
     """Counts the pixels of every pair (label, prediction).
 
     The result is int64 [num_classes + 1, num_classes + 1]: rows are labels, columns predictions,
-    the last of each stands for every value outside 0..num_classes-1. Pixels labelled
+    the last of each stands for every value outside 0..num_classes-1. Pixels labeled
     `ignore_index` count nowhere. Both arrays have the same shape, any integer type, any number
     of images. (The reference adds in float32, which drops pixels beyond 2^24, which Cityscapes val
     has.)
@@ -29,8 +29,8 @@ def confusion_matrix(
         raise ValueError(
             f"prediction {prediction.shape} and label {label.shape} are not of the same shape"
         )
-    size, labelled = num_classes + 1, label != ignore_index
-    row, column = (_inside(values[labelled], num_classes) for values in (label, prediction))
+    size, labeled = num_classes + 1, label != ignore_index
+    row, column = (_inside(values[labeled], num_classes) for values in (label, prediction))
     return np.bincount(row * size + column, minlength=size * size).reshape(size, size)
 
 
@@ -45,8 +45,8 @@ class Scores:
     """Scores of a dataset, all in 0..1; nan where the reference divides zero by zero.
 
     A class in neither labels nor predictions has no IoU. One that is predicted but never
-    labelled has IoU 0, which counts in `miou`, and no accuracy. Arrays are float64 [C], and
-    `pixels` is the labelled area, int64 [C]. `outside` is the share of it that is predicted as
+    labeled has IoU 0, which counts in `miou`, and no accuracy. Arrays are float64 [C], and
+    `pixels` is the labeled area, int64 [C]. `outside` is the share of it that is predicted as
     none of the classes, by heads that have more outputs. `confusion` is what all of it is computed
     from, int64 [C + 1, C + 1].
     """
@@ -93,28 +93,28 @@ class Scores:
         return {name: round(100 * value, 2) / 100 for name, value in raw.items()}
 
 
-def scores(confusion: Int[np.ndarray, "rows columns"]) -> Scores:
+def compute_scores(confusion: Int[np.ndarray, "rows columns"]) -> Scores:
     """Scores from the summed `confusion_matrix` of a dataset, [C + 1, C + 1]."""
     confusion = np.asarray(confusion, np.int64)
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
         raise ValueError(f"a confusion matrix is square, this one has shape {confusion.shape}")
-    # A prediction outside the classes keeps its pixel in the labelled area; a label outside
+    # A prediction outside the classes keeps its pixel in the labeled area; a label outside
     # them still enlarges the predicted area, and with it the union.
     intersection = np.diag(confusion)[:-1]
-    labelled = confusion[:-1].sum(axis=1)
+    labeled = confusion[:-1].sum(axis=1)
     predicted = confusion[:, :-1].sum(axis=0)
     precision = _ratio(intersection, predicted)
-    recall = _ratio(intersection, labelled)
+    recall = _ratio(intersection, labeled)
     return Scores(
         confusion=confusion,
-        iou=_ratio(intersection, labelled + predicted - intersection),
+        iou=_ratio(intersection, labeled + predicted - intersection),
         acc=recall,
-        dice=_ratio(2 * intersection, labelled + predicted),
+        dice=_ratio(2 * intersection, labeled + predicted),
         # Unlike dice, undefined as soon as precision or recall is: the reference's mFscore.
         fscore=_ratio(2 * precision * recall, precision + recall),
-        pixels=labelled,
-        aacc=float(_ratio(intersection.sum(), labelled.sum())),
-        outside=float(_ratio(confusion[:-1, -1].sum(), labelled.sum())),
+        pixels=labeled,
+        aacc=float(_ratio(intersection.sum(), labeled.sum())),
+        outside=float(_ratio(confusion[:-1, -1].sum(), labeled.sum())),
     )
 
 

@@ -39,7 +39,7 @@ def print_evaluation(
     if scores.outside > 0:
         print_line(
             console,
-            f"{scores.outside:.2%} of the labelled pixels were predicted as outputs without a class"
+            f"{scores.outside:.2%} of the labeled pixels were predicted as outputs without a class"
             " and count as errors (config.eval.mask_absent_classes leaves these outputs out)",
         )
 

@@ -4,8 +4,8 @@ from ml_collections import ConfigDict
 
 from jaxseg.data import views
 from jaxseg.errors import ConfigError
-from jaxseg.inference.sliding_window import slide_of
-from jaxseg.models import segmentor
+from jaxseg.inference.sliding_window import parse_sliding_window
+from jaxseg.models.segmentation_model import BACKBONES
 
 SMALLEST = 32  # pixels: the stride of the coarsest features
 
@@ -16,7 +16,7 @@ def check_image_sizes(config: ConfigDict):
     Raises:
       ConfigError: naming the setting and what it may be.
     """
-    multiple = segmentor.BACKBONES[config.model.backbone.kind].side_multiple
+    multiple = BACKBONES[config.model.backbone.kind].side_multiple
     crop = config.data.crop_hw
     if len(crop) != 2 or any(not isinstance(side, int) or side < SMALLEST for side in crop):
         raise ConfigError(
@@ -24,7 +24,7 @@ def check_image_sizes(config: ConfigDict):
             " the stride of the coarsest features"
         )
     sides = {"config.data.crop_hw": crop, "config.data.test_multiple": [config.data.test_multiple]}
-    rule, slide = views.rule_of(config), slide_of(config.eval)
+    rule, slide = views.evaluation_rule(config), parse_sliding_window(config.eval)
     if slide is not None:
         sides["config.eval.crop_hw"] = slide.crop_hw
     elif rule.resize == "short_side" and multiple > 1:

@@ -18,25 +18,25 @@ from ml_collections import ConfigDict
 from jaxseg.data import views
 from jaxseg.inference import tiles
 from jaxseg.inference.batcher import Batcher, compile_forward
-from jaxseg.inference.sliding_window import slide_of
+from jaxseg.inference.sliding_window import parse_sliding_window
 from jaxseg.inference.windowed_view import WindowedView
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import SegmentationModel, Variables
 
 
 class Predictor:
     """Class maps and probabilities of images, by the protocol of `config.eval`.
 
     Args:
-      network: as many images may be on their way through it as fit into one of its batches, so that
+      batcher: as many images may be on their way through it as fit into one of its batches, so that
         images in one piece fill a batch too.
 
     Raises:
       ConfigError: where `config.eval` describes views or windows that cannot be.
     """
 
-    def __init__(self, network: Batcher, config: ConfigDict):
-        self._network, self._config = network, config
-        self._slide, self._rule = slide_of(config.eval), views.rule_of(config)
+    def __init__(self, batcher: Batcher, config: ConfigDict):
+        self._batcher, self._config = batcher, config
+        self._slide, self._rule = parse_sliding_window(config.eval), views.evaluation_rule(config)
 
     def class_maps(
         self, images: Iterable[UInt8[np.ndarray, "h w 3"]]
@@ -51,8 +51,8 @@ class Predictor:
 
     def _assembled(self, images, tiles_of):
         for (height, width), start, stop, bands in self._ahead(self._bands(images)):
-            results = [band.result(self._network) for band in bands]
-            for columns, tile in tiles_of(results, width, self._network.devices):
+            results = [band.result(self._batcher) for band in bands]
+            for columns, tile in tiles_of(results, width, self._batcher.devices):
                 if (start, columns.start) == (0, 0):
                     out = np.empty((height, width, *tile.shape[2:]), tile.dtype)
                 out[start:stop, columns] = tile
@@ -72,18 +72,18 @@ class Predictor:
         hw, config = image.shape[:2], self._config
         resized = functools.cache(functools.partial(views.resize, image))  # shared by mirror images
         found = []
-        for view in views.views_of(hw, config):
-            kept_hw = view.hw if self._rule.cut_padding else view.padded_hw
+        for view in views.plan_views(hw, config):
+            unpadded_hw = view.hw if self._rule.cut_padding else view.padded_hw
 
             def cut(top, left, hw, view=view):
-                return views.cut(resized(view.sizes), view, top, left, hw, config)
+                return views.cut_window(resized(view.sizes), view, top, left, hw, config)
 
             found.append(
                 WindowedView(
-                    self._network,
+                    self._batcher,
                     cut,
                     view.padded_hw,
-                    kept_hw,
+                    unpadded_hw,
                     hw,
                     self._slide,
                     view.mirrored,
@@ -98,7 +98,7 @@ class Predictor:
         for number, band in bands:
             queue.append((number, band))
             while queue and (
-                _all_running(queue[0][1]) or number - queue[0][0] >= self._network.batch_size
+                _all_running(queue[0][1]) or number - queue[0][0] >= self._batcher.batch_size
             ):
                 yield queue.popleft()[1]
         for _, band in queue:
@@ -113,8 +113,8 @@ def _all_running(band):
 
 
 def make_predictor(
-    model: segmentor.Segmentor,
-    variables: segmentor.Variables,
+    model: SegmentationModel,
+    variables: Variables,
     config: ConfigDict,
     mesh: Mesh,
     outputs: int | None = None,

@@ -1,7 +1,7 @@
 """Segments from what the queries of a Mask2Former say: two readings of one prediction.
 
 Both take the class and mask logits of an image's last prediction, and resize the mask logits twice,
-to the network's input and then to the image, as the reference does with scores. Queries follow each
+to the network's input and then to the image, as the reference does with logits. Queries follow each
 other, so that no array holds the probabilities of all masks at the size of the image.
 """
 
@@ -18,11 +18,11 @@ from jaxseg.ops.resize import resize_bilinear
 
 
 class Segments(NamedTuple):
-    """Parts of an image, the best score first: their pixels, classes and scores."""
+    """Parts of an image, the surest first: their pixels, classes and confidences."""
 
     masks: Bool[np.ndarray, "n h w"]
     classes: Int[np.ndarray, "n"]
-    scores: Float[np.ndarray, "n"]
+    confidences: Float[np.ndarray, "n"]
 
 
 def panoptic_segments(
@@ -32,14 +32,14 @@ def panoptic_segments(
     out_hw: tuple[int, int],
     num_classes: int,
     *,
-    min_score: float = 0.8,
+    min_confidence: float = 0.8,
     min_kept: float = 0.8,
 ) -> Segments:
     """Segments that do not overlap, each scored by the probability of its class.
 
-    Queries that say "no object", or nothing with a probability of `min_score`, are left out. Each
-    pixel goes to the query with the largest product of the probabilities of its class and its mask,
-    but only within the mask (a probability of 0.5). A query that keeps less than the share
+    Queries that say "no object", or nothing with a probability of `min_confidence`, are left out.
+    Each pixel goes to the query with the largest product of the probabilities of its class and its
+    mask, but only within the mask (a probability of 0.5). A query that keeps less than the share
     `min_kept` of its mask is dropped; no other gets its pixels. MaskFormer (arXiv:2107.06278),
     section 3.4; that segments end where their masks do comes from the code of Mask2Former
     (arXiv:2112.01527). Several segments may be of one class.
@@ -51,16 +51,16 @@ def panoptic_segments(
         left out.
     """
     probabilities = class_probabilities(class_logits)
-    classes, scores = np.argmax(probabilities, axis=1), np.max(probabilities, axis=1)
+    classes, confidences = np.argmax(probabilities, axis=1), np.max(probabilities, axis=1)
     no_object = probabilities.shape[1] - 1
-    wanted = (classes < min(num_classes, no_object)) & (scores >= min_score)
-    ranking = np.argsort(np.where(wanted, -scores, 1), kind="stable")
-    classes, scores = classes[ranking], scores[ranking]
-    owners = _owners(mask_logits[ranking], scores, np.sum(wanted), input_hw, out_hw)
+    wanted = (classes < min(num_classes, no_object)) & (confidences >= min_confidence)
+    ranking = np.argsort(np.where(wanted, -confidences, 1), kind="stable")
+    classes, confidences = classes[ranking], confidences[ranking]
+    owners = _owners(mask_logits[ranking], confidences, np.sum(wanted), input_hw, out_hw)
     owner, areas = map(np.asarray, owners)
-    kept = np.bincount(owner[owner >= 0], minlength=len(scores))
+    kept = np.bincount(owner[owner >= 0], minlength=len(confidences))
     found = np.flatnonzero((kept > 0) & (kept / np.maximum(areas, 1) >= min_kept))
-    return Segments(owner == found[:, None, None], classes[found], scores[found])
+    return Segments(owner == found[:, None, None], classes[found], confidences[found])
 
 
 def instance_segments(
@@ -79,12 +79,12 @@ def instance_segments(
     Args: as of `panoptic_segments`; outputs beyond `num_classes` are not looked at.
     """
     probabilities = class_probabilities(class_logits)[:, :-1][:, :num_classes]
-    classes, scores = np.argmax(probabilities, axis=1), np.max(probabilities, axis=1)
+    classes, confidences = np.argmax(probabilities, axis=1), np.max(probabilities, axis=1)
     masks, certainty = map(np.asarray, _binary_masks(mask_logits, input_hw, out_hw))
-    scores = scores * certainty
+    confidences = confidences * certainty
     found = np.flatnonzero(masks.any(axis=(1, 2)))
-    found = found[np.argsort(-scores[found], kind="stable")]
-    return Segments(masks[found], classes[found], scores[found])
+    found = found[np.argsort(-confidences[found], kind="stable")]
+    return Segments(masks[found], classes[found], confidences[found])
 
 
 def class_probabilities(class_logits: Float[Array, "q k1"]) -> Float[np.ndarray, "q k1"]:
@@ -100,7 +100,7 @@ def mask_probability(
 
 
 @partial(jax.jit, static_argnums=(3, 4))
-def _owners(mask_logits, scores, count, input_hw, out_hw):
+def _owners(mask_logits, confidences, count, input_hw, out_hw):
     """Which of the first `count` queries each pixel goes to, or -1; and the areas of their masks.
 
     Of equal products, the first.
@@ -109,13 +109,13 @@ def _owners(mask_logits, scores, count, input_hw, out_hw):
     def look(query, found):
         best, owner, areas = found
         probability = mask_probability(mask_logits[query], input_hw, out_hw)
-        product, inside = scores[query] * probability, probability >= 0.5
+        product, inside = confidences[query] * probability, probability >= 0.5
         better = product > best
         owner = jnp.where(better, jnp.where(inside, query, -1), owner)
         return jnp.where(better, product, best), owner, areas.at[query].set(jnp.sum(inside))
 
     nobody = jnp.full(out_hw, -1, jnp.int32)
-    nothing = (jnp.zeros(out_hw), nobody, jnp.zeros(len(scores), jnp.int32))
+    nothing = (jnp.zeros(out_hw), nobody, jnp.zeros(len(confidences), jnp.int32))
     return lax.fori_loop(0, count, look, nothing)[1:]
 
 

@@ -1,6 +1,6 @@
-"""Windows over an image, and how their scores become the scores of the image.
+"""Windows over an image, and how their logits become the logits of the image.
 
-All of it is linear and acts on rows and columns alone: the scores of a window are resized to the
+All of it is linear and acts on rows and columns alone: the logits of a window are resized to the
 window, averaged where windows overlap, cut, and resized to the image. So each side of an image has
 one sparse matrix that does it all, and any part of an image can be had by itself.
 """
@@ -17,14 +17,14 @@ from jaxseg.errors import ConfigError
 from jaxseg.ops.resize import interpolation_taps
 
 
-class Slide(NamedTuple):
+class SlidingWindow(NamedTuple):
     """Windows of `crop_hw` every `stride_hw`, in pixels of the network's input."""
 
     crop_hw: tuple[int, int]
     stride_hw: tuple[int, int]
 
 
-def slide_of(settings: Mapping[str, Any]) -> Slide | None:
+def parse_sliding_window(settings: Mapping[str, Any]) -> SlidingWindow | None:
     """The windows of `config.eval`; None for an image in one piece.
 
     Raises:
@@ -35,7 +35,7 @@ def slide_of(settings: Mapping[str, Any]) -> Slide | None:
         raise ConfigError(f"config.eval.mode={mode}: 'whole' or 'slide'")
     if mode == "whole":
         return None
-    slide = Slide(*(tuple(settings[key]) for key in Slide._fields))
+    slide = SlidingWindow(*(tuple(settings[key]) for key in SlidingWindow._fields))
     for key, sides in slide._asdict().items():
         if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
             raise ConfigError(f"config.eval.{key}={sides}: height and width, whole and above 0")
@@ -53,28 +53,28 @@ def window_starts(size: int, crop: int, stride: int) -> Int[np.ndarray, "n"]:
     return np.minimum(np.arange(count) * stride, size - crop)
 
 
-class Side(NamedTuple):
+class AxisPlan(NamedTuple):
     """One side of an image that goes through the network in windows.
 
     Attributes:
       starts: where they begin.
-      scores: how many scores each has along this side.
-      matrix: [out, len(starts) * scores], from the scores of all windows, one window after the
-        other, to those of the image.
+      logits_per_window: how many logits each window has along this axis.
+      matrix: [out, len(starts) * logits_per_window], from the logits of all windows, one window
+        after the other, to those of the image.
     """
 
     starts: Int[np.ndarray, "n"]
-    scores: int
+    logits_per_window: int
     matrix: sparse.csr_array
 
-    def mirrored(self) -> "Side":
+    def mirrored(self) -> "AxisPlan":
         """For a view that is mirrored along this side, and an image that is not."""
         return self._replace(matrix=self.matrix[::-1])
 
     def part(
         self, start: int, stop: int
     ) -> tuple[Int[np.ndarray, "p"], Float[np.ndarray, "out p"]]:
-        """The scores that the image depends on from `start` to `stop`, and the matrix between."""
+        """The logits that the image depends on from `start` to `stop`, and the matrix between."""
         matrix = self.matrix[start:stop]
         places = np.unique(matrix.indices)
         return places, matrix[:, places].toarray().astype(np.float32)
@@ -87,7 +87,9 @@ def as_slice(places: Int[np.ndarray, "p"]) -> slice | Int[np.ndarray, "p"]:
 
 
 @functools.lru_cache(maxsize=256)
-def side_of(size: int, kept: int, out: int, crop: int, stride: int, scores: int) -> Side:
+def plan_axis(
+    size: int, unpadded: int, out: int, crop: int, stride: int, logits_per_window: int
+) -> AxisPlan:
     """Windows of `crop` every `stride` along a side.
 
     Scores are averaged over windows before any softmax, as in the reference (`slide_inference` of
@@ -95,13 +97,13 @@ def side_of(size: int, kept: int, out: int, crop: int, stride: int, scores: int)
 
     Args:
       size: of the network's input; `crop` is at most that.
-      kept: of which so much is left when padding is cut off.
+      unpadded: of which so much is left when padding is cut off.
       out: of the image.
-      scores: along a window.
+      logits_per_window: along this axis.
     """
     starts = window_starts(size, crop, stride)
     ones, inside = np.ones(crop), np.arange(crop)
-    resized = _interpolation(scores, crop)
+    resized = _interpolation(logits_per_window, crop)
     placed = sparse.hstack(
         [
             sparse.csr_array((ones, (start + inside, inside)), shape=(size, crop)) @ resized
@@ -112,9 +114,9 @@ def side_of(size: int, kept: int, out: int, crop: int, stride: int, scores: int)
     position = np.arange(size)
     seen = sum((position >= start) & (position < start + crop) for start in starts)
     mean = sparse.diags_array(1 / seen, format="csr") @ placed
-    matrix = sparse.csr_array(_interpolation(kept, out) @ mean[:kept])
+    matrix = sparse.csr_array(_interpolation(unpadded, out) @ mean[:unpadded])
     matrix.eliminate_zeros()
-    return Side(starts, scores, matrix)
+    return AxisPlan(starts, logits_per_window, matrix)
 
 
 def _interpolation(size, out):

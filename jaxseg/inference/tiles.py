@@ -1,7 +1,7 @@
-"""From the scores of views to the probabilities of an image: tile by tile, over the devices.
+"""From the logits of views to the probabilities of an image: tile by tile, over the devices.
 
-An image may be of any size, and its [h, w, k] array of scores need not fit anywhere. A tile has one
-size, so these programs are compiled once per number of classes and per bucket of how many scores a
+An image may be of any size, and its [h, w, k] array of logits need not fit anywhere. A tile has one
+size, so these programs are compiled once per number of classes and per bucket of how many logits a
 tile depends on.
 """
 
@@ -17,11 +17,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from jaxseg.inference.sliding_window import Side, as_slice
+from jaxseg.inference.sliding_window import AxisPlan, as_slice
 
 TILE = 256  # pixels of an image along either side
 # Scores along a side that a tile depends on: enough for one window at the size of the image, whose
-# scores have stride 4; then one half more each time, up to 31 thousand.
+# logits have stride 4; then one half more each time, up to 31 thousand.
 BUCKETS = [72 * 3**k // 2**k for k in range(16)]
 
 
@@ -30,15 +30,15 @@ class Band(NamedTuple):
 
     Attributes:
       weight: how many views it stands for.
-      rows: from rows of scores to rows of the image.
-      scores: of the windows of the view, side by side.
-      columns: from columns of scores to those of the image.
+      rows: from rows of logits to rows of the image.
+      logits: of the windows of the view, side by side.
+      columns: from columns of logits to those of the image.
     """
 
     weight: int
     rows: Float[np.ndarray, "out p"]
-    scores: Float[np.ndarray, "p q k"]
-    columns: Side
+    logits: Float[np.ndarray, "p q k"]
+    columns: AxisPlan
 
 
 def probabilities(
@@ -58,19 +58,19 @@ def classes(
 def _tiles(bands, width, devices, finish):
     """Softmax per view, then the mean over views, as in the reference."""
     mesh = _mesh_of(devices)
-    height, num_classes = bands[0].rows.shape[0], bands[0].scores.shape[-1]
+    height, num_classes = bands[0].rows.shape[0], bands[0].logits.shape[-1]
     for first in range(0, width, TILE * mesh.size):
         starts = range(first, min(first + TILE * mesh.size, width), TILE)
         shape = (mesh.size, TILE, TILE, num_classes)
         total = jnp.zeros(shape, jnp.float32, device=NamedSharding(mesh, P("tile")))
         for band in bands:
-            rows, scores, columns = _padded(band, starts, mesh.size)
+            rows, logits, columns = _padded(band, starts, mesh.size)
             total = _add(
                 mesh,
                 total,
                 np.float32(band.weight),
                 jax.device_put(rows, NamedSharding(mesh, P())),
-                _split(scores, mesh),
+                _split(logits, mesh),
                 _split(columns, mesh),
             )
         tiles = np.asarray(finish(total, np.float32(sum(band.weight for band in bands))))
@@ -85,16 +85,16 @@ def _padded(band, starts, count):
     Filled up with zeros to `count` tiles of `TILE` pixels, and n to the next of `BUCKETS`.
     """
     parts = [band.columns.part(start, start + TILE) for start in starts]
-    longest = max(len(band.scores), *(len(places) for places, _ in parts))
+    longest = max(len(band.logits), *(len(places) for places, _ in parts))
     length = next(bucket for bucket in BUCKETS if bucket >= longest)
     rows = np.zeros((TILE, length), np.float32)
     rows[: band.rows.shape[0], : band.rows.shape[1]] = band.rows
-    scores = np.zeros((count, length, length, band.scores.shape[-1]), np.float32)
+    logits = np.zeros((count, length, length, band.logits.shape[-1]), np.float32)
     columns = np.zeros((count, TILE, length), np.float32)
     for tile, (places, matrix) in enumerate(parts):
-        scores[tile, : len(band.scores), : len(places)] = band.scores[:, as_slice(places)]
+        logits[tile, : len(band.logits), : len(places)] = band.logits[:, as_slice(places)]
         columns[tile, : matrix.shape[0], : len(places)] = matrix
-    return rows, scores, columns
+    return rows, logits, columns
 
 
 @functools.cache
@@ -114,12 +114,12 @@ def _add(
     total: Float[Array, "t y x k"],
     weight: Float[Array, ""],
     rows: Float[Array, "y n"],
-    scores: Float[Array, "t n m k"],
+    logits: Float[Array, "t n m k"],
     columns: Float[Array, "t x m"],
 ) -> Float[Array, "t y x k"]:
     einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-    scores = einsum("txm,tymk->tyxk", columns, einsum("yn,tnmk->tymk", rows, scores))
-    total += weight * jax.nn.softmax(scores, axis=-1)
+    logits = einsum("txm,tymk->tyxk", columns, einsum("yn,tnmk->tymk", rows, logits))
+    total += weight * jax.nn.softmax(logits, axis=-1)
     return lax.with_sharding_constraint(total, NamedSharding(mesh, P("tile")))
 
 

@@ -12,7 +12,7 @@ IGNORE = 255
 def cross_entropy(logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"]) -> Float[Array, ""]:
     """Cross-entropy of scores resized to the label, in float32.
 
-    The mean is over *all* pixels: those labelled 255 add nothing to the sum but count in the
+    The mean is over *all* pixels: those labeled 255 add nothing to the sum but count in the
     denominator, as in the reference (its `avg_non_ignore` is off in every published config).
     """
     logits = resize_bilinear(logits.astype(jnp.float32), labels.shape[1:])
@@ -28,8 +28,8 @@ def cross_entropy(logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"]) 
 def pixel_accuracy(
     logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"]
 ) -> Float[Array, ""]:
-    """Share of labelled pixels whose highest resized score is the label's, in 0..1."""
+    """Share of labeled pixels whose highest resized score is the label's, in 0..1."""
     logits = resize_bilinear(logits.astype(jnp.float32), labels.shape[1:])
-    labelled = labels != IGNORE
-    correct = (jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels) & labelled
-    return jnp.sum(correct) / jnp.maximum(jnp.sum(labelled), 1)
+    labeled = labels != IGNORE
+    correct = (jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels) & labeled
+    return jnp.sum(correct) / jnp.maximum(jnp.sum(labeled), 1)

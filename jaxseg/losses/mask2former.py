@@ -39,7 +39,7 @@ def mask2former_loss(
     *,
     num_points: int = 12544,
     oversample_ratio: float = 3.0,
-    importance_ratio: float = 0.75,
+    importance_sample_ratio: float = 0.75,
     max_targets: int,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The sum of the class, mask and dice losses of all `p` predictions, and what to log.
@@ -75,7 +75,7 @@ def mask2former_loss(
     @jax.vmap
     def losses(class_logits, mask_logits, labels, targets, valid, assigned, key):
         points = draw_comparison_points(
-            key, mask_logits, assigned, num_points, oversample_ratio, importance_ratio
+            key, mask_logits, assigned, num_points, oversample_ratio, importance_sample_ratio
         )
         # What the gradient needs is computed again: it is many times the points.
         return jax.checkpoint(image_losses)(
@@ -94,7 +94,7 @@ def mask2former_loss(
         lambda of: losses(of[0], of[1], labels, targets, valid, of[2], of[3]),
         (class_logits, mask_logits, assigned, comparison_keys),
     )
-    of_predictions = normalised(*sums, valid)
+    of_predictions = normalized(*sums, valid)
     logs = {name: values[-1] for name, values in of_predictions.items()}
     total = sum(jnp.sum(values) for values in of_predictions.values())
     return total, logs | {"targets_dropped": dropped}
@@ -118,10 +118,10 @@ def draw_comparison_points(
     assigned: Int[Array, "t"],
     num_points: int,
     oversample_ratio: float,
-    importance_ratio: float,
+    importance_sample_ratio: float,
 ) -> Float[Array, "t n 2"]:
     """`comparison_points` of the queries assigned to an image's targets, at random for each."""
-    uncertain = int(importance_ratio * num_points)
+    uncertain = int(importance_sample_ratio * num_points)
     candidates_key, fresh_key = jax.random.split(rng)
     return comparison_points(
         mask_logits[assigned],
@@ -151,7 +151,7 @@ def image_losses(
     assigned: Int[Array, "t"],
     points: Float[Array, "t n 2"],
 ) -> tuple[Float[Array, ""], ...]:
-    """One image's sums: class loss, its weights, mask losses, dice losses; not normalised."""
+    """One image's sums: class loss, its weights, mask losses, dice losses; not normalized."""
     no_object = class_logits.shape[1] - 1
     query_classes = jnp.full(len(class_logits), no_object, targets.dtype)
     query_classes = query_classes.at[assigned].set(jnp.where(valid, targets, no_object))
@@ -190,7 +190,7 @@ def dice_loss(logits: Float[Array, "t n"], masks: Float[Array, "t n"]) -> Float[
     return 1 - (2 * overlap + 1) / (jnp.sum(probability, axis=1) + jnp.sum(masks, axis=1) + 1)
 
 
-def normalised(
+def normalized(
     class_sums: Float[Array, "p b"],
     class_weights: Float[Array, "p b"],
     mask_sums: Float[Array, "p b"],

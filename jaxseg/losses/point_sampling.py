@@ -1,7 +1,7 @@
 """Masks looked at in random points instead of everywhere (PointRend, arXiv:1912.08193).
 
 A point is (x, y) in 0…1 of the image, whatever the size of the map that is sampled: bilinear
-between the centres of pixels (align_corners=False), zeros outside. Every function is about one
+between the centers of pixels (align_corners=False), zeros outside. Every function is about one
 mask; `jax.vmap` makes it one of many masks, at shared points or at points of their own.
 """
 

@@ -19,7 +19,7 @@ Pyramid = tuple[Grid, ...]
 
 
 def reference_points(pyramid: Pyramid) -> Float[np.ndarray, "1 q 1 2"]:
-    """The centre (x, y) of every cell of the grids, in 0..1."""
+    """The center (x, y) of every cell of the grids, in 0..1."""
     points = []
     for height, width in pyramid:
         y, x = np.divmod(np.arange(height * width, dtype=np.float32), np.float32(width))

@@ -4,7 +4,7 @@ That is, multiply-accumulates of convolutions and linear layers, 1 per output fo
 convolution (none for that of a linear layer), 2 per element of layer and group norm, 1 of ReLU,
 1 per input of a pooling in a head, and 5·K·H·W·C for the sampling of K points by DCNv3. Not
 counted: batch norm, GELU, softmax, resizing, residuals, layer scale, the projection of
-InternImage-H's centre feature scale; and of Mask2Former the sampling in the pixel decoder, and
+InternImage-H's center feature scale; and of Mask2Former the sampling in the pixel decoder, and
 attention but for its FFN. After mmcv's counter and the InternImage repository's own term for DCNv3.
 
 For ViT-Adapter no figures are published. Beside the above, its attention counts 2·N²·C for N tokens
@@ -19,16 +19,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseg.models import deformable_attention, layers, segmentor
+from jaxseg.models import deformable_attention, layers
 from jaxseg.models.backbones import beit, vit
 from jaxseg.models.backbones.internimage import DCNv3
 from jaxseg.models.group_linear import FromGroups, ToGroups, padded
 from jaxseg.models.heads import mask2former_layers, pixel_decoder
 from jaxseg.models.heads.mask2former_head import Mask2FormerHead
 from jaxseg.models.heads.uper_head import UPerHead
+from jaxseg.models.segmentation_model import SegmentationModel
 
 
-def of_module(module: nn.Module, inputs: tuple, output) -> int:
+def count_module(module: nn.Module, inputs: tuple, output) -> int:
     """What a module costs itself, without the modules in it."""
     match module:
         case layers.Linear(parent=mask2former_layers.MultiheadAttention()):
@@ -61,11 +62,11 @@ def of_module(module: nn.Module, inputs: tuple, output) -> int:
             return 5 * module.kernel_size**2 * output.size
         case vit.PatchConv():
             return output.size * (3 * vit.PATCH**2 + 1)
-        case vit.Attention(window=int()):
+        case vit.ViTAttention(window=int()):
             x, hw = inputs
             windows = math.prod(-(side // -module.window) for side in hw)
             return 2 * windows * module.window**4 * x.shape[0] * x.shape[-1]
-        case vit.Attention() | beit.Attention():
+        case vit.ViTAttention() | beit.BEiTAttention():
             x, _ = inputs
             return 2 * x.size * x.shape[1]
         case deformable_attention.MSDeformAttn():
@@ -85,7 +86,7 @@ def of_module(module: nn.Module, inputs: tuple, output) -> int:
     return 0
 
 
-def count(model: segmentor.Segmentor, image_hw: Sequence[int]) -> dict[tuple[str, ...], int]:
+def count_flops(model: SegmentationModel, image_hw: Sequence[int]) -> dict[tuple[str, ...], int]:
     """FLOPs of every module for one image in evaluation, by its path in the model.
 
     By shapes alone; nothing is computed.
@@ -95,11 +96,11 @@ def count(model: segmentor.Segmentor, image_hw: Sequence[int]) -> dict[tuple[str
     def record(call, args, kwargs, context):
         output = call(*args, **kwargs)
         if context.method_name == "__call__":
-            counts[context.module.path] += of_module(context.module, args, output)
+            counts[context.module.path] += count_module(context.module, args, output)
         return output
 
     image = jax.ShapeDtypeStruct((1, *image_hw, 3), jnp.float32)
     with nn.intercept_methods(record):
-        # What initialises the variables runs every module once, as a prediction does.
+        # What initializes the variables runs every module once, as a prediction does.
         jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
     return {path: flops for path, flops in counts.items() if flops}

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 import pallas_kernels
-from jaxseg.models.layers import DType, kernel_of
+from jaxseg.models.layers import DType, kernel_param
 from jaxseg.ops.linear import matmul
 
 
@@ -58,7 +58,7 @@ class ToGroups(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... p*k"]:
         width = self.groups * self.features
-        kernel = kernel_of(self, self.kernel_init, (x.shape[-1], width))
+        kernel = kernel_param(self, self.kernel_init, (x.shape[-1], width))
         bias = self.param("bias", nn.initializers.zeros, (width,)).astype(self.dtype)
         layout = (self.groups, self.implementation)
         kernel, bias = (to_kernel_order(w, *layout) for w in (kernel, bias))
@@ -78,7 +78,7 @@ class FromGroups(nn.Module):
     def __call__(self, x: Float[Array, "... p*k"]) -> Float[Array, "... d"]:
         groups = padded(self.groups, self.implementation)
         width = x.shape[-1] // groups * self.groups
-        kernel = kernel_of(self, self.kernel_init, (width, self.features))
+        kernel = kernel_param(self, self.kernel_init, (width, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = to_kernel_order(x.astype(self.dtype), groups, self.implementation)
         kernel = to_kernel_order(kernel.T, self.groups, self.implementation).T

@@ -12,7 +12,7 @@ VARIABLE = "JAXSEG_KERNELS"
 SETTINGS = ("auto", "xla", "gpu", "tpu")
 
 
-def setting(config: Mapping[str, Any]) -> tuple[str, str]:
+def kernel_setting(config: Mapping[str, Any]) -> tuple[str, str]:
     """What the environment variable JAXSEG_KERNELS says, or else `config.model.kernels`.
 
     Args:
@@ -32,17 +32,17 @@ def setting(config: Mapping[str, Any]) -> tuple[str, str]:
     return value, origin
 
 
-def choice(config: Mapping[str, Any], deterministic: bool = False) -> KernelChoice:
+def kernel_choice(config: Mapping[str, Any], deterministic: bool = False) -> KernelChoice:
     """What the modules of a model pass to `pallas_kernels`.
 
     Raises:
       ConfigError: for a value that does not exist.
     """
-    value, _ = setting(config)
+    value, _ = kernel_setting(config)
     return KernelChoice(None if value == "auto" else value, deterministic)
 
 
-def check(config: Mapping[str, Any], platform: str):
+def check_kernels(config: Mapping[str, Any], platform: str):
     """Refuses kernels that are named and cannot run on devices of this platform.
 
     Args:
@@ -52,7 +52,7 @@ def check(config: Mapping[str, Any], platform: str):
     Raises:
       ConfigError: naming the setting and what it can be.
     """
-    value, origin = setting(config)
+    value, origin = kernel_setting(config)
     platform = "gpu" if platform == "cuda" else platform
     if value in ("gpu", "tpu") and value != platform:
         raise ConfigError(
@@ -61,9 +61,9 @@ def check(config: Mapping[str, Any], platform: str):
         )
 
 
-def describe(config: Mapping[str, Any]) -> str:
+def describe_kernels(config: Mapping[str, Any]) -> str:
     """The setting and what it means on the devices here, such as "auto: XLA on cpu"."""
-    value, origin = setting(config)
+    value, origin = kernel_setting(config)
     where = pallas_kernels.platform()
     runs = f"XLA on {where}" if value == "xla" or where == "cpu" else f"kernels for {where}"
     return f"{value}: {runs}" + f" (from {origin})" * (origin == VARIABLE)

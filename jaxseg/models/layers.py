@@ -27,7 +27,7 @@ def torch_uniform(fan_in: int) -> Callable:
     return init
 
 
-def kernel_of(module: nn.Module, init: Callable, shape: Sequence[int]) -> Array:
+def kernel_param(module: nn.Module, init: Callable, shape: Sequence[int]) -> Array:
     """The parameter "kernel" of a layer, in the layer's type.
 
     Whole on every device: where it is split, as "fsdp" does, it is gathered for the layer, and let
@@ -47,7 +47,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
-        kernel = kernel_of(self, self.kernel_init, (x.shape[-1], self.features))
+        kernel = kernel_param(self, self.kernel_init, (x.shape[-1], self.features))
         x = matmul(x.astype(self.dtype), kernel)
         if self.use_bias:
             x += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
@@ -84,7 +84,7 @@ class Conv(nn.Module):
         size, channels = self.kernel_size, x.shape[-1]
         default_init = torch_uniform(size * size * channels)
         shape = (size, size, channels, self.features)
-        kernel = kernel_of(self, self.kernel_init or default_init, shape)
+        kernel = kernel_param(self, self.kernel_init or default_init, shape)
         x = x.astype(self.dtype)
         if size == 1 and self.stride == 1:
             x = matmul(x, kernel[0, 0])
@@ -111,17 +111,17 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         size, channels = self.kernel_size, x.shape[-1]
         init = torch_uniform(size * size)
-        kernel = kernel_of(self, init, (size, size, 1, channels))
+        kernel = kernel_param(self, init, (size, size, 1, channels))
         bias = self.param("bias", init, (channels,)).astype(self.dtype)
         return depthwise_conv(x.astype(self.dtype), kernel) + bias
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation in float32, with PyTorch's running statistics.
+    """Batch normalization in float32, with PyTorch's running statistics.
 
-    Normalises with the biased variance and keeps the unbiased one (n / (n-1)), momentum 0.1,
+    Normalizes with the biased variance and keeps the unbiased one (n / (n-1)), momentum 0.1,
     epsilon 1e-5. Inside a jitted function the batch is the global one, whatever its sharding, which
-    makes this the synchronised batch norm of the reference.
+    makes this the synchronized batch norm of the reference.
 
     Raises:
       ValueError: in training, for a batch of one value a channel, as PyTorch does.
@@ -167,7 +167,7 @@ class ConcatConv(nn.Module):
     def __call__(self, maps: Sequence[Float[Array, "b h w c"]]) -> Float[Array, "b p q d"]:
         size, widths = self.kernel_size, [x.shape[-1] for x in maps]
         shape = (size, size, sum(widths), self.features)
-        kernel = kernel_of(self, self.kernel_init, shape)
+        kernel = kernel_param(self, self.kernel_init, shape)
         first, *others = jnp.split(kernel, np.cumsum(widths)[:-1], axis=2)
         hw = maps[0].shape[1:3]
         maps = [x.astype(self.dtype) for x in maps]
@@ -213,7 +213,7 @@ class Classifier(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w k"]:
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)
         kernel_shape = (1, 1, x.shape[-1], self.num_classes)
-        kernel = kernel_of(self, nn.initializers.normal(0.01), kernel_shape)
+        kernel = kernel_param(self, nn.initializers.normal(0.01), kernel_shape)
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
         return matmul(x, kernel[0, 0]) + bias.astype(self.dtype)
 
@@ -240,7 +240,7 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
         b, h, w, channels = x.shape
-        kernel = kernel_of(self, self.kernel_init, (2, 2, channels, channels))  # y, x, out, in
+        kernel = kernel_param(self, self.kernel_init, (2, 2, channels, channels))  # y, x, out, in
         bias = self.param("bias", self.bias_init, (channels,))
         flat = kernel.reshape(4 * channels, channels).T
         cells = matmul(x.astype(self.dtype), flat).reshape(b, h, w, 2, 2, channels)

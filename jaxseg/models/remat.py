@@ -16,7 +16,7 @@ KEPT = {
 }
 
 
-def rematerialised(
+def remat_block(
     block: type[nn.Module], keeps: str, static_argnums: Sequence[int] = ()
 ) -> type[nn.Module]:
     """A block whose values within are not kept, but for those named by `keeps`, a key of `KEPT`.

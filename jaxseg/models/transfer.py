@@ -12,7 +12,7 @@ HEADS = ("decode_head", "auxiliary_head")
 CLASSIFIER = "conv_seg"
 
 
-def of_head(path: str) -> str | None:
+def head_name(path: str) -> str | None:
     """The head that a variable belongs to, or None."""
     part = path.split("/")[1]
     return part if part in HEADS else None
@@ -26,8 +26,8 @@ def fresh_variables(available: Mapping[str, Shape], wanted: Mapping[str, Shape])
     """
     fresh = {}
     for head in HEADS:
-        mine = {path: shape for path, shape in wanted.items() if of_head(path) == head}
-        theirs = {path: shape for path, shape in available.items() if of_head(path) == head}
+        mine = {path: shape for path, shape in wanted.items() if head_name(path) == head}
+        theirs = {path: shape for path, shape in available.items() if head_name(path) == head}
         different = {path for path, shape in mine.items() if theirs.get(path) != shape}
         if not theirs:
             fresh |= dict.fromkeys(mine, f"there is no {head}")

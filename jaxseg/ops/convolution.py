@@ -111,7 +111,7 @@ def conv3x3_of_resized(
 
 
 def _shifted_interpolation(size: int, out_size: int) -> np.ndarray:
-    """[out_size, 3, size]: linear interpolation at each place and its two neighbours, else zero."""
+    """[out_size, 3, size]: linear interpolation at each place and its two neighbors, else zero."""
     matrix = np.pad(interpolation_matrix(size, out_size), ((1, 1), (0, 0)))
     return np.stack([matrix[j : j + out_size] for j in range(3)], axis=1)
 

@@ -20,9 +20,9 @@ def interpolation_matrix(size: int, out_size: int) -> np.ndarray:
 
 
 def interpolation_taps(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every place of the output its two neighbours, and the weight of the second.
+    """For every place of the output its two neighbors, and the weight of the second.
 
-    Half-pixel centres (align_corners=False), edges clamped, no antialiasing when shrinking.
+    Half-pixel centers (align_corners=False), edges clamped, no antialiasing when shrinking.
     """
     position = np.maximum(_positions(size, out_size), 0)
     lower = np.minimum(np.floor(position).astype(int), size - 1)
@@ -32,20 +32,20 @@ def interpolation_taps(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray
 def cubic_matrix(size: int, out_size: int) -> np.ndarray:
     """The [out_size, size] matrix of cubic convolution along one axis, as PyTorch's "bicubic".
 
-    Half-pixel centres (align_corners=False), the edge repeated beyond itself, no antialiasing when
+    Half-pixel centers (align_corners=False), the edge repeated beyond itself, no antialiasing when
     shrinking. Keys, "Cubic convolution interpolation", 1981, with a = −0.75.
     """
     position = _positions(size, out_size)
     lower = np.floor(position).astype(int)
     matrix = np.zeros((out_size, size))
-    for neighbour in (lower - 1, lower, lower + 1, lower + 2):
-        weight = _cubic_kernel(np.abs(position - neighbour))
-        np.add.at(matrix, (np.arange(out_size), np.clip(neighbour, 0, size - 1)), weight)
+    for neighbor in (lower - 1, lower, lower + 1, lower + 2):
+        weight = _cubic_kernel(np.abs(position - neighbor))
+        np.add.at(matrix, (np.arange(out_size), np.clip(neighbor, 0, size - 1)), weight)
     return matrix
 
 
 def _positions(size, out_size):
-    """Where the centres of the output's pixels lie among those of the input."""
+    """Where the centers of the output's pixels lie among those of the input."""
     # As PyTorch has them: the scale in float32, and one rounding to float32 after a fused
     # multiply-subtract; the class map can depend on it.
     scale = np.float64(np.float32(size) / np.float32(out_size))
@@ -53,7 +53,7 @@ def _positions(size, out_size):
 
 
 def _cubic_kernel(distance, a=-0.75):
-    """The weight of a neighbour at a distance from 0 to 2."""
+    """The weight of a neighbor at a distance from 0 to 2."""
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = a * (((distance - 5) * distance + 8) * distance - 4)
     return np.where(distance <= 1, near, far)

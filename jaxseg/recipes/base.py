@@ -64,7 +64,7 @@ BASE = {
         "mask2former": {
             "num_points": 12544,  # where masks are compared
             "oversample_ratio": 3.0,  # candidates for the uncertain points, per point
-            "importance_ratio": 0.75,  # share of the uncertain points
+            "importance_sample_ratio": 0.75,  # share of the uncertain points
             "max_targets": 64,  # classes of an image; the log counts those that do not fit
         },
     },
@@ -129,7 +129,7 @@ def upernet(backbone: dict[str, Any], num_classes: int, channels: int = 512) -> 
         "kernels": "auto",  # of deformable sampling: "xla", "gpu" or "tpu"; JAXSEG_KERNELS wins
         "backbone": backbone,
         "decode_head": {
-            "kind": "uper",
+            "kind": "upernet",
             "num_classes": num_classes,
             "channels": channels,
             "pool_scales": (1, 2, 3, 6),

@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxseg.recipes import base
 
-# H and G have no layer scale, more norms, a 5×5 depthwise kernel and the centre feature scale.
+# H and G have no layer scale, more norms, a 5×5 depthwise kernel and the center feature scale.
 HUGE = {
     "layer_scale": None,
     "dw_kernel_size": 5,
@@ -90,7 +90,7 @@ INIT = {
 def backbone(size: str) -> dict[str, Any]:
     """An InternImage backbone of the published size."""
     return {
-        "kind": "intern_image",
+        "kind": "internimage",
         "mlp_ratio": 4.0,
         "layer_scale": 1.0,
         "offset_scale": 1.0,

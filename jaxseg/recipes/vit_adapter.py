@@ -130,7 +130,7 @@ INIT = {
 }
 # Images from -1 to 1 for these, as in their pre-training; AugReg-T has the others' mean and std.
 TO_ONE = {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)}
-NORMALISATION = {"augreg_adapter_b": TO_ONE, "augreg_adapter_l": TO_ONE}
+NORMALIZATION = {"augreg_adapter_b": TO_ONE, "augreg_adapter_l": TO_ONE}
 
 
 def at_sides(sides: tuple[int, ...], pad: str) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _published(name, model, data, steps):
     return {
         "steps": steps,
         "model": model,
-        "data": data | NORMALISATION.get(name, {}),
+        "data": data | NORMALIZATION.get(name, {}),
         "optim": OPTIM[name],
         "eval": {
             "every_steps": steps // 10,

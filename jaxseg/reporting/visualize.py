@@ -1,7 +1,7 @@
-"""Pictures for people: class maps in colour, overlays, legends, truth beside prediction.
+"""Pictures for people: class maps in color, overlays, legends, truth beside prediction.
 
 Images are RGB uint8 [h, w, 3]; labels are class numbers [h, w] of any integer type, and a number
-without a colour (255: ignored) is no class. Palettes are RGB [K, 3]. Everything returned is an
+without a color (255: ignored) is no class. Palettes are RGB [K, 3]. Everything returned is an
 image. Text grows with the picture, so that a panel reads alike at 256 and at 2048 pixels.
 """
 
@@ -26,14 +26,14 @@ SMALL, LARGE = 512, 1024  # pictures in a panel get their longer side between th
 
 
 def colorize(labels: Labels, palette: Palette) -> Picture:
-    """Every class in its colour, everything else black."""
+    """Every class in its color, everything else black."""
     colors = np.zeros((len(palette) + 1, 3), np.uint8)
     colors[:-1] = palette
     return colors[np.where(_has_class(labels, palette), labels.astype(np.int32), len(palette))]
 
 
 def overlay(image: Picture, labels: Labels, palette: Palette, alpha: float = 0.5) -> Picture:
-    """The classes' colours over the image with opacity `alpha`; no class, no colour."""
+    """The classes' colors over the image with opacity `alpha`; no class, no color."""
     _check(image, labels)
     blended = cv2.addWeighted(image, 1 - alpha, colorize(labels, palette), alpha, 0)
     return np.where(_has_class(labels, palette)[..., None], blended, image)
@@ -46,7 +46,7 @@ def legend(
     width: int = 1024,
     extra: Sequence[tuple[str, tuple[int, int, int]]] = (),
 ) -> Picture:
-    """A strip [*, width, 3] of colour chips with names: classes `present`, then the `extra` ones.
+    """A strip [*, width, 3] of color chips with names: classes `present`, then the `extra` ones.
 
     Aligned in columns, in as many rows as it takes; of height 0 when there is nothing to name.
     """
@@ -80,19 +80,19 @@ def evaluation_panel(
 ) -> Picture:
     """Image, truth, prediction and errors with captions, and a legend of the classes seen.
 
-    Errors: wrong pixels red over the dimmed image, ignored ones grey. Small images are enlarged
+    Errors: wrong pixels red over the dimmed image, ignored ones gray. Small images are enlarged
     and large ones reduced; four wide pictures stand two by two, four tall ones in a row.
     """
     _check(image, truth)
     _check(image, prediction)
-    labelled = _has_class(truth, palette)
-    wrong = labelled & (prediction != truth)
-    share = wrong.sum() / max(labelled.sum(), 1)
+    labeled = _has_class(truth, palette)
+    wrong = labeled & (prediction != truth)
+    share = wrong.sum() / max(labeled.sum(), 1)
     pictures = {
         "image": image,
         "ground truth": overlay(image, truth, palette, 0.7),
         "prediction": overlay(image, prediction, palette, 0.7),
-        f"errors: {share:.1%} of the labelled pixels": _errors(image, labelled, wrong),
+        f"errors: {share:.1%} of the labeled pixels": _errors(image, labeled, wrong),
     }
     pictures = {caption: _fit(picture) for caption, picture in pictures.items()}
     height, width, _ = pictures["image"].shape
@@ -144,12 +144,12 @@ def prediction_picture(
     return np.concatenate([picture, strip])
 
 
-def _errors(image, labelled, wrong):
-    """The image in dim grey, with red where it is wrong and light grey where nothing is known."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) * 0.4
-    shade = np.repeat(grey[..., None], 3, axis=2)
+def _errors(image, labeled, wrong):
+    """The image in dim gray, with red where it is wrong and light gray where nothing is known."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) * 0.4
+    shade = np.repeat(gray[..., None], 3, axis=2)
     shade[wrong] = 0.25 * shade[wrong] + 0.9 * np.array(WRONG)
-    shade[~labelled] = 0.25 * shade[~labelled] + 0.9 * np.array(IGNORED)
+    shade[~labeled] = 0.25 * shade[~labeled] + 0.9 * np.array(IGNORED)
     return np.clip(shade, 0, 255).astype(np.uint8)
 
 

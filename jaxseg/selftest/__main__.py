@@ -30,7 +30,8 @@ import numpy as np
 from absl import logging
 
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, save_weights
-from jaxseg.models import kernels, segmentor
+from jaxseg.models import kernels
+from jaxseg.models.segmentation_model import build_model
 from jaxseg.reporting.manifest import versions
 from jaxseg.selftest import models, operators
 from jaxseg.selftest.check import Check, Errors, checked
@@ -38,8 +39,8 @@ from jaxseg.selftest.check import Check, Errors, checked
 
 def checkpoint_errors() -> Errors:
     """How many arrays of a checkpoint are not read as they were written."""
-    config = models.config_of(models.INTERN_IMAGE, models.SEGFORMER)
-    model = segmentor.build(config.model)
+    config = models.config_of(models.INTERNIMAGE, models.SEGFORMER)
+    model = build_model(config.model)
     written = models.filled(model)
     with tempfile.TemporaryDirectory() as folder:
         run = pathlib.Path(folder) / "run"
@@ -58,7 +59,7 @@ def facts() -> dict[str, str]:
         "devices": f"{jax.device_count()} {device.device_kind} ({device.platform})",
         "memory": f"{limits[0] / 1e9:.1f} GB a device" if limits[0] else "not reported",
         "platform": " ".join(device.client.platform_version.split()),
-        "kernels": kernels.describe({}),
+        "kernels": kernels.describe_kernels({}),
         "machine": platform.platform(),
     }
     if device.platform == "gpu" and (driver := _nvidia_driver()):

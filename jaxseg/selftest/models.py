@@ -13,7 +13,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import parameter_paths
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import (
+    SegmentationModel,
+    Variables,
+    apply_model,
+    build_model,
+    variable_shapes,
+)
 from jaxseg.selftest.check import Errors, compiled, relative_error
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import TrainState
@@ -48,15 +54,15 @@ ADAPTER = {
     "add_vit_feature": False,  # which takes four interactions
     "extra_extractors": 1,
 }
-INTERN_IMAGE = {
-    "kind": "intern_image",
+INTERNIMAGE = {
+    "kind": "internimage",
     "channels": 8,
     "depths": (1, 1),
     "groups": (1, 2),
     "layer_scale": 1.0,
 }
 MODELS = {
-    "InternImage, SegFormerHead": (INTERN_IMAGE, SEGFORMER),
+    "InternImage, SegFormerHead": (INTERNIMAGE, SEGFORMER),
     "ViT-Adapter, SegFormerHead": (
         {"kind": "vit_adapter", **ADAPTER, "pretrain_grid": 4},
         SEGFORMER,
@@ -116,9 +122,9 @@ def weights_of(path: str, shape: Sequence[int]) -> np.ndarray:
     return 0.02 * normal
 
 
-def filled(model: segmentor.Segmentor) -> segmentor.Variables:
+def filled(model: SegmentationModel) -> Variables:
     """Variables of a model with `weights_of` their paths."""
-    shapes = parameter_paths.shapes(segmentor.shapes(model))
+    shapes = parameter_paths.shapes(variable_shapes(model))
     arrays = {path: jnp.asarray(weights_of(path, shape)) for path, shape in shapes.items()}
     return {"batch_stats": {}} | parameter_paths.nested(arrays)
 
@@ -126,7 +132,7 @@ def filled(model: segmentor.Segmentor) -> segmentor.Variables:
 def model_numbers(name: str) -> dict[str, list[float]]:
     """Logits of a small model in evaluation; loss, gradient norm, and the loss after an update."""
     config = config_of(*MODELS[name])
-    model = segmentor.build(config.model)
+    model = build_model(config.model)
     variables = filled(model)
     random = np.random.default_rng(0)
     label = random.integers(0, CLASSES, (2, 4, 4)).repeat(16, axis=1).repeat(16, axis=2)
@@ -134,7 +140,7 @@ def model_numbers(name: str) -> dict[str, list[float]]:
     image = jnp.asarray(noise + label[..., None] / 2, jnp.float32)
 
     def evaluate(variables, image):
-        return segmentor.apply(model, variables, image)[0].logits
+        return apply_model(model, variables, image)[0].logits
 
     logits = np.asarray(compiled(evaluate)(variables, image)).ravel()
     with jax.numpy_dtype_promotion("standard"):  # optax raises Python numbers

@@ -49,7 +49,7 @@ def make_optimizer(
     One stateless transformation after Adam stands for the dozens of parameter groups of the
     reference.
     """
-    group_of = parameter_groups.grouping(config, backbone)
+    group_of = parameter_groups.make_group_fn(config, backbone)
 
     def decay_and_scale(updates, params):
         def of_parameter(key_path, update, parameter):

@@ -27,7 +27,7 @@ LayerRules = Sequence[tuple[str, int]]
 QUERIES = ("decode_head/(query_embed|query_feat|level_embed|cls_embed|mask_embed)", 0)
 
 
-def intern_image_layers(backbone: ConfigDict) -> LayerRules:
+def internimage_layers(backbone: ConfigDict) -> LayerRules:
     """The layers of InternImage: the stem is 0, blocks count on from 1.
 
     A stage's closing norm and its downsampling belong with the first block of the *next* stage; the
@@ -67,7 +67,7 @@ def vit_layers(backbone: ConfigDict) -> LayerRules:
 # the original of ViT-Adapter means to exempt (position tables, class token) it names wrongly.
 VIT = (vit_layers, None)
 FAMILIES = {
-    "intern_image": (intern_image_layers, "norm|relative_position|sampling_offsets"),
+    "internimage": (internimage_layers, "norm|relative_position|sampling_offsets"),
     "vit_adapter": VIT,
     "beit_adapter": VIT,
     "beit": VIT,
@@ -75,7 +75,7 @@ FAMILIES = {
 }
 
 
-def grouping(config: ConfigDict, backbone: ConfigDict) -> Callable[[str, int], Group]:
+def make_group_fn(config: ConfigDict, backbone: ConfigDict) -> Callable[[str, int], Group]:
     """The function (path, number of dimensions) -> group that `config.optim` describes.
 
     Raises:
@@ -91,7 +91,7 @@ def grouping(config: ConfigDict, backbone: ConfigDict) -> Callable[[str, int], G
     if config.layer_decay != 1:
         raise ConfigError("optim: layer_decay has no effect beside custom_keys; set it to 1")
     rows = sorted(config.custom_keys, key=lambda row: (-len(row[0]), row[0]))
-    return lambda path, ndim: by_name(path, rows)
+    return lambda path, ndim: group_by_name(path, rows)
 
 
 def learning_rate_scale(path: str, rules: LayerRules, decay: float) -> float:
@@ -116,6 +116,6 @@ def decays(path: str, ndim: int, no_decay: str | None) -> bool:
     return not (no_decay and re.search(no_decay, path))
 
 
-def by_name(path: str, rows: Sequence[tuple[str, float, float]]) -> Group:
+def group_by_name(path: str, rows: Sequence[tuple[str, float, float]]) -> Group:
     """The group of the first row (part of a path, rate, decay) that is found; else of neither."""
     return next((Group(rate, decay) for part, rate, decay in rows if part in path), Group(1.0, 1.0))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import SegmentationModel, Variables, init_variables
 
 
 @flax.struct.dataclass
@@ -25,7 +25,7 @@ class TrainState:
     opt_state: optax.OptState
     ema: Any = None
 
-    def variables(self) -> segmentor.Variables:
+    def variables(self) -> Variables:
         """What is evaluated: the moving average where there is one."""
         params = self.params if self.ema is None else self.ema
         return {"params": params, "batch_stats": self.batch_stats}
@@ -33,12 +33,12 @@ class TrainState:
 
 def init_state(
     config: ConfigDict,
-    model: segmentor.Segmentor,
+    model: SegmentationModel,
     optimizer: optax.GradientTransformation,
 ) -> TrainState:
     """A fresh state; every value follows from the seed."""
     rng = jax.random.key(config.seed)
-    variables = segmentor.init(model, rng, config.data.crop_hw)
+    variables = init_variables(model, rng, config.data.crop_hw)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -12,14 +12,14 @@ from ml_collections import ConfigDict
 from jaxseg.distributed.sharding import constrain_shardings
 from jaxseg.losses.cross_entropy import cross_entropy
 from jaxseg.losses.mask2former import mask2former_loss
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import ModelOutput, SegmentationModel, apply_model
 from jaxseg.training.optimizer import squared_norms
 from jaxseg.training.state import TrainState
 
 
 def make_train_step(
     config: ConfigDict,
-    model: segmentor.Segmentor,
+    model: SegmentationModel,
     optimizer: optax.GradientTransformation,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The step (state, batch) -> (state, logs); `batch` holds image [b,h,w,3] and label [b,h,w].
@@ -32,7 +32,7 @@ def make_train_step(
 
     def loss_of(params, batch_stats, batch, rng):
         variables = {"params": params, "batch_stats": batch_stats}
-        output, batch_stats = segmentor.apply(
+        output, batch_stats = apply_model(
             model, variables, batch["image"], train=True, dropout_rng=rng
         )
         points_rng = jax.random.fold_in(rng, 1)
@@ -86,7 +86,7 @@ def make_train_step(
 
 
 def total_loss(
-    output: segmentor.Output, labels: Int[Array, "b H W"], rng: jax.Array, settings: ConfigDict
+    output: ModelOutput, labels: Int[Array, "b H W"], rng: jax.Array, settings: ConfigDict
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The loss of a model's output by `config.loss`, and its parts to be logged."""
     if output.masks is not None:

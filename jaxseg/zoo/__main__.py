@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from jaxseg.zoo.catalogue import BACKBONES, Model, Weights, get, list_models, nearest
+from jaxseg.zoo.catalogue import BACKBONES, Model, Weights, find_model, list_models, nearest
 
 
 def _miou(model):
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None):
     )
     parser.add_argument("pattern", nargs="?", default="*", help="such as '*internimage*cityscapes'")
     pattern = parser.parse_args(arguments).pattern
-    models = [get(name) for name in list_models(pattern)]
+    models = [find_model(name) for name in list_models(pattern)]
     backbones = [row for row in BACKBONES if fnmatch.fnmatchcase(row.name, pattern)]
     if not models and not backbones:
         sys.exit(f"jaxseg: no published model matches {pattern!r}; {_hint(pattern)}")

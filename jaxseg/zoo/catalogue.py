@@ -294,7 +294,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return [model.name for model in MODELS if fnmatch.fnmatchcase(model.name, pattern)]
 
 
-def get(name: str) -> Model:
+def find_model(name: str) -> Model:
     """The published model of that name.
 
     Raises:
@@ -303,7 +303,7 @@ def get(name: str) -> Model:
     return _find(name, MODELS)
 
 
-def of_recipe(variant: str, dataset: str) -> Model | None:
+def find_recipe(variant: str, dataset: str) -> Model | None:
     """The published model of the recipe with this variant's name on this dataset, if there is one.
 
     Mapillary with its labels mapped to Cityscapes counts as Mapillary.
@@ -312,7 +312,7 @@ def of_recipe(variant: str, dataset: str) -> Model | None:
     return next((model for model in found if dataset.startswith(model.dataset)), None)
 
 
-def file(name: str) -> pathlib.Path:
+def fetch_weights(name: str) -> pathlib.Path:
     """The checkpoint of a published model or backbone, downloaded unless it is there already.
 
     It lies in `checkpoints/` of the cache directory, JAXSEG_CACHE or else ~/.cache/jaxseg, under

@@ -118,7 +118,7 @@ def _choose(index, numbers):
 
 def _level_pixel(location, size):
     size = size.astype(jnp.float32)
-    # Half-pixel centres. The bound is strictly outside, where no corner counts, so that it changes
+    # Half-pixel centers. The bound is strictly outside, where no corner counts, so that it changes
     # neither values nor gradients; it keeps the conversion to int32 defined.
     pixel = jnp.clip(location * size - 0.5, -2.0, size + 1.0)
     whole = jnp.floor(pixel)

@@ -41,7 +41,7 @@ def _hat(u):
     return jnp.maximum(0.0, 1.0 - jnp.abs(u))
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """Which pixels a sampling point has along an axis."""
 
     near: Callable  # (distance, 1) -> whether a pixel at this distance is one
@@ -49,26 +49,26 @@ class Neighbours(NamedTuple):
 
 
 # A pixel at a distance of one has no weight, but its difference to the next is the slope.
-OF_VALUES = Neighbours(jnp.less, jnp.ceil)
-OF_SLOPES = Neighbours(jnp.less_equal, lambda u: jnp.floor(u) + 1)
+OF_VALUES = Neighbors(jnp.less, jnp.ceil)
+OF_SLOPES = Neighbors(jnp.less_equal, lambda u: jnp.floor(u) + 1)
 
 
-def _span(lowest, highest, neighbours):
-    """The first and the last whole number that is a neighbour of anything between the two."""
-    first, last = jnp.floor(jnp.min(lowest)), neighbours.last(jnp.max(highest))
+def _span(lowest, highest, neighbors):
+    """The first and the last whole number that is a neighbor of anything between the two."""
+    first, last = jnp.floor(jnp.min(lowest)), neighbors.last(jnp.max(highest))
     return first.astype(jnp.int32), last.astype(jnp.int32)
 
 
-def _weigh_columns(target, points_ref, mask_ref, column_ref, neighbours):
+def _weigh_columns(target, points_ref, mask_ref, column_ref, neighbors):
     """Fills column_ref with mask_k · hat(x_k − dx); returns the span of y of the points near dx."""
     lowest, highest = jnp.full_like(target, FAR), jnp.full_like(target, -FAR)
     for k in range(POINTS):
         distance = jnp.abs(points_ref[k, X] - target)
         column_ref[k] = jnp.maximum(0.0, 1.0 - distance) * mask_ref[k]
-        near = neighbours.near(distance, 1)
+        near = neighbors.near(distance, 1)
         lowest = jnp.where(near, jnp.minimum(lowest, points_ref[k, Y]), lowest)
         highest = jnp.where(near, jnp.maximum(highest, points_ref[k, Y]), highest)
-    return _span(lowest, highest, neighbours)
+    return _span(lowest, highest, neighbors)
 
 
 def _weight(dy, points_ref, column_ref):
@@ -79,24 +79,24 @@ def _weight(dy, points_ref, column_ref):
     return terms[0]
 
 
-def _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, neighbours, visit):
+def _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, neighbors, visit):
     """Calls visit(dx, target, pairs) for every dx of this row; returns the last dx.
 
-    `target` is dx in the lanes whose column has a neighbour at dx, and far from all points in the
+    `target` is dx in the lanes whose column has a neighbor at dx, and far from all points in the
     others. `pairs` are the rows of the value to be visited. column_ref is filled for this dx.
     """
     row = pl.program_id(ROW_AXIS)
     bottom = value_ref.shape[0] - 1
     column = lax.rem(lax.broadcasted_iota(jnp.int32, mask_ref.shape[1:], 1), width)
 
-    first_dx, last_dx = _span(points_ref[:, X], points_ref[:, X], neighbours)
+    first_dx, last_dx = _span(points_ref[:, X], points_ref[:, X], neighbors)
     first_dx, last_dx = jnp.maximum(first_dx, 1 - width), jnp.minimum(last_dx, width - 1)
 
     @pl.loop(first_dx, last_dx + 1)
     def _(dx):
         inside = (column + dx >= 0) & (column + dx < width)
         target = jnp.where(inside, dx.astype(jnp.float32), FAR)
-        top_dy, bottom_dy = _weigh_columns(target, points_ref, mask_ref, column_ref, neighbours)
+        top_dy, bottom_dy = _weigh_columns(target, points_ref, mask_ref, column_ref, neighbors)
         first = jnp.maximum(row + top_dy, 0)
         last = jnp.minimum(row + bottom_dy, bottom)
         visit(dx, target, RowPairs(row, first, last, bottom))

@@ -328,7 +328,7 @@ def blocks_and_tiles(
 ]:
     """What `sample` takes: values of each level, x and y in pixels, and attention."""
     values, start = [], 0
-    for level in levels_of(spatial_shapes):
+    for level in make_levels(spatial_shapes):
         end = start + level.height * level.width
         values.append(_to_blocks(value[:, start:end], level))
         start = end
@@ -344,12 +344,12 @@ def fits(spatial_shapes: Sequence[tuple[int, int]], head_channels: int, dtype: j
     """Whether the forward kernel's memory holds all levels of a head, and those of the next."""
     pixels = sum(
         level.strips * level.blocks * level.rows * level.columns
-        for level in levels_of(spatial_shapes)
+        for level in make_levels(spatial_shapes)
     )
     return 2 * pixels * head_channels * jnp.dtype(dtype).itemsize <= LEVELS_BYTES
 
 
-def levels_of(spatial_shapes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
+def make_levels(spatial_shapes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
     return tuple(Level(height, width) for height, width in spatial_shapes)
 
 
@@ -359,5 +359,5 @@ def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
     if not b * queries:
         return jnp.zeros((b, queries, heads * value.shape[-1]), value.dtype)
     arguments = blocks_and_tiles(value, spatial_shapes, sampling_locations, attention_weights)
-    output = sample(*arguments, levels_of(spatial_shapes))
+    output = sample(*arguments, make_levels(spatial_shapes))
     return output[..., :queries].reshape(b, -1, queries).swapaxes(1, 2)

@@ -26,7 +26,7 @@ def collectives_of(mesh, function, *shapes, outputs=WHOLE):
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split) for shape in shapes]
     with jax.set_mesh(mesh):
         compiled = jax.jit(function, out_shardings=jax.NamedSharding(mesh, outputs))
-        return collectives.of_program(compiled.lower(*arrays).compile().as_text(), N)
+        return collectives.parse_collectives(compiled.lower(*arrays).compile().as_text(), N)
 
 
 def test_a_sum_over_the_batch_goes_around_twice(mesh):
@@ -91,7 +91,7 @@ ENTRY %main (x: bf16[4,8]) -> f32[4,8] {
     ],
 )
 def test_groups_in_every_notation(groups, devices):
-    gather, sent = collectives.of_program(HLO.replace("GROUPS", groups), 8)
+    gather, sent = collectives.parse_collectives(HLO.replace("GROUPS", groups), 8)
     assert (gather.kind, gather.devices) == ("all-gather", devices)
     assert gather.sent_bytes == (devices - 1) * 64
     assert (sent.kind, sent.sent_bytes) == ("send", 64)
@@ -99,7 +99,7 @@ def test_groups_in_every_notation(groups, devices):
 
 def test_a_sum_between_slices_goes_around_them_twice():
     slices = '_xla_megascale_target="{1,2,3,4}x{0:1}",_xla_megascale_transfer_type="ALL_REDUCE"'
-    *_, sent = collectives.of_program(HLO.replace("SLICES", slices), 8)
+    *_, sent = collectives.parse_collectives(HLO.replace("SLICES", slices), 8)
     assert (sent.kind, sent.devices, sent.sent_bytes) == ("send", 4, 2 * 3 / 4 * 64)
 
 
@@ -130,7 +130,7 @@ ENTRY %main (x: (bf16[4,8], u32[])) -> (bf16[4,8], u32[]) {
 
 
 def test_an_unrolled_loop_runs_less_often():
-    (found,) = collectives.of_program(UNROLLED, 2)
+    (found,) = collectives.parse_collectives(UNROLLED, 2)
     assert (found.kind, found.times, found.sent_bytes) == ("collective-permute", 4, 4 * 64)
 
 
@@ -174,6 +174,6 @@ ENTRY %main (x: bf16[4,8]) -> bf16[4,8] {
 
 
 def test_what_goes_on_beside_computation_counts_once_and_sums_in_parts_as_such():
-    gather, *scatters = collectives.of_program(BESIDE, 4)
+    gather, *scatters = collectives.parse_collectives(BESIDE, 4)
     assert (gather.kind, gather.sent_bytes) == ("all-gather", 3 * 64)
     assert [(s.kind, s.sent_bytes) for s in scatters] == [("reduce-scatter", 3 / 4 * 256)] * 2

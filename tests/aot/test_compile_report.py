@@ -31,8 +31,8 @@ def test_how_much_would_be_needed_is_read_from_the_refusal(message):
 
 def test_times_are_those_of_the_data_sheet():
     sums = Collective("all-reduce", (("f32", (10**9,)),), 16, 1)
-    program = Program(1.0, flops=197e12, read_bytes=819e9, collectives=(sums,))
-    found = costs(program, hardware.get("v5e"), 16 * 197e12, devices=16)
+    program = Program(1.0, flops=197e12, memory_traffic_bytes=819e9, collectives=(sums,))
+    found = costs(program, hardware.find_chip("v5e"), 16 * 197e12, devices=16)
     assert found["seconds"] == pytest.approx(
         {"arithmetic": 1, "memory": 1, "links": 7.5e9 / 200e9, "network": 0}
     )
@@ -133,5 +133,5 @@ def test_evaluation_sends_nothing(compiled):
     ],
 )
 def test_a_device_is_known_by_what_jax_calls_it(kind, name):
-    assert hardware.of_device_kind(kind) is hardware.CHIPS[name]
-    assert hardware.of_device_kind("NVIDIA H100 PCIe") is None
+    assert hardware.chip_of_device(kind) is hardware.CHIPS[name]
+    assert hardware.chip_of_device("NVIDIA H100 PCIe") is None

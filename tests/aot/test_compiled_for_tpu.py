@@ -36,7 +36,7 @@ def compiled(*options):
 # (137 + 5 · (216 + 3 · 128) and 212 + 6 · (308 + 6 · 147), 128 rows); for deformable attention per
 # block and tile. Of the first kernels of this kind, which these are to be no slower than.
 FIRST_KERNELS = {
-    "intern_image_t 512x1024 stage 0": 402 + 941,
+    "internimage_t 512x1024 stage 0": 402 + 941,
     "vit_adapter_l 896x896 injector": 874 + 2218,
     "vit_adapter_l 896x896 extractor": 1156 + 3323,
 }
@@ -54,7 +54,7 @@ def test_kernels_compile_and_cost_no_more_than_the_first_of_their_kind():
 
 def test_kernels_compile_for_the_other_chips():
     """The first at a size at which it takes a pass for some of the channels at a time."""
-    names = ["intern_image_t 1024x2048 stage 0", "vit_adapter_l 896x896 injector"]
+    names = ["internimage_t 1024x2048 stage 0", "vit_adapter_l 896x896 injector"]
     rows = compiled("--chip", *CHIPS[1:], "--memory-only", "--shapes", *names)
     assert len(rows) == 2 * len(names) * len(CHIPS[1:])
 
@@ -77,7 +77,7 @@ def test_split_over_sixteen_chips_only_the_loss_is_communicated():
 
 @pytest.mark.full
 @pytest.mark.parametrize(("size", "most_bytes"), [("t", 4e9), ("xl", 8e9)])
-def test_step_of_intern_image_only_sums_gradients(size, most_bytes):
+def test_step_of_internimage_only_sums_gradients(size, most_bytes):
     name = f"configs/cityscapes.py:upernet_internimage_{size}"
     (report,) = output_lines("tests/support/full_size_for_tpu.py", name, "1")
     assert list(report["sent"]) == ["all-reduce"]

@@ -15,6 +15,7 @@ from jaxseg.checkpoints.manager import Checkpoints
 from jaxseg.errors import CheckpointError
 from jaxseg.training.state import TrainState
 
+CONFIG = {"model": {"backbone": {"kind": "internimage"}, "kernels": "auto"}}
 LIMIT = 1 << 20  # bytes that a file may have while storage is full
 
 
@@ -44,7 +45,7 @@ def save_to_full_storage(saved, step, metrics=None):
 
 
 def checkpoints_in(directory):
-    return contextlib.closing(Checkpoints(directory, {}, keep=1))
+    return contextlib.closing(Checkpoints(directory, CONFIG, keep=1))
 
 
 def steps_in(directory):

@@ -14,7 +14,7 @@ from jaxseg import parameter_paths
 from jaxseg.checkpoints import initial_weights
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
 from jaxseg.errors import CheckpointError, ConfigError
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model, init_variables
 from jaxseg.predict import Segmenter
 from support.runs import failure, run
 from support.tiny import tiny_config
@@ -33,7 +33,7 @@ def tensors():
 def published(tensors, tmp_path_factory):
     """A checkpoint as the originals publish them."""
     path = tmp_path_factory.mktemp("published") / "model.pth"
-    torch_writer.write(path, tensors)
+    torch_writer.write_torch_file(path, tensors)
     return path
 
 
@@ -45,16 +45,16 @@ def run_of(published, config_file, output, *options):
 
 def stored(run):
     """The variables of a run by path, as they are stored."""
-    model = segmentor.build(tiny_config().model)
+    model = build_model(tiny_config().model)
     return parameter_paths.by_path(load_on_device(find_checkpoint(run), model))
 
 
 def fresh(config):
-    """Initialised variables over all devices."""
+    """Initialized variables over all devices."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    model = segmentor.build(config.model)
-    init = lambda: segmentor.init(model, jax.random.key(1), (64, 64))  # noqa: E731
+    model = build_model(config.model)
+    init = lambda: init_variables(model, jax.random.key(1), (64, 64))  # noqa: E731
     return jax.jit(init, out_shardings=everywhere)()
 
 
@@ -85,7 +85,7 @@ def test_round_trip_is_exact(published, tensors, config_file, tmp_path, suffix):
     run_of(published, config_file, tmp_path / "run")
     back = tmp_path / f"back{suffix}"
     export_torch.main(["--checkpoint", str(tmp_path / "run"), "--output", str(back)])
-    written = torch_file.read(back)
+    written = torch_file.read_torch_file(back)
     if suffix == ".pth":  # what mmsegmentation asks for besides
         assert written["meta"]["CLASSES"][:2] == ("road", "sidewalk")
         assert written["meta"]["PALETTE"][1] == (244, 35, 232)
@@ -113,7 +113,7 @@ def test_pretrained_backbone_gets_fresh_heads(tensors, config_file, tmp_path, ca
         "head.weight": fill("head.weight", (10, 64)),
         "head.bias": fill("head.bias", (10,)),
     }
-    torch_writer.write(tmp_path / "pretrained.safetensors", backbone | classifier)
+    torch_writer.write_torch_file(tmp_path / "pretrained.safetensors", backbone | classifier)
     run_of(tmp_path / "pretrained.safetensors", config_file, tmp_path / "run")
     printed = capsys.readouterr().out
     assert "there is no decode_head" in printed
@@ -175,8 +175,8 @@ def test_training_starts_from_it_with_another_number_of_classes(
 ):
     source = published if kind == "file" else run_of(published, config_file, tmp_path / "run")
     before = fresh(tiny_config(**CLASSES))
-    variables, origin = initial_weights.load(str(source), before, "tiny")
-    assert "4 tensors as initialised: another number of classes" in origin
+    variables, origin = initial_weights.load_initial_weights(str(source), before, "tiny")
+    assert "4 tensors as initialized: another number of classes" in origin
     expected = parameter_paths.by_path(torch_weights.from_state_dict(tensors, tiny_config()))
     before = parameter_paths.by_path(before)
     for path, value in parameter_paths.by_path(variables).items():
@@ -187,7 +187,7 @@ def test_training_starts_from_it_with_another_number_of_classes(
 
 def test_start_that_does_not_exist_says_what_could_be_one():
     with pytest.raises(ConfigError, match=r"config\.init=nowhere\.pth: there is no such file"):
-        initial_weights.load("nowhere.pth", fresh(tiny_config()), "tiny")
+        initial_weights.load_initial_weights("nowhere.pth", fresh(tiny_config()), "tiny")
 
 
 def test_start_with_another_backbone_is_refused(published, config_file, tmp_path):
@@ -195,7 +195,7 @@ def test_start_with_another_backbone_is_refused(published, config_file, tmp_path
     run_of(published, config_file, tmp_path / "run")
     for source in (published, tmp_path / "run"):
         with pytest.raises(CheckpointError, match="is of another model"):
-            initial_weights.load(str(source), before, "tiny")
+            initial_weights.load_initial_weights(str(source), before, "tiny")
 
 
 def test_program_trains_from_a_published_file(command, published, tmp_path):

@@ -65,7 +65,7 @@ def test_published_file_gives_what_it_has(path):
     for model in published_models(recorded):
         window = model["backbone"].get("window")
         wanted = wanted_by(model)
-        found = state_dict.find(content).tensors
+        found = state_dict.find_state_dict(content).tensors
         weights = torch_weights.match(found, wanted, source="file", model="model", window=window)
         plan = weights.plan
 

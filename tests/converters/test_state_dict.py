@@ -22,13 +22,15 @@ def values(found):
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "module", "teacher"])
 def test_weights_under_a_key(key):
-    found = state_dict.find({"epoch": 3, key: weights(), "optimizer": {"state": {}, "groups": []}})
+    found = state_dict.find_state_dict(
+        {"epoch": 3, key: weights(), "optimizer": {"state": {}, "groups": []}}
+    )
     assert list(found.tensors) == list(weights())
     assert found.beside == ("epoch (3)", "optimizer (2 entries)")
 
 
 def test_weights_at_the_top():
-    found = state_dict.find(weights())
+    found = state_dict.find_state_dict(weights())
     assert list(found.tensors) == list(weights())
     assert found.beside == ()
     assert found.meta == {}
@@ -36,18 +38,22 @@ def test_weights_at_the_top():
 
 def test_the_order_in_which_keys_are_tried():
     obj = {"teacher": weights(4), "module": weights(3), "model": weights(2)}
-    assert set(values(state_dict.find(obj)).values()) == {2}
-    assert set(values(state_dict.find({**obj, "state_dict": weights(1)})).values()) == {1}
+    assert set(values(state_dict.find_state_dict(obj)).values()) == {2}
+    assert set(values(state_dict.find_state_dict({**obj, "state_dict": weights(1)})).values()) == {
+        1
+    }
 
 
 def test_keys_that_hold_no_dict_are_no_nesting():
-    found = state_dict.find({"model": "internimage_t", **weights()})
+    found = state_dict.find_state_dict({"model": "internimage_t", **weights()})
     assert found.beside == ("model (str)",)
     assert list(found.tensors) == list(weights())
 
 
 def test_weights_two_levels_deep():
-    found = state_dict.find({"model": {"module": weights(), "step": 5}, "args": {"lr": 1}})
+    found = state_dict.find_state_dict(
+        {"model": {"module": weights(), "step": 5}, "args": {"lr": 1}}
+    )
     assert list(found.tensors) == list(weights())
     assert found.beside == ("args (1 entry)", "step (5)")
 
@@ -56,27 +62,27 @@ def test_a_file_that_holds_itself_ends():
     obj = {}
     obj["model"] = obj
     with pytest.raises(CheckpointError, match="no weights"):
-        state_dict.find(obj)
+        state_dict.find_state_dict(obj)
 
 
 def test_prefix_of_distributed_training_is_stripped_and_backbone_is_not():
-    found = state_dict.find({"state_dict": weights(prefix="module.")})
+    found = state_dict.find_state_dict({"state_dict": weights(prefix="module.")})
     assert list(found.tensors) == list(weights())
 
 
 def test_prefix_counts_only_at_the_first_name():
     tensors = weights() | weights(prefix="module.")
-    assert list(state_dict.find(tensors).tensors) == list(tensors)
+    assert list(state_dict.find_state_dict(tensors).tensors) == list(tensors)
 
 
 def test_names_that_meet_without_their_prefix_are_an_error():
     with pytest.raises(CheckpointError, match=r"'module\.'"):
-        state_dict.find(weights(prefix="module.") | weights())
+        state_dict.find_state_dict(weights(prefix="module.") | weights())
 
 
 def test_what_is_no_tensor_is_reported():
     obj = weights() | {"version": 2, "name": "model", "history": [1, 2, 3], 7: np.ones(2)}
-    found = state_dict.find(obj)
+    found = state_dict.find_state_dict(obj)
     assert list(found.tensors) == list(weights())
     assert found.beside == (
         *("version (2)", "name (str)", "history (3 entries)"),
@@ -87,7 +93,10 @@ def test_what_is_no_tensor_is_reported():
 @pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema_state_dict", "ema"])
 def test_averages_in_a_dict_of_their_own(key):
     obj = {"model": weights(1), key: weights(2)}
-    plain, averaged = state_dict.find(obj), state_dict.find(obj, prefer_ema=True)
+    plain, averaged = (
+        state_dict.find_state_dict(obj),
+        state_dict.find_state_dict(obj, prefer_ema=True),
+    )
     assert set(values(plain).values()) == {1}
     assert plain.beside == (f"{key} (averaged weights, 3 entries)",)
     assert set(values(averaged).values()) == {2}
@@ -103,11 +112,11 @@ def test_averages_as_buffers_of_mmcv():
     # A parameter of the model itself, whatever its name begins with.
     own = {"ema_gate": np.full(1, 9, np.float32)}
     obj = {"state_dict": plain | own | buffers}
-    found = state_dict.find(obj)
-    assert values(found) == values(state_dict.find(plain | own))
+    found = state_dict.find_state_dict(obj)
+    assert values(found) == values(state_dict.find_state_dict(plain | own))
     assert found.beside == ("2 tensors (averages, ema_*)",)
 
-    found = state_dict.find(obj, prefer_ema=True)
+    found = state_dict.find_state_dict(obj, prefer_ema=True)
     assert values(found) == {
         "backbone.conv.weight": 2,
         "backbone.conv.bias": 3,
@@ -119,14 +128,14 @@ def test_averages_as_buffers_of_mmcv():
 
 def test_averages_that_are_not_there_are_an_error():
     with pytest.raises(CheckpointError, match=r"no averaged \(EMA\) weights.*optimizer"):
-        state_dict.find({"model": weights(), "optimizer": {}}, prefer_ema=True)
+        state_dict.find_state_dict({"model": weights(), "optimizer": {}}, prefer_ema=True)
 
 
 def test_a_file_of_averages_alone_says_what_it_holds():
     obj = {"model_ema": weights()}
     with pytest.raises(CheckpointError, match=r"only model_ema \(averaged weights, 3 entries\)"):
-        state_dict.find(obj)
-    assert list(state_dict.find(obj, prefer_ema=True).tensors) == list(weights())
+        state_dict.find_state_dict(obj)
+    assert list(state_dict.find_state_dict(obj, prefer_ema=True).tensors) == list(weights())
 
 
 def test_meta_of_mmcv():
@@ -140,7 +149,7 @@ def test_meta_of_mmcv():
         "CLASSES": ("road", "car"),
         "PALETTE": [[1, 2, 3], [4, 5, 6]],
     }
-    found = state_dict.find({"meta": meta, "state_dict": weights()})
+    found = state_dict.find_state_dict({"meta": meta, "state_dict": weights()})
     assert found.meta == {
         "mmcv_version": "1.5.0",
         "epoch": "12",
@@ -152,16 +161,16 @@ def test_meta_of_mmcv():
 
 
 def test_an_epoch_beside_the_weights_is_worth_printing():
-    assert state_dict.find({"model": weights(), "epoch": 299}).meta == {"epoch": "299"}
+    assert state_dict.find_state_dict({"model": weights(), "epoch": 299}).meta == {"epoch": "299"}
 
 
 @pytest.mark.parametrize("obj", [[], None, np.ones(3), "text"])
 def test_what_is_no_dict_is_an_error(obj):
     with pytest.raises(CheckpointError, match="not a dict of tensors"):
-        state_dict.find(obj)
+        state_dict.find_state_dict(obj)
 
 
 @pytest.mark.parametrize("obj", [{}, {"epoch": 3}, {"state_dict": {"a": 1}}, {"a": {"b": {}}}])
 def test_a_dict_without_tensors_is_an_error(obj):
     with pytest.raises(CheckpointError, match="no weights"):
-        state_dict.find(obj)
+        state_dict.find_state_dict(obj)

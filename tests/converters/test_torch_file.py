@@ -45,7 +45,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("name", TORCH_FILES)
 def test_tensors_are_those_that_torch_reads(name):
     wanted, dtypes = expected()
-    found = dict(tensors_of(torch_file.read(FILES / name)))
+    found = dict(tensors_of(torch_file.read_torch_file(FILES / name)))
     arrays = {name: it for name, it in found.items() if not name.startswith("numpy/")}
     assert arrays.keys() == wanted.keys()
     for name, array in arrays.items():
@@ -54,7 +54,7 @@ def test_tensors_are_those_that_torch_reads(name):
 
 @pytest.mark.parametrize("name", TORCH_FILES)
 def test_plain_data_beside_the_tensors_is_itself(name):
-    obj = torch_file.read(FILES / name)
+    obj = torch_file.read_torch_file(FILES / name)
     assert obj["meta"] == {
         "epoch": 12,
         "iter": 160000,
@@ -82,13 +82,13 @@ def test_plain_data_beside_the_tensors_is_itself(name):
 
 
 def test_tensors_of_one_storage_share_its_memory():
-    tensors = torch_file.read(FILES / "zip.pth")["state_dict"]
+    tensors = torch_file.read_torch_file(FILES / "zip.pth")["state_dict"]
     assert np.shares_memory(tensors["shared.whole"], tensors["shared.part"])
 
 
 def test_safetensors():
     wanted, dtypes = expected()
-    found = torch_file.read(FILES / "tensors.safetensors")
+    found = torch_file.read_torch_file(FILES / "tensors.safetensors")
     prefix = "state_dict/"
     assert {prefix + name for name in found} == {n for n in wanted if n.startswith(prefix)}
     for name, array in found.items():
@@ -103,8 +103,8 @@ def test_a_zip_around_one_checkpoint(tmp_path, name, method):
         archive.writestr("work_dirs/.hidden.pth", b"no")
         archive.writestr("work_dirs/README.md", b"a model")
         archive.write(FILES / name, f"work_dirs/{name}.tar" if name.endswith(".pth") else name)
-    inside = dict(tensors_of(torch_file.read(tmp_path / "it.zip")))
-    alone = dict(tensors_of(torch_file.read(FILES / name)))
+    inside = dict(tensors_of(torch_file.read_torch_file(tmp_path / "it.zip")))
+    alone = dict(tensors_of(torch_file.read_torch_file(FILES / name)))
     assert inside.keys() == alone.keys()
     for key, array in inside.items():
         np.testing.assert_array_equal(array, alone[key])
@@ -118,7 +118,7 @@ def test_a_torch_archive_that_was_compressed_again(tmp_path):
         for name in source.namelist():
             target.writestr(name, source.read(name))
     wanted, _ = expected()
-    found = torch_file.read(tmp_path / "it.pth")["state_dict"]["float32"]
+    found = torch_file.read_torch_file(tmp_path / "it.pth")["state_dict"]["float32"]
     np.testing.assert_array_equal(found, wanted["state_dict/float32"])
 
 
@@ -127,16 +127,18 @@ def test_unpacking_leaves_no_file_and_no_path_of_the_archive(tmp_path, monkeypat
     (tmp_path / "temp").mkdir()
     with zipfile.ZipFile(tmp_path / "it.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(FILES / "zip.pth", "../../escaped.pth")
-    tensors = torch_file.read(tmp_path / "it.zip")["state_dict"]
+    tensors = torch_file.read_torch_file(tmp_path / "it.zip")["state_dict"]
     assert tensors["shared.whole"].tolist() == list(range(10))
     assert not list((tmp_path / "temp").iterdir())
     assert not list(tmp_path.rglob("escaped*"))
 
 
 def test_reading_one_tensor_does_not_read_the_file(path):
-    torch_writer.write(path, {name: np.ones(2**24, np.float32) for name in ("first", "second")})
+    torch_writer.write_torch_file(
+        path, {name: np.ones(2**24, np.float32) for name in ("first", "second")}
+    )
     before = psutil.Process().memory_info().rss
-    tensors = torch_file.read(path)["state_dict"]
+    tensors = torch_file.read_torch_file(path)["state_dict"]
     assert tensors["first"][:1000].sum() == 1000
     assert psutil.Process().memory_info().rss - before < 8e6
     assert tensors["second"].sum() == 2**24
@@ -151,7 +153,7 @@ def test_views_of_the_legacy_format(path):
     parts = [MAGIC, pickle.dumps(1001, 2), system, b"\x80\x02" + pickled + b"."]
     data = struct.pack("<q", 6) + SIX.tobytes()
     path.write_bytes(b"".join(parts) + pickle.dumps(["0"], 2) + data)
-    assert torch_file.read(path).tolist() == [3, 4]
+    assert torch_file.read_torch_file(path).tolist() == [3, 4]
 
 
 @every_format
@@ -159,7 +161,7 @@ def test_old_names_and_python_2(path, write):
     """Files before PyTorch 0.4, and pickles whose strings are bytes."""
     tensor = call("torch._utils._rebuild_tensor", storage(), value(2), value((2,)), value((3,)))
     write(path, b"}(U\x06weight" + tensor + b"U\x04\xc3\xa9\xc3\xa9Nu")
-    obj = torch_file.read(path)
+    obj = torch_file.read_torch_file(path)
     assert obj["weight"].tolist() == [2, 5]
 
 
@@ -180,7 +182,7 @@ def test_views_inside_are_read(path, write, offset, size, stride):
     wanted = [
         offset + sum(map(int.__mul__, i, stride)) for i in itertools.product(*map(range, size))
     ]
-    assert torch_file.read(path).tolist() == np.reshape(wanted, size).tolist()
+    assert torch_file.read_torch_file(path).tolist() == np.reshape(wanted, size).tolist()
 
 
 if importlib.util.find_spec("torch"):
@@ -223,7 +225,7 @@ if importlib.util.find_spec("torch"):
             del obj["state_dict"]["uint16"]  # torch writes it, and cannot read it back
         settings = {"_use_new_zipfile_serialization": zipped, "pickle_protocol": protocol}
         torch.save(obj, path, **settings)
-        assert_same(torch_file.read(path), torch.load(path, weights_only=False))
+        assert_same(torch_file.read_torch_file(path), torch.load(path, weights_only=False))
 
     @pytest.mark.parametrize("zipped", [True, False])
     def test_live_views_of_every_kind(path, zipped):
@@ -238,23 +240,23 @@ if importlib.util.find_spec("torch"):
                 tensor = tensor[tuple(places)]
             views[str(number)] = tensor
         torch.save(views, path, _use_new_zipfile_serialization=zipped)
-        assert_same(torch_file.read(path), torch.load(path))
+        assert_same(torch_file.read_torch_file(path), torch.load(path))
 
     def test_live_a_whole_model_is_refused_by_its_class(path):
         torch.save(torch.nn.Linear(2, 2), path)
         with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.linear\.Linear"):
-            torch_file.read(path)
+            torch_file.read_torch_file(path)
 
-    def test_live_complex_and_quantised_tensors_are_refused_by_name(path):
+    def test_live_complex_and_quantized_tensors_are_refused_by_name(path):
         torch.save({"a": torch.ones(2, dtype=torch.complex64)}, path)
         with pytest.raises(CheckpointError, match=r"torch\.ComplexFloatStorage"):
-            torch_file.read(path)
+            torch_file.read_torch_file(path)
         torch.save({"a": torch.ones(2).to(torch.float8_e4m3fn)}, path)
         with pytest.raises(CheckpointError, match=r"torch\.float8_e4m3fn"):
-            torch_file.read(path)
+            torch_file.read_torch_file(path)
 
     @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
     def test_live_a_torchscript_program_is_refused(path):
         torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
         with pytest.raises(CheckpointError, match="TorchScript"):
-            torch_file.read(path)
+            torch_file.read_torch_file(path)

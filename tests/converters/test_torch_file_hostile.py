@@ -35,7 +35,7 @@ def test_foreign_names_are_refused_by_name_and_nothing_runs(path, tmp_path, writ
     for pickled in (call(name, command), global_(name), stack_global + b"(" + command + b"tR"):
         write(path, pickled)
         with pytest.raises(CheckpointError, match=rf"model\.pth.* holds {name}, .*state_dict"):
-            torch_file.read(path)
+            torch_file.read_torch_file(path)
     assert not marker.exists()
 
 
@@ -49,7 +49,7 @@ def test_what_python_itself_would_run_does_not_run(path, tmp_path, write):
 
     write(path, value({"state_dict": Evil()}))
     with pytest.raises(CheckpointError, match=r"holds (posix|nt)\.system"):
-        torch_file.read(path)
+        torch_file.read_torch_file(path)
     assert not marker.exists()
 
 
@@ -116,18 +116,18 @@ GADGETS = {
 def test_gadgets_are_refused(path, write, pickled, message):
     write(path, pickled)
     with pytest.raises(CheckpointError, match=message) as error:
-        torch_file.read(path)
+        torch_file.read_torch_file(path)
     assert str(path) in str(error.value)
 
 
 def test_a_huge_memo_index_takes_no_memory(path):
     write_zip(path, value("x") + b"r\xff\xff\xff\xff" + b"0j\xff\xff\xff\xff")
-    assert torch_file.read(path) == "x"
+    assert torch_file.read_torch_file(path) == "x"
 
 
 def test_attributes_of_a_state_dict_change_nothing(path):
     write_zip(path, call("collections.OrderedDict") + value({"items": 1, "__class__": 2}) + b"b")
-    assert torch_file.read(path) == {}
+    assert torch_file.read_torch_file(path) == {}
 
 
 VIEWS_OUTSIDE = (
@@ -152,7 +152,7 @@ VIEWS_OUTSIDE = (
 def test_views_outside_their_storage_are_refused(path, write, offset, size, stride):
     write(path, view(offset, size, stride))
     with pytest.raises(CheckpointError, match="damaged"):
-        torch_file.read(path)
+        torch_file.read_torch_file(path)
 
 
 @every_format
@@ -162,7 +162,7 @@ def test_views_outside_their_storage_are_refused(path, write, offset, size, stri
 def test_storages_other_than_the_file_has_are_refused(path, write, it):
     write(path, view(it=it))
     with pytest.raises(CheckpointError, match=r"model\.pth"):
-        torch_file.read(path)
+        torch_file.read_torch_file(path)
 
 
 HEADERS = {
@@ -185,7 +185,7 @@ def test_safetensors_headers_that_lie_are_refused(path, header):
     text = json.dumps(entries).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(12))
     with pytest.raises(CheckpointError, match="safetensors header"):
-        torch_file.read(path)
+        torch_file.read_torch_file(path)
 
 
 @pytest.mark.parametrize(
@@ -194,4 +194,4 @@ def test_safetensors_headers_that_lie_are_refused(path, header):
 def test_safetensors_headers_that_are_none_are_refused(path, text):
     path.write_bytes(struct.pack("<Q", len(text)) + text)
     with pytest.raises(CheckpointError, match="safetensors header"):
-        torch_file.read(path)
+        torch_file.read_torch_file(path)

@@ -36,7 +36,7 @@ def tensors():
 
 
 def read(path):
-    obj = torch_file.read(path)
+    obj = torch_file.read_torch_file(path)
     return obj["state_dict"] if path.suffix == ".pth" else obj
 
 
@@ -49,19 +49,19 @@ def assert_same(found, wanted):
 @every_suffix
 def test_what_is_written_is_read_back(tmp_path, suffix):
     path = tmp_path / f"it{suffix}"
-    torch_writer.write(path, tensors())
+    torch_writer.write_torch_file(path, tensors())
     assert_same(read(path), tensors())
 
 
 @every_suffix
 def test_no_tensors_at_all(tmp_path, suffix):
-    torch_writer.write(tmp_path / f"it{suffix}", {})
+    torch_writer.write_torch_file(tmp_path / f"it{suffix}", {})
     assert read(tmp_path / f"it{suffix}") == {}
 
 
 def test_pth_has_the_layout_of_mmcv_in_order(tmp_path):
-    torch_writer.write(tmp_path / "it.pth", tensors())
-    obj = torch_file.read(tmp_path / "it.pth")
+    torch_writer.write_torch_file(tmp_path / "it.pth", tensors())
+    obj = torch_file.read_torch_file(tmp_path / "it.pth")
     assert list(obj) == ["meta", "state_dict"]
     assert obj["meta"] == {}
     assert list(obj["state_dict"]) == list(tensors())
@@ -79,7 +79,7 @@ def member_starts(path):
 def test_zip_is_sound_uncompressed_and_aligned(tmp_path, monkeypatch, large):
     monkeypatch.setattr(torch_writer, "LARGE", large)  # from where sizes take 64 bits
     path = tmp_path / "it.pth"
-    torch_writer.write(path, tensors())
+    torch_writer.write_torch_file(path, tensors())
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
@@ -90,7 +90,7 @@ def test_zip_is_sound_uncompressed_and_aligned(tmp_path, monkeypatch, large):
 
 
 def test_safetensors_is_aligned(tmp_path):
-    torch_writer.write(tmp_path / "it.safetensors", tensors())
+    torch_writer.write_torch_file(tmp_path / "it.safetensors", tensors())
     content = (tmp_path / "it.safetensors").read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     assert end % 64 == 0
@@ -103,7 +103,7 @@ def test_safetensors_is_aligned(tmp_path):
 @every_suffix
 def test_the_same_tensors_give_the_same_bytes(tmp_path, suffix):
     for name in ("a", "b"):
-        torch_writer.write(tmp_path / f"{name}{suffix}", tensors())
+        torch_writer.write_torch_file(tmp_path / f"{name}{suffix}", tensors())
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
@@ -112,7 +112,7 @@ def test_writing_copies_one_tensor_at_most(tmp_path, suffix):
     size = 2**22
     many = {str(number): np.ones((2, size // 8), np.float32).T for number in range(10)}
     tracemalloc.start()
-    torch_writer.write(tmp_path / f"it{suffix}", many)
+    torch_writer.write_torch_file(tmp_path / f"it{suffix}", many)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1.5 * size
@@ -121,14 +121,14 @@ def test_writing_copies_one_tensor_at_most(tmp_path, suffix):
 @every_suffix
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, suffix, monkeypatch):
     path = tmp_path / f"it{suffix}"
-    torch_writer.write(path, tensors())
+    torch_writer.write_torch_file(path, tensors())
 
     def fail(tensor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch_writer, "_bytes", fail)
     with pytest.raises(CheckpointError, match="No space left"):
-        torch_writer.write(path, tensors())
+        torch_writer.write_torch_file(path, tensors())
     assert list(tmp_path.iterdir()) == [path]
     assert_same(read(path), tensors())
 
@@ -137,26 +137,26 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, suffix, monkeypatch)
 def test_files_have_the_usual_permissions(tmp_path, suffix):
     path, usual = tmp_path / f"it{suffix}", tmp_path / "usual"
     usual.touch()
-    torch_writer.write(path, tensors())
+    torch_writer.write_torch_file(path, tensors())
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
 
 
 @pytest.mark.parametrize("name", ["it.bin", "it", "it.pth.tar", "it.npz"])
 def test_other_suffixes_are_refused(tmp_path, name):
     with pytest.raises(CheckpointError, match=r"\.pth or \.safetensors"):
-        torch_writer.write(tmp_path / name, tensors())
+        torch_writer.write_torch_file(tmp_path / name, tensors())
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int32", ">f4", "bool", "complex64"])
 def test_other_dtypes_are_refused_by_name(tmp_path, dtype):
     with pytest.raises(CheckpointError, match=r"head\.bias is"):
-        torch_writer.write(tmp_path / "it.pth", {"head.bias": np.zeros(2, dtype)})
+        torch_writer.write_torch_file(tmp_path / "it.pth", {"head.bias": np.zeros(2, dtype)})
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(CheckpointError, match="No such file"):
-        torch_writer.write(tmp_path / "none" / "it.pth", tensors())
+        torch_writer.write_torch_file(tmp_path / "none" / "it.pth", tensors())
 
 
 if importlib.util.find_spec("torch"):
@@ -176,7 +176,7 @@ if importlib.util.find_spec("torch"):
     @pytest.mark.parametrize("mmap", [False, True])
     def test_live_torch_loads_it(tmp_path, monkeypatch, mmap, large):
         monkeypatch.setattr(torch_writer, "LARGE", large)
-        torch_writer.write(tmp_path / "it.pth", tensors())
+        torch_writer.write_torch_file(tmp_path / "it.pth", tensors())
         obj = torch.load(tmp_path / "it.pth", weights_only=True, mmap=mmap)
         assert obj["meta"] == {}
         assert_torch_has(obj["state_dict"], tensors())
@@ -186,7 +186,7 @@ if importlib.util.find_spec("torch") and importlib.util.find_spec("safetensors")
     from safetensors.torch import load_file, save_file
 
     def test_live_safetensors_loads_it(tmp_path):
-        torch_writer.write(tmp_path / "it.safetensors", tensors())
+        torch_writer.write_torch_file(tmp_path / "it.safetensors", tensors())
         found = load_file(tmp_path / "it.safetensors")
         assert_torch_has({name: found[name] for name in tensors()}, tensors())
 

@@ -10,7 +10,7 @@ import pytest
 from converters import recording as reading
 from converters import torch_weights, verify
 from converters.torch_files import torch_writer
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model
 from support.runs import ROOT
 from support.tiny import tiny_config
 
@@ -26,7 +26,7 @@ def recording(tmp_path_factory):
     images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     images = np.moveaxis(images, 1, -1)
     arrays = {"input_shape": np.array(shape), "input_seed": np.array(0)}
-    outputs = verify.run(segmentor.build(config.model), variables, images)
+    outputs = verify.run(build_model(config.model), variables, images)
     for name, value in outputs.items():
         value = np.asarray(value)
         index = np.arange(0, value.size, 7)
@@ -71,7 +71,7 @@ def test_recording_in_the_form_of_vit_adapter_is_the_same(recording, tmp_path):
             field, value = "stats", np.array([0.0, 1.0, value])
         arrays[f"{tensor}/{field}" if tensor else field] = value
     np.savez(tmp_path / "other.npz", **arrays)
-    ours, other = reading.read(recording), reading.read(tmp_path / "other.npz")
+    ours, other = reading.read_recording(recording), reading.read_recording(tmp_path / "other.npz")
     np.testing.assert_equal(dataclasses.asdict(other), dataclasses.asdict(ours))
 
 
@@ -101,11 +101,11 @@ def test_one_wrong_class_is_not_tolerated(recording, config_file, tmp_path):
 
 def test_other_weights_fail(recording, config_file, tmp_path):
     tensors = verify.filled_state_dict(tiny_config())
-    torch_writer.write(tmp_path / "same.pth", tensors)
+    torch_writer.write_torch_file(tmp_path / "same.pth", tensors)
     arguments = ["--config", config_file, "--reference", str(recording), "--checkpoint"]
     verify.main([*arguments, str(tmp_path / "same.pth")])
     tensors["decode_head.conv_seg.bias"] = tensors["decode_head.conv_seg.bias"] + 0.01
-    torch_writer.write(tmp_path / "other.pth", tensors)
+    torch_writer.write_torch_file(tmp_path / "other.pth", tensors)
     with pytest.raises(SystemExit, match="beyond the tolerance"):
         verify.main([*arguments, str(tmp_path / "other.pth")])
 

@@ -95,7 +95,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_every_variant_starts_from_a_published_model_of_the_same_backbone(variant):
     config = get_config(variant)  # before the file is read
     check_image_sizes(config)
-    published = catalogue.get(config.init.removeprefix("zoo:"))
+    published = catalogue.find_model(config.init.removeprefix("zoo:"))
     original = load_config(published.config)
     assert original.model.to_dict() == config.model.to_dict()
 
@@ -165,6 +165,6 @@ def test_training_starts_from_another_model_with_fresh_outputs_and_says_so(comma
     mine["args"][mine["args"].index("--config") + 1] = str(tmp_path / "tiny.py")
     printed = run(mine)
     # A kernel and a bias.
-    assert "2 tensors as initialised: another number of classes" in printed
+    assert "2 tensors as initialized: another number of classes" in printed
     assert "background" in printed
     assert "val mIoU" in printed

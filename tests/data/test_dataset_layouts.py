@@ -130,7 +130,7 @@ def test_coco_stuff_164k_prefers_converted_labels(tmp_path):
     assert (read_label(sample) == 170).all()
 
 
-def test_coco_stuff_10k_stores_the_unlabelled_as_zero(tmp_path):
+def test_coco_stuff_10k_stores_the_unlabeled_as_zero(tmp_path):
     raw = [0, 1, 2, 3, 80, 81, 170, 171]
     write_coco_stuff(tmp_path, "test2014/COCO_train2014_1", "_labelTrainIds", pixels=raw)
     (sample,) = find_samples("coco_stuff10k", tmp_path, "test2014")

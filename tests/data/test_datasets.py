@@ -18,7 +18,7 @@ from jaxseg.errors import ConfigError, CorruptFileError, DataError, JaxsegError
 from support.tiny_datasets import HW, only_sample, write_ade20k, write_cityscapes
 
 
-def test_cityscapes_has_19_classes_with_a_colour_each():
+def test_cityscapes_has_19_classes_with_a_color_each():
     dataset = CITYSCAPES
     assert len(dataset.classes) == 19
     assert dataset.palette.shape == (19, 3)
@@ -62,7 +62,7 @@ def test_ade20k_has_150_classes_and_ignores_the_raw_zero():
     assert table[255] == 255
 
 
-def test_mapillary_has_the_classes_and_colours_of_cityscapes():
+def test_mapillary_has_the_classes_and_colors_of_cityscapes():
     mapillary, cityscapes = map(get_dataset, ("mapillary_to_cityscapes", "cityscapes"))
     assert mapillary.classes == cityscapes.classes
     np.testing.assert_array_equal(mapillary.palette, cityscapes.palette)
@@ -174,8 +174,8 @@ def test_photograph_turned_by_its_metadata_is_planned_as_it_is_read(tmp_path):
     samples = find_samples("ade20k", tmp_path, "training")
     assert [read_sample(sample)[0].shape[:2] for sample in samples] == [HW, HW]
     assert plan_batches(samples, 2) == [[0, 1]]
-    unlabelled = Source(ADE20K, str(tmp_path), "training", labelled=False)
-    assert plan_batches(unlabelled.samples(), 2) == [[0, 1]]
+    unlabeled = Source(ADE20K, str(tmp_path), "training", labeled=False)
+    assert plan_batches(unlabeled.samples(), 2) == [[0, 1]]
 
 
 def test_unknown_dataset_names_the_known_ones():
@@ -247,7 +247,7 @@ def test_label_value_outside_the_table_is_named_with_its_file(tmp_path):
     assert not isinstance(error.value, CorruptFileError)
 
 
-def test_colour_picture_in_the_place_of_a_label_is_refused(tmp_path):
+def test_color_picture_in_the_place_of_a_label_is_refused(tmp_path):
     write_cityscapes(tmp_path, "ulm_000000_000019", label=np.zeros((*HW, 3), np.uint8))
     with pytest.raises(DataError, match="is no label"):
         read_sample(only_sample(tmp_path))

@@ -33,7 +33,7 @@ def with_label(tmp_path, picture):
     return read(tmp_path)[1]
 
 
-def test_a_grey_image_has_three_equal_channels(tmp_path):
+def test_a_gray_image_has_three_equal_channels(tmp_path):
     image = with_image(tmp_path, Image.fromarray(NOISE[..., 0]))
     np.testing.assert_array_equal(image, np.repeat(NOISE[..., :1], 3, axis=2), strict=True)
 
@@ -43,7 +43,7 @@ def test_transparency_is_left_out(tmp_path):
     np.testing.assert_array_equal(image, NOISE[..., 2::-1], strict=True)
 
 
-def test_an_image_with_a_palette_has_its_colours(tmp_path):
+def test_an_image_with_a_palette_has_its_colors(tmp_path):
     picture = Image.fromarray(VALUES).convert("P")
     picture.putpalette(np.repeat(np.arange(256), 3).reshape(256, 3)[:, ::-1].ravel().tolist())
     image = with_image(tmp_path, picture)
@@ -109,7 +109,7 @@ def test_a_label_without_any_class_is_all_ignored(tmp_path):
 
 def test_an_image_without_a_label_is_all_ignored(tmp_path):
     image, _ = write_cityscapes(tmp_path, "ulm_000000_000019", split="test")
-    source = Source(CITYSCAPES, str(tmp_path), "test", labelled=False)
+    source = Source(CITYSCAPES, str(tmp_path), "test", labeled=False)
     (sample,) = source.samples()
     assert (sample.name, sample.image) == ("ulm_000000_000019", image)
     found, label = read_sample(sample)

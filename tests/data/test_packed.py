@@ -87,7 +87,7 @@ def test_splits_come_one_after_the_other(root, packed_root):
 
 
 def test_without_labels_all_is_ignored(packed_root):
-    for sample in source(packed_root, labelled=False).samples():
+    for sample in source(packed_root, labeled=False).samples():
         assert (read_sample(sample)[1] == 255).all()
 
 

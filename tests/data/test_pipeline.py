@@ -20,6 +20,7 @@ from jaxseg.data.source import find_samples
 from jaxseg.data.synthetic.writer import write_street_scenes
 from jaxseg.errors import ConfigError, DataError
 from support.batches import assert_same_batches, make_config, take
+from support.runs import ROOT
 
 TRAIN = 5  # samples
 
@@ -60,7 +61,7 @@ def numbers(batches):
     return [batch["image"][:, 0, 0, 0].tolist() for batch in batches]
 
 
-def test_batch_holds_normalised_images_and_train_ids(root):
+def test_batch_holds_normalized_images_and_train_ids(root):
     batch = next(pipeline.training_batches(make_config(root), batch_size=4, seed=0))
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
         "image": ((4, 16, 32, 3), np.float32),
@@ -249,7 +250,7 @@ if __name__ == "__main__":
 
 def run_script(tmp_path, root, then):
     script = tmp_path / "take_one.py"
-    tests = os.path.dirname(__file__)
+    tests = str(ROOT / "tests")
     script.write_text(TAKE_ONE_AND_WAIT.format(tests=tests, root=str(root), then=then))
     return subprocess.Popen(
         [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -52,15 +52,15 @@ CONTENTS = {
     "RGB of noise": from_pillow(Image.fromarray(NOISE[..., :3])),
     "RGB, 16 bits": from_opencv(DEEP[..., :3]),
     "RGB with text": with_text(),
-    "RGB, one colour transparent": from_pillow(
+    "RGB, one color transparent": from_pillow(
         Image.fromarray(SMOOTH[..., :3]), transparency=(1, 2, 3)
     ),
     "RGBA": from_pillow(Image.fromarray(SMOOTH, "RGBA")),
     "RGBA, 16 bits": from_opencv(DEEP),
-    "grey": from_pillow(Image.fromarray(SMOOTH[..., 0])),
-    "grey, 16 bits": from_opencv(DEEP[..., 0]),
-    "grey, 1 bit": from_pillow(Image.fromarray(NOISE[..., 0] > 127)),
-    "grey and alpha": from_pillow(Image.fromarray(SMOOTH[..., :2], "LA")),
+    "gray": from_pillow(Image.fromarray(SMOOTH[..., 0])),
+    "gray, 16 bits": from_opencv(DEEP[..., 0]),
+    "gray, 1 bit": from_pillow(Image.fromarray(NOISE[..., 0] > 127)),
+    "gray and alpha": from_pillow(Image.fromarray(SMOOTH[..., :2], "LA")),
     **{f"palette, {bits} bits": palette(bits) for bits in (1, 2, 4, 8)},
     "palette, transparent": palette(8, transparency=3),
 }
@@ -114,7 +114,7 @@ def block(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-HEADER = (HW[1], HW[0], 8, 0, 0, 0, 0)  # grey
+HEADER = (HW[1], HW[0], 8, 0, 0, 0, 0)  # gray
 
 
 def raw_png(*data, header=HEADER):

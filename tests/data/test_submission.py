@@ -24,7 +24,7 @@ def recorded(case):
 def written(tmp_path, name, image, class_map):
     """The file that is written for an image, as (name, picture)."""
     sample = Sample("any", pathlib.Path(image), pathlib.Path(image), None)
-    submission.write(tmp_path, get_dataset(name), sample, class_map)
+    submission.write_class_map(tmp_path, get_dataset(name), sample, class_map)
     (path,) = tmp_path.iterdir()
     with Image.open(path) as picture:
         picture.load()
@@ -71,4 +71,4 @@ def test_files_for_ade20k_are_those_of_the_reference(tmp_path):
 @pytest.mark.parametrize("name", sorted({*DATASETS} - {*submission.FORMATS}))
 def test_other_datasets_have_no_form_for_submissions(name):
     with pytest.raises(ConfigError, match=f"submissions of {name}; .*cityscapes and ade20k"):
-        submission.check(get_dataset(name))
+        submission.check_submission(get_dataset(name))

@@ -120,7 +120,7 @@ def test_countable_classes_are_those_of_the_challenge():
 
 
 def test_images_are_read_without_labels(prepared):
-    for source in (city(prepared, "test", labelled=False), scenes(prepared, "val", labelled=False)):
+    for source in (city(prepared, "test", labeled=False), scenes(prepared, "val", labeled=False)):
         (sample,) = source.samples()
         image, label = read_sample(sample)
         assert image.shape == (6, 8, 3)

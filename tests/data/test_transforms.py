@@ -330,7 +330,7 @@ def test_every_recorded_case_is_tested_here_or_known_to_belong_elsewhere():
     assert not [case.name for case in recorded_cases() if kind_of(case) is None]
 
 
-def test_an_image_of_the_test_size_is_only_normalised():
+def test_an_image_of_the_test_size_is_only_normalized():
     config = types.SimpleNamespace(
         test_scale_wh=(16, 8), test_multiple=1, mean=(1, 2, 3), std=(2, 2, 2)
     )

@@ -12,7 +12,7 @@ from jaxseg.aot import collectives
 from jaxseg.aot.programs import trace_train_step
 from jaxseg.distributed.sharding import compiler_options, infer_shardings, make_mesh, put_batch
 from jaxseg.errors import ConfigError
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model
 from jaxseg.parameter_paths import path_of
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.step import make_train_step
@@ -39,7 +39,7 @@ def run(data, fsdp, devices, accumulation=1, remat_keeps=None, repeated=1, of_mo
     if remat_keeps:
         config.model.backbone.remat, config.model.backbone.remat_keeps = True, remat_keeps
     mesh = make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[:devices])
-    model = segmentor.build(config.model)
+    model = build_model(config.model)
     with jax.numpy_dtype_promotion("standard"):
         optimizer = make_optimizer(config.optim, config.model.backbone, STEPS)
         start = initial_state(of_model)
@@ -89,7 +89,7 @@ def test_fsdp_holds_its_share_of_parameters_and_optimizer_state_per_device():
 
 @pytest.mark.full
 @pytest.mark.parametrize("keeps", ["nothing", "matmuls", "matmuls_on_host"])
-def test_rematerialisation_changes_nothing(keeps):
+def test_rematerialization_changes_nothing(keeps):
     expected, _ = run(1, 1, 1)
     losses, _ = run(1, 1, 1, remat_keeps=keeps)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
@@ -132,7 +132,7 @@ def collectives_of_step(config, axes):
     mesh = make_mesh(axes)
     with jax.numpy_dtype_promotion("standard"):  # the schedule needs it
         traced, state, _ = trace_train_step(config, mesh)
-    found = collectives.of_program(traced.lower().compile().as_text(), mesh.size)
+    found = collectives.parse_collectives(traced.lower().compile().as_text(), mesh.size)
     sent = {kind: [c.shapes for c in found if c.kind == kind] for kind in {c.kind for c in found}}
     return sent, state
 
@@ -141,7 +141,7 @@ def elements(shapes):
     return sum(math.prod(shape) for arrays in shapes for _, shape in arrays)
 
 
-@pytest.mark.parametrize("config", [tiny_config(), smallest_config()], ids=["intern_image", "beit"])
+@pytest.mark.parametrize("config", [tiny_config(), smallest_config()], ids=["internimage", "beit"])
 def test_operators_stay_on_their_share_of_the_batch(config):
     """Nothing but gradients and statistics is summed, and nothing else is sent."""
     sent, state = collectives_of_step(config, {"data": 8, "fsdp": 1})

@@ -22,11 +22,11 @@ def test_a_perfect_confusion_is_a_diagonal():
     assert 3 * 30 <= rows.max() < side
 
 
-def test_rows_of_absent_classes_are_grey_and_values_outside_have_a_place_where_there_are_any():
+def test_rows_of_absent_classes_are_gray_and_values_outside_have_a_place_where_there_are_any():
     known = charts.confusion_chart(np.diag([5, 6, 0, 0]), CLASSES)
     assert is_in(known, FAINT).sum() > 3 * 30 * 30
     outside = np.diag([5, 6, 7, 0])
-    # Single pixels of letters may have the same grey.
+    # Single pixels of letters may have the same gray.
     assert is_in(charts.confusion_chart(outside, CLASSES), FAINT).sum() < 30 * 30
     outside[0, -1] = 1
     assert charts.confusion_chart(outside, CLASSES).shape[0] > known.shape[0]

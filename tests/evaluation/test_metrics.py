@@ -79,13 +79,13 @@ def test_scores_of_one_image_equal_the_recorded_ones(case):
     confusion = count(fields["pred"], label, num_classes)
 
     intersection = np.diag(confusion)[:-1]
-    labelled, predicted = confusion[:-1].sum(1), confusion[:, :-1].sum(0)
+    labeled, predicted = confusion[:-1].sum(1), confusion[:, :-1].sum(0)
     np.testing.assert_array_equal(intersection, fields["intersect"])
-    np.testing.assert_array_equal(labelled, fields["label_area"])
+    np.testing.assert_array_equal(labeled, fields["label_area"])
     np.testing.assert_array_equal(predicted, fields["pred_area"])
-    np.testing.assert_array_equal(labelled + predicted - intersection, fields["union"])
+    np.testing.assert_array_equal(labeled + predicted - intersection, fields["union"])
 
-    result = metrics.scores(confusion)
+    result = metrics.compute_scores(confusion)
     assert_scores(result, fields)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, where no class is defined
@@ -101,7 +101,7 @@ def test_scores_of_a_dataset_equal_the_recorded_ones(case):
     confusion = sum(
         count(fields[f"pred_{i}"], fields[f"label_{i}"], len(fields["IoU"])) for i in images
     )
-    result = metrics.scores(confusion)
+    result = metrics.compute_scores(confusion)
     assert_scores(result, {**fields, "mIoU": fields["mIoU_raw"]})
     for name, value in result.reported().items():
         if f"{name}_reported" in fields:
@@ -119,7 +119,7 @@ def test_reported_numbers_equal_the_recorded_ones(case):
     label = fields["label"]
     if case.startswith("ade"):  # recorded as it lies on disk
         label = get_dataset("ade20k").label_formats[0].train_ids[label]
-    result = metrics.scores(count(fields["pred"], label, len(ious)))
+    result = metrics.compute_scores(count(fields["pred"], label, len(ious)))
     for name, value in result.reported().items():
         if name in expected:
             assert value == pytest.approx(expected[name], abs=1e-9)
@@ -183,12 +183,12 @@ def test_arrays_of_different_shapes_are_refused():
 
 def test_a_matrix_that_is_not_square_is_refused():
     with pytest.raises(ValueError, match="square"):
-        metrics.scores(np.zeros((2, 3), np.int64))
+        metrics.compute_scores(np.zeros((2, 3), np.int64))
 
 
 def test_a_class_that_is_only_predicted_has_iou_zero_and_no_accuracy():
     confusion = [[8, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-    result = metrics.scores(np.array(confusion))
+    result = metrics.compute_scores(np.array(confusion))
     np.testing.assert_array_equal(result.iou, [0.8, 0, np.nan])
     np.testing.assert_array_equal(result.acc, [0.8, np.nan, np.nan])
     assert (result.miou, result.iou_classes) == (0.4, 2)
@@ -196,7 +196,7 @@ def test_a_class_that_is_only_predicted_has_iou_zero_and_no_accuracy():
     np.testing.assert_array_equal(result.pixels, [10, 0, 0])
 
 
-def test_nothing_labelled_gives_nan_and_no_warning():
-    result = metrics.scores(np.zeros((3, 3), np.int64))
+def test_nothing_labeled_gives_nan_and_no_warning():
+    result = metrics.compute_scores(np.zeros((3, 3), np.int64))
     assert result.iou_classes == result.acc_classes == 0
     assert all(np.isnan(value) for value in result.reported().values())

@@ -36,8 +36,8 @@ def test_transformers_of_patches_take_multiples_of_32(kind, changes, said):
     check(kind, **{"data.test_multiple": 32} | SLIDE | {"eval.ss.resize": "short_side"})
 
 
-def test_intern_image_takes_any_size():
-    check("intern_image", **SLIDE | {"data.crop_hw": (50, 61), "eval.crop_hw": (33, 47)})
+def test_internimage_takes_any_size():
+    check("internimage", **SLIDE | {"data.crop_hw": (50, 61), "eval.crop_hw": (33, 47)})
 
 
 @pytest.mark.parametrize("crop", [(64,), (64, "sixty"), (64, 16)])

@@ -22,12 +22,12 @@ from jaxseg.errors import ConfigError
 from jaxseg.inference import tiles
 from jaxseg.inference.batcher import Batcher
 from jaxseg.inference.predictor import Predictor
-from jaxseg.inference.sliding_window import side_of, slide_of, window_starts
-from jaxseg.models import segmentor
+from jaxseg.inference.sliding_window import parse_sliding_window, plan_axis, window_starts
+from jaxseg.models.segmentation_model import build_model
 from jaxseg.recipes import base
 from support.reference_files import REFERENCE, Recording
 from support.tiny import tiny_config
-from support.windowed import logits, model_network, network_of, probabilities, view_of
+from support.windowed import logits, make_batcher, model_batcher, probabilities, view_of
 
 
 def protocol_cases():
@@ -49,45 +49,45 @@ PADDED_VALUE = RECORDING["tp_m2f_aug_pad_before_norm_padvalue/value"]
 
 def slide_in(mode, crop, stride):
     sides = {"crop_hw": [int(side) for side in crop], "stride_hw": [int(side) for side in stride]}
-    return slide_of({"mode": str(mode), **sides})
+    return parse_sliding_window({"mode": str(mode), **sides})
 
 
 def net(images):
     """The recorded stand-in for a model: one convolution with stride 4."""
     kernel = jnp.asarray(RECORDING["net/W"]).transpose(2, 3, 1, 0)
     dimensions = ("NHWC", "HWIO", "NHWC")
-    scores = lax.conv_general_dilated(
+    logits = lax.conv_general_dilated(
         images, kernel, (4, 4), ((1, 1), (1, 1)), dimension_numbers=dimensions
     )
-    return scores + RECORDING["net/b"]
+    return logits + RECORDING["net/b"]
 
 
 @pytest.fixture(scope="module")
-def network():
-    return network_of(net)
+def batcher():
+    return make_batcher(net)
 
 
 @pytest.mark.reference
 @pytest.mark.parametrize("name", PREPARED)
 @pytest.mark.parametrize("cut_padding", [True, False], ids=["mmseg-0.27", "mmseg-0.20"])
-def test_class_map_of_a_prepared_image_is_the_recorded_one(network, name, cut_padding):
+def test_class_map_of_a_prepared_image_is_the_recorded_one(batcher, name, cut_padding):
     case = PREPARED[name]
     if not cut_padding:  # what is not recorded again is the same
         case = case | RECORDING.group(name + "@020/")
     pixels = np.moveaxis(case["x_times_32"], 0, -1).astype(np.float32) / 32
     hw, mirrored = tuple(case["ori_shape"].tolist()), bool(case["flip"])
-    kept_hw = tuple(case["img_shape"].tolist()) if cut_padding else pixels.shape[:2]
+    unpadded_hw = tuple(case["img_shape"].tolist()) if cut_padding else pixels.shape[:2]
     slide = slide_in(case["mode"], case["crop"], case["stride"])
-    view = view_of(network, pixels, hw, slide, kept_hw, mirrored)
-    found = probabilities([view], network, hw)
+    view = view_of(batcher, pixels, hw, slide, unpadded_hw, mirrored)
+    found = probabilities([view], batcher, hw)
     expected = case["EncoderDecoder_prob_argmax"]
     np.testing.assert_array_equal(np.argmax(found, axis=-1), expected)
 
-    # The scores are recorded before they are mirrored back.
-    scores = logits(view, network, hw)
-    scores = np.moveaxis(scores[:, ::-1] if mirrored else scores, -1, 0)[:, ::3, ::3]
+    # The logits are recorded before they are mirrored back.
+    found = logits(view, batcher, hw)
+    found = np.moveaxis(found[:, ::-1] if mirrored else found, -1, 0)[:, ::3, ::3]
     # Positions of the last resize are rounded otherwise in the original.
-    np.testing.assert_allclose(scores, case["EncoderDecoder_logits"], atol=2e-4)
+    np.testing.assert_allclose(found, case["EncoderDecoder_logits"], atol=2e-4)
 
 
 @pytest.mark.reference
@@ -124,9 +124,9 @@ def config_of(case):
 
 @pytest.mark.reference
 @pytest.mark.parametrize("name", CASES)
-def test_class_map_of_an_image_is_the_recorded_one(network, name):
+def test_class_map_of_an_image_is_the_recorded_one(batcher, name):
     case = CASES[name]
-    predictor = Predictor(network, config_of(case))
+    predictor = Predictor(batcher, config_of(case))
     (classes,) = predictor.class_maps([case.img])
     np.testing.assert_array_equal(classes, case.pred, strict=True)
     found = np.moveaxis(predictor.probabilities(case.img), -1, 0)[:, ::3, ::3]
@@ -138,9 +138,9 @@ def test_class_map_of_an_image_is_the_recorded_one(network, name):
 def test_views_are_the_recorded_ones(name):
     case, config = CASES[name], config_of(CASES[name])
     pixels = {}
-    for view in views.views_of(case.img.shape[:2], config):
+    for view in views.plan_views(case.img.shape[:2], config):
         resized = views.resize(case.img, view.sizes)
-        shown = views.cut(resized, view, 0, 0, view.padded_hw, config)
+        shown = views.cut_window(resized, view, 0, 0, view.padded_hw, config)
         key = view.padded_hw, view.hw, view.mirrored
         # Views of one size may still differ: resized to it by way of another one.
         pixels.setdefault(key, []).extend([shown] * view.weight)
@@ -155,21 +155,21 @@ def test_views_are_the_recorded_ones(name):
 
 
 @pytest.mark.reference
-def test_padding_is_black_before_and_the_mean_after_normalisation():
+def test_padding_is_black_before_and_the_mean_after_normalization():
     for name, value in (("before", PADDED_VALUE), ("after", np.zeros(3, np.float32))):
         case = CASES[f"tp_m2f_aug_pad_{name}_norm"]
         config = config_of(case)
-        view = views.views_of(case.img.shape[:2], config)[0]
+        view = views.plan_views(case.img.shape[:2], config)[0]
         assert view.padded_hw > view.hw
         resized = views.resize(case.img, view.sizes)
-        shown = views.cut(resized, view, 0, 0, view.padded_hw, config)
+        shown = views.cut_window(resized, view, 0, 0, view.padded_hw, config)
         np.testing.assert_array_equal(shown[-1, -1], value)
 
 
 def test_views_that_show_the_same_are_shown_once():
     config = tiny_config(**{"data.test_scale_wh": (2048, 640), "eval.crop_hw": (640, 640)})
     config.eval.update({"protocol": "ms", "ms": {"resize": "short_side"}})
-    found = views.views_of((480, 640), config)
+    found = views.plan_views((480, 640), config)
     assert [(view.hw, view.mirrored, view.weight) for view in found] == [
         (hw, mirrored, weight)
         for hw, weight in (((640, 853), 3), ((800, 1067), 1), ((960, 1280), 1), ((1120, 1493), 1))
@@ -182,18 +182,18 @@ def test_model_and_resizes_give_the_recorded_probabilities():
     recording = Recording(REFERENCE / "internimage" / "modules" / "test_modes.npz")
     hparams, shapes = recording.hparams, recording.json("param_shapes")
     depths = (1, 1, 2, 1)
-    model = segmentor.build(
+    model = build_model(
         {
             "dtype": "float32",
             "backbone": {
-                "kind": "intern_image",
+                "kind": "internimage",
                 "channels": hparams["channels"],
                 "depths": depths,
                 "groups": (1, 2, 4, 8),
                 "layer_scale": 1.0,
             },
             "decode_head": {
-                "kind": "uper",
+                "kind": "upernet",
                 "num_classes": hparams["num_classes"],
                 "channels": hparams["head_channels"],
             },
@@ -203,7 +203,7 @@ def test_model_and_resizes_give_the_recorded_probabilities():
     variables = to_variables({name: fill(name, shape) for name, shape in shapes.items()})
     variables["params"].pop("auxiliary_head", None)
     variables["batch_stats"].pop("auxiliary_head", None)
-    network = model_network(model, variables)
+    batcher = model_batcher(model, variables)
 
     def image(name):
         return np.moveaxis(recording[f"inputs/{name}"][0], 0, -1)
@@ -212,15 +212,15 @@ def test_model_and_resizes_give_the_recorded_probabilities():
         hw = tuple(case["ori_shape"][:2])
         if name == "aug":
             shown = [
-                view_of(network, image(f"aug/{i}"), hw, mirrored=mirrored)
+                view_of(batcher, image(f"aug/{i}"), hw, mirrored=mirrored)
                 for i, mirrored in enumerate(case["flips"])
             ]
         else:
             settings = case["test_cfg"]
             way = case["mode"], settings.get("crop_size", ()), settings.get("stride", ())
-            kept_hw = tuple(case["img_shape"][:2])
-            shown = [view_of(network, image(name), hw, slide_in(*way), kept_hw, case["flip"])]
-        out = probabilities(shown, network, hw)
+            unpadded_hw = tuple(case["img_shape"][:2])
+            shown = [view_of(batcher, image(name), hw, slide_in(*way), unpadded_hw, case["flip"])]
+        out = probabilities(shown, batcher, hw)
         expected = np.moveaxis(recording[f"outputs/{name}/probs"][0], 0, -1)
         np.testing.assert_allclose(out, expected, atol=1e-5)
         margin = np.diff(np.sort(expected, axis=-1)[..., -2:], axis=-1)[..., 0]
@@ -229,7 +229,7 @@ def test_model_and_resizes_give_the_recorded_probabilities():
 
 
 def slide_in_numpy(forward, image, crop_hw, stride_hw):
-    """The reference's rule, window by window; returns mean scores and how often a pixel is seen."""
+    """The reference's rule, window by window; returns mean logits and how often a pixel is seen."""
     (height, width), (crop_h, crop_w), (stride_h, stride_w) = image.shape[:2], crop_hw, stride_hw
     total, seen = 0 * forward(image[None])[0], np.zeros((height, width))
     for row in range(max(height - crop_h + stride_h - 1, 0) // stride_h + 1):
@@ -259,8 +259,8 @@ def test_windows_cover_every_pixel_and_are_averaged_as_in_a_plain_loop(seed):
 
     crop = np.minimum(crop, (height, width)).tolist()
     rows, columns = (
-        side_of(size, size, size, *rest, scores)
-        for size, *rest, scores in zip((height, width), crop, stride, crop, strict=True)
+        plan_axis(size, size, size, *rest, logits)
+        for size, *rest, logits in zip((height, width), crop, stride, crop, strict=True)
     )
     windows = [
         [
@@ -269,9 +269,9 @@ def test_windows_cover_every_pixel_and_are_averaged_as_in_a_plain_loop(seed):
         ]
         for y in rows.starts
     ]
-    scores = np.concatenate([np.concatenate(row, axis=1) for row in windows])
+    logits = np.concatenate([np.concatenate(row, axis=1) for row in windows])
     dense = rows.matrix.toarray(), columns.matrix.toarray()
-    found = np.einsum("yp,pqk,xq->yxk", dense[0], scores, dense[1], optimize=True)
+    found = np.einsum("yp,pqk,xq->yxk", dense[0], logits, dense[1], optimize=True)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -333,13 +333,13 @@ def test_windows_and_scales_of_a_cityscapes_image_are_one_shape_in_full_batches(
         traced.append(images.shape)
         return every_fourth_pixel(images)
 
-    network = network_of(forward, devices=8, kind=Counting)
-    predictor = Predictor(network, config)
+    batcher = make_batcher(forward, devices=8, kind=Counting)
+    predictor = Predictor(batcher, config)
     (classes,) = predictor.class_maps([image_of(1024, 2048)])
     assert classes.shape == (1024, 2048)
     # Six scales, for those below 1 are the first one twice; windows of 896 every 512.
     windows = 1 * 3 + 2 * 4 + 2 * 5 + 3 * 6 + 3 * 7 + 4 * 8
-    assert network.batches == [(8, 896, 896, 3)] * (2 * windows // 8)  # and mirrored
+    assert batcher.batches == [(8, 896, 896, 3)] * (2 * windows // 8)  # and mirrored
     assert traced == [(8, 896, 896, 3)]
     # The network for one shape; a view is added in one of three buckets, and the beginning and the
     # end of that are three more. Other tests may have compiled what is not the network.
@@ -354,14 +354,14 @@ def test_windows_and_scales_of_a_cityscapes_image_are_one_shape_in_full_batches(
 
 def test_images_in_one_piece_fill_a_batch_together():
     config = tiny_config(**{"data.test_multiple": 32})
-    network = network_of(every_fourth_pixel, devices=4, pieces_per_device=2, kind=Counting)
+    batcher = make_batcher(every_fourth_pixel, devices=4, crops_per_device=2, kind=Counting)
     sizes = [(64, 128)] * 8 + [(60, 120)] * 3 + [(64, 90)] * 5 + [(64, 128)] * 9
-    maps = list(Predictor(network, config).class_maps(image_of(*hw) for hw in sizes))
+    maps = list(Predictor(batcher, config).class_maps(image_of(*hw) for hw in sizes))
     assert [classes.shape for classes in maps] == sizes
     # Nothing is padded but to the multiple that the recipe says, which makes the shapes few.
-    assert network.batches.count((8, 64, 128, 3)) == 3  # for 20 images
-    assert network.batches.count((8, 64, 96, 3)) == 1
-    assert len(network.batches) == 4
+    assert batcher.batches.count((8, 64, 128, 3)) == 3  # for 20 images
+    assert batcher.batches.count((8, 64, 96, 3)) == 1
+    assert len(batcher.batches) == 4
 
 
 def test_class_maps_are_the_most_probable_classes_of_every_tile():
@@ -369,30 +369,30 @@ def test_class_maps_are_the_most_probable_classes_of_every_tile():
     config = tiny_config(**{"data.test_scale_wh": (1100, 540), "eval.crop_hw": (128, 128)})
     config.eval.update({"mode": "slide", "stride_hw": (96, 96)})
     image = image_of(270, 550)
-    network = network_of(every_fourth_pixel, devices=2)
-    predictor = Predictor(network, config)
+    batcher = make_batcher(every_fourth_pixel, devices=2)
+    predictor = Predictor(batcher, config)
     found = predictor.probabilities(image)
     (classes,) = predictor.class_maps([image])
     np.testing.assert_array_equal(classes, np.argmax(found, axis=-1))
 
-    view = views.views_of((270, 550), config)[0]
-    pixels = views.cut(views.resize(image, view.sizes), view, 0, 0, view.hw, config)
-    slide = slide_of(config.eval)
+    view = views.plan_views((270, 550), config)[0]
+    pixels = views.cut_window(views.resize(image, view.sizes), view, 0, 0, view.hw, config)
+    slide = parse_sliding_window(config.eval)
     expected = jax.nn.softmax(
-        logits(view_of(network, pixels, (270, 550), slide), network, (270, 550))
+        logits(view_of(batcher, pixels, (270, 550), slide), batcher, (270, 550))
     )
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_of_a_large_image_a_band_is_held(monkeypatch):
-    """Neither are all scores on the devices at once, nor those of all windows on the host."""
+    """Neither are all logits on the devices at once, nor those of all windows on the host."""
     config = tiny_config(**{"data.test_scale_wh": (2048, 2048), "eval.crop_hw": (128, 128)})
     config.eval.update({"mode": "slide", "stride_hw": (64, 64), "protocol": "ms"})
     config.eval.ms.ratios = (1.0,)
     classes, side = 32, 2048
-    network = network_of(lambda images: jnp.repeat(images[:, ::4, ::4, :1], classes, axis=-1))
+    batcher = make_batcher(lambda images: jnp.repeat(images[:, ::4, ::4, :1], classes, axis=-1))
     alive, pieces, on_devices = weakref.WeakSet(), [], []
-    send, add = network.send, tiles._add
+    send, add = batcher.send, tiles._add
 
     def watched_send(pixels):
         piece = send(pixels)
@@ -406,10 +406,10 @@ def test_of_a_large_image_a_band_is_held(monkeypatch):
         on_devices.append(sum(array.nbytes for array in jax.live_arrays()))
         return total
 
-    monkeypatch.setattr(network, "send", watched_send)
+    monkeypatch.setattr(batcher, "send", watched_send)
     monkeypatch.setattr(tiles, "_add", watched_add)
     before = sum(array.nbytes for array in jax.live_arrays())
-    list(Predictor(network, config).class_maps([image_of(side, side)]))
+    list(Predictor(batcher, config).class_maps([image_of(side, side)]))
     in_a_row = (side - 128) // 64 + 1
     assert len(pieces) == 2 * in_a_row**2
     # Of two views, the nine rows of windows that see a band of 256 rows or the next one.

@@ -9,7 +9,7 @@ from jaxseg.data import transforms
 from jaxseg.data.source import evaluated_on
 from jaxseg.errors import ConfigError
 from jaxseg.inference.segments import instance_segments, panoptic_segments
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import apply_model, build_model, variable_shapes
 from jaxseg.ops.resize import resize_bilinear
 from jaxseg.predict import Segmenter
 from jaxseg.recipes import base
@@ -29,10 +29,10 @@ def read(how, shares, masks, num_classes=2, hw=None, **options):
 def test_each_pixel_goes_to_the_largest_product_of_class_and_mask():
     shares = [[0.9, 0.05, 0.05], [0.05, 0.85, 0.1]]
     masks = [[[0.9, 0.9, 0.9, 0.6, 0.1]], [[0.1, 0.1, 0.1, 0.9, 0.9]]]  # 0.54 < 0.765
-    masks, classes, scores = read(panoptic_segments, shares, masks, min_kept=0.7)
+    masks, classes, confidences = read(panoptic_segments, shares, masks, min_kept=0.7)
     np.testing.assert_array_equal(masks[:, 0], [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1]])
     np.testing.assert_array_equal(classes, [0, 1])
-    np.testing.assert_allclose(scores, [0.9, 0.85], rtol=1e-6)
+    np.testing.assert_allclose(confidences, [0.9, 0.85], rtol=1e-6)
     assert masks.dtype == bool
 
 
@@ -63,11 +63,13 @@ def test_unsure_queries_and_those_without_an_object_take_nothing():
     np.testing.assert_array_equal(found.classes, [1])
     np.testing.assert_array_equal(found.masks, [[[1, 1]]])
     # With a lower bar the second takes both pixels, and nothing is left of the third.
-    np.testing.assert_array_equal(read(panoptic_segments, shares, masks, min_score=0.7).classes, 0)
+    np.testing.assert_array_equal(
+        read(panoptic_segments, shares, masks, min_confidence=0.7).classes, 0
+    )
     # One without an object never takes part.
-    found = read(panoptic_segments, shares[:1], masks[:1], min_score=0.0)
+    found = read(panoptic_segments, shares[:1], masks[:1], min_confidence=0.0)
     assert found.masks.shape == (0, 1, 2)
-    assert found.classes.shape == found.scores.shape == (0,)
+    assert found.classes.shape == found.confidences.shape == (0,)
 
 
 def test_of_equal_queries_the_first_gets_the_pixels():
@@ -83,7 +85,7 @@ def test_overlapping_segments_keep_all_of_their_masks():
     # The last mask is empty. The first query has a class though "no object" is likelier.
     np.testing.assert_array_equal(found.classes, [0, 1])
     np.testing.assert_array_equal(found.masks[:, 0], [[1, 1, 0, 0], [1, 1, 1, 0]])
-    np.testing.assert_allclose(found.scores, [0.9 * 0.6, 0.3 * 0.75], rtol=1e-6)
+    np.testing.assert_allclose(found.confidences, [0.9 * 0.6, 0.3 * 0.75], rtol=1e-6)
 
 
 def test_outputs_beyond_the_classes_are_not_looked_at():
@@ -93,7 +95,7 @@ def test_outputs_beyond_the_classes_are_not_looked_at():
     np.testing.assert_array_equal(found.classes, [0])
     np.testing.assert_array_equal(found.masks, [[[1, 1]]])
     found = read(instance_segments, shares, masks)
-    np.testing.assert_allclose(found.scores, [0.9 * 0.6, 0.05 * 0.9], rtol=1e-6)
+    np.testing.assert_allclose(found.confidences, [0.9 * 0.6, 0.05 * 0.9], rtol=1e-6)
 
 
 @pytest.mark.parametrize("how", [panoptic_segments, instance_segments])
@@ -114,9 +116,9 @@ def test_resized_to_the_input_and_then_to_the_image():
     whole = resize_bilinear(resize_bilinear(maps, (20, 30)), (50, 45))
     logits = np.moveaxis(np.asarray(whole[0]), -1, 0)
     means = [np.mean(1 / (1 + np.exp(-x[x >= 0]))) for x in logits]
-    scores = np.max(np.asarray(jax.nn.softmax(class_logits)), axis=1) * means
-    order = np.argsort(-scores)
-    np.testing.assert_allclose(found.scores, scores[order], rtol=1e-5)
+    confidences = np.max(np.asarray(jax.nn.softmax(class_logits)), axis=1) * means
+    order = np.argsort(-confidences)
+    np.testing.assert_allclose(found.confidences, confidences[order], rtol=1e-5)
     differ = found.masks != (logits[order] >= 0)
     assert np.all(np.abs(logits[order][differ]) < 1e-5)
     # Resized at once, they would be others.
@@ -133,7 +135,7 @@ def mask2former(tmp_path):
     backbone = config.model.backbone.to_dict()
     config.model = base.mask2former(backbone, num_classes=25, num_queries=8, size=size)
     config.model.dtype = "float32"
-    model = segmentor.build(config.model)
+    model = build_model(config.model)
     rng = np.random.default_rng(0)
 
     def of_shape(leaf):
@@ -141,7 +143,7 @@ def mask2former(tmp_path):
         drawn = rng.normal(0, scale, leaf.shape) if leaf.ndim > 1 else rng.random(leaf.shape)
         return drawn.astype(np.float32)
 
-    variables = jax.tree.map(of_shape, segmentor.shapes(model))
+    variables = jax.tree.map(of_shape, variable_shapes(model))
     save_weights(tmp_path / "run", variables, config.to_dict())
     return tmp_path / "run", config, model, variables
 
@@ -150,18 +152,18 @@ def test_segments_of_an_image_from_a_checkpoint(mask2former):
     path, config, model, variables = mask2former
     segmenter = Segmenter.from_checkpoint(path)
     image = np.random.default_rng(0).integers(0, 256, (70, 110, 3)).astype(np.uint8)
-    masks, classes, scores = segmenter.segments(image, overlapping=True)
+    masks, classes, confidences = segmenter.segments(image, overlapping=True)
     assert masks.shape == (len(classes), 70, 110)
-    assert len(scores) > 1
+    assert len(confidences) > 1
     assert classes.max() < 19  # of 25 outputs
-    assert np.all(np.diff(scores) <= 0)
+    assert np.all(np.diff(confidences) <= 0)
 
     # The image in one piece, though the model is evaluated in windows.
     prepared = transforms.test_transform(np.ascontiguousarray(image[..., ::-1]), config.data)
-    output, _ = jax.jit(segmentor.apply, static_argnums=0)(model, variables, prepared[None])
+    output, _ = jax.jit(apply_model, static_argnums=0)(model, variables, prepared[None])
     last = output.masks.class_logits[-1, 0], output.masks.mask_logits[-1, 0]
     expected = instance_segments(*last, prepared.shape[:2], (70, 110), 19)
-    np.testing.assert_allclose(scores, expected.scores, rtol=1e-4)
+    np.testing.assert_allclose(confidences, expected.confidences, rtol=1e-4)
     assert np.mean(masks == expected.masks) > 0.999
 
     # Random weights are sure of nothing.
@@ -171,6 +173,6 @@ def test_segments_of_an_image_from_a_checkpoint(mask2former):
 def test_a_model_without_queries_is_refused():
     config = tiny_config()
     dataset = evaluated_on(config.data).dataset
-    segmenter = Segmenter(config, dataset, segmentor.build(config.model), {})
+    segmenter = Segmenter(config, dataset, build_model(config.model), {})
     with pytest.raises(ConfigError, match=r"mask2former head.*kind=uper"):
         segmenter.segments(np.zeros((64, 64, 3), np.uint8))

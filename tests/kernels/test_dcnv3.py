@@ -31,7 +31,7 @@ GEOMETRY = {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1}
 GROUPS, SCALE = 2, 2.0  # a power of two: whole pixels stay whole
 
 implementations = operators.over(IMPLEMENTATIONS)
-optimised = operators.over([*IMPLEMENTATIONS][1:])
+optimized = operators.over([*IMPLEMENTATIONS][1:])
 
 
 @functools.cache
@@ -95,7 +95,7 @@ def test_on_tpu_another_geometry_is_refused(path):
         IMPLEMENTATIONS["tpu"](*inputs, **recorded(recording))
 
 
-@optimised
+@optimized
 @pytest.mark.parametrize("kind", operators.KINDS)
 def test_equals_the_definition_for_any_offset(implementation, kind):
     inputs = arguments(kind)
@@ -159,12 +159,12 @@ def twice(once):
 
 
 @operators.over(IMPLEMENTATIONS, slow=["reference", "gpu deterministic"])
-def test_rematerialised_and_used_twice(implementation):
+def test_rematerialized_and_used_twice(implementation):
     """The second gradient must not land in the buffer of the first."""
     inputs = arguments("small")
-    rematerialised = twice(jax.checkpoint(operator(implementation)))
+    rematerialized = twice(jax.checkpoint(operator(implementation)))
     expected = with_gradients(twice(operator("reference")))(*inputs)
-    operators.check(with_gradients(rematerialised)(*inputs), expected)
+    operators.check(with_gradients(rematerialized)(*inputs), expected)
 
 
 @implementations

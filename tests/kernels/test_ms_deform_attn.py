@@ -30,7 +30,7 @@ IMPLEMENTATIONS = {
     "tpu": functools.partial(ms_deform_attn, implementation="tpu"),
 }
 KERNELS = ("gpu", "gpu deterministic", "tpu")  # slow, as they are interpreted
-SHAPES = ((4, 8), (1, 1))  # powers of two: locations of pixel centres are exact
+SHAPES = ((4, 8), (1, 1))  # powers of two: locations of pixel centers are exact
 LEVELS = {
     "one level": ((5, 7),),
     "two levels": SHAPES,
@@ -38,7 +38,7 @@ LEVELS = {
 }
 
 implementations = operators.over(IMPLEMENTATIONS)
-optimised = operators.over([*IMPLEMENTATIONS][1:])
+optimized = operators.over([*IMPLEMENTATIONS][1:])
 
 
 @functools.cache
@@ -119,7 +119,7 @@ def test_equals_the_recorded_operator(path, implementation):
     operators.check_recording(run, Recording(path), names, "out")
 
 
-@optimised
+@optimized
 @pytest.mark.parametrize("kind", operators.KINDS)
 def test_equals_the_definition_for_any_location(kind, implementation):
     inputs = arguments(kind=kind)
@@ -149,14 +149,14 @@ def test_equals_a_sum_over_all_pixels_and_its_finite_differences(shapes, impleme
 
 
 @implementations
-def test_at_pixel_centres_the_gradient_is_the_right_sided_difference(implementation):
+def test_at_pixel_centers_the_gradient_is_the_right_sided_difference(implementation):
     """At those of all pixels, of which some are borders, and one pixel outside."""
     value, locations, *rest = arguments()
     for level, (height, width) in enumerate(SHAPES):
-        centres = np.stack(np.meshgrid(np.arange(-1, width + 1), np.arange(-1, height + 1)), -1)
+        centers = np.stack(np.meshgrid(np.arange(-1, width + 1), np.arange(-1, height + 1)), -1)
         points = locations[:, :, :, level].shape
-        centres = np.resize(centres.reshape(-1, 2), points)
-        locations = locations.at[:, :, :, level].set((centres + 0.5) / pixels_of(SHAPES)[level])
+        centers = np.resize(centers.reshape(-1, 2), points)
+        locations = locations.at[:, :, :, level].set((centers + 0.5) / pixels_of(SHAPES)[level])
     inputs = (value, locations, *rest)
     pixel = 1 / pixels_of(SHAPES)
     operators.check_right_sided_differences(operator(implementation), inputs, pixel)
@@ -202,12 +202,12 @@ def twice(once):
 
 
 @operators.over(IMPLEMENTATIONS, slow=["reference", "gpu deterministic"])
-def test_rematerialised_and_used_twice(implementation):
+def test_rematerialized_and_used_twice(implementation):
     """The second gradient must not land in the buffer of the first."""
     inputs = arguments()
-    rematerialised = twice(jax.checkpoint(operator(implementation)))
+    rematerialized = twice(jax.checkpoint(operator(implementation)))
     expected = with_gradients(twice(operator("reference")))(*inputs)
-    operators.check(with_gradients(rematerialised)(*inputs), expected)
+    operators.check(with_gradients(rematerialized)(*inputs), expected)
 
 
 @implementations

@@ -8,17 +8,17 @@ import pytest
 
 import pallas_kernels
 from jaxseg.config import load_config
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import apply_model, build_model, variable_shapes
 from pallas_kernels import bench, shapes
 
 CITYSCAPES, ADE20K = "configs/cityscapes.py:", "configs/ade20k.py:"
 MODELS = [
-    (CITYSCAPES + "upernet_internimage_t", (512, 1024), ["intern_image_t"]),
+    (CITYSCAPES + "upernet_internimage_t", (512, 1024), ["internimage_t"]),
     (ADE20K + "mask2former_beit_adapter_l", (640, 640), ["vit_adapter_l", "pixel_decoder_1024"]),
     (ADE20K + "upernet_deit_adapter_s", (512, 512), ["vit_adapter_s"]),
-    *((ADE20K + f"upernet_internimage_{s}", (896, 896), [f"intern_image_{s}"]) for s in "hg"),
-    *((CITYSCAPES + f"upernet_internimage_{s}", (512, 1024), [f"intern_image_{s}"]) for s in "sbl"),
-    (CITYSCAPES + "upernet_internimage_xl", (512, 1024), ["intern_image_xl"]),
+    *((ADE20K + f"upernet_internimage_{s}", (896, 896), [f"internimage_{s}"]) for s in "hg"),
+    *((CITYSCAPES + f"upernet_internimage_{s}", (512, 1024), [f"internimage_{s}"]) for s in "sbl"),
+    (CITYSCAPES + "upernet_internimage_xl", (512, 1024), ["internimage_xl"]),
     (ADE20K + "upernet_deit_adapter_t", (512, 512), ["vit_adapter_t"]),
     (
         "configs/coco_stuff10k.py:mask2former_beit_adapter_b",
@@ -48,11 +48,11 @@ def test_table_is_what_the_models_call(recipe, hw, names, monkeypatch):
 
     monkeypatch.setattr(pallas_kernels, "dcnv3", dcnv3)
     monkeypatch.setattr(pallas_kernels, "ms_deform_attn", ms_deform_attn)
-    model = segmentor.build(load_config(recipe).model)
+    model = build_model(load_config(recipe).model)
     images = jax.ShapeDtypeStruct((1, *hw, 3), jnp.float32)
-    variables = segmentor.shapes(model)
+    variables = variable_shapes(model)
     called.clear()
-    jax.eval_shape(lambda v, x: segmentor.apply(model, v, x), variables, images)
+    jax.eval_shape(lambda v, x: apply_model(model, v, x), variables, images)
     assert called == {call for name in names for call in shapes.calls(name, hw).values()}
     assert all(hw in shapes.INPUTS[name] for name in names)
 

@@ -46,16 +46,16 @@ def test_a_level_of_several_strips_and_queries_of_several_tiles_equal_the_refere
     assert_equal_to_the_reference(shapes, value, one_strip, *rest)
 
 
-def test_on_pixel_centres_and_borders_it_equals_the_reference():
-    """Also where a strip ends; with powers of two the locations of pixel centres are exact."""
+def test_on_pixel_centers_and_borders_it_equals_the_reference():
+    """Also where a strip ends; with powers of two the locations of pixel centers are exact."""
     shapes = ((4, 256),)
     x, y = np.meshgrid([-1, 0, 1, 126, 127, 128, 129, 254, 255, 256], np.arange(-1, 5))
-    centres = np.stack([x.ravel(), y.ravel()], axis=-1).astype(np.float32)
+    centers = np.stack([x.ravel(), y.ravel()], axis=-1).astype(np.float32)
     value, _, weights, cotangent = arguments(
-        shapes, batch=1, queries=len(centres), heads=1, points=1
+        shapes, batch=1, queries=len(centers), heads=1, points=1
     )
     size = np.array([256, 4], np.float32)
-    locations = ((centres + 0.5) / size).reshape(*weights.shape, 2)
+    locations = ((centers + 0.5) / size).reshape(*weights.shape, 2)
     assert_equal_to_the_reference(shapes, value, jnp.asarray(locations), weights, cotangent)
 
 

@@ -143,7 +143,7 @@ def compare(class_logits, mask_logits, labels, targets, assigned, compared):
 
     def total(logits):
         sums = of_all(*logits, labels, classes, valid, assigned, compared)
-        values = mask2former.normalised(*sums, valid)
+        values = mask2former.normalized(*sums, valid)
         return sum(jnp.sum(v) for v in values.values()), values
 
     return jax.grad(total, has_aux=True)((class_logits, mask_logits))

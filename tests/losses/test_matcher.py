@@ -8,7 +8,7 @@ from converters import conversion_plan, rules
 from jaxseg import parameter_paths
 from jaxseg.config import load_config
 from jaxseg.errors import CheckpointError
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model, variable_shapes
 from support.reference_files import REFERENCE
 from support.tiny import tiny_config
 
@@ -16,7 +16,7 @@ PRETRAINED = sorted((REFERENCE / "internimage" / "pretrained").glob("*.json"))
 
 
 def wanted_by(config):
-    return parameter_paths.shapes(segmentor.shapes(segmentor.build(config.model)))
+    return parameter_paths.shapes(variable_shapes(build_model(config.model)))
 
 
 def tensors_of(wanted):
@@ -28,7 +28,7 @@ TENSORS = tensors_of(WANTED)
 
 
 def plan(tensors, wanted=WANTED, **options):
-    return conversion_plan.plan(tensors, wanted, source="file.pth", model="tiny", **options)
+    return conversion_plan.make_plan(tensors, wanted, source="file.pth", model="tiny", **options)
 
 
 def test_every_tensor_is_used_and_counters_are_ignored():

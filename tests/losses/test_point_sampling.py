@@ -14,7 +14,7 @@ from jaxseg.losses.point_sampling import (
 
 
 def dense_sample(mask, points):
-    """The definition, in float64: every pixel is a tent over its centre."""
+    """The definition, in float64: every pixel is a tent over its center."""
     height, width = mask.shape
     x, y = points.astype(np.float64).T * [[width], [height]] - 0.5
     tent_x = np.maximum(0, 1 - np.abs(x[:, None] - np.arange(width)))

@@ -73,7 +73,7 @@ def test_features_have_the_strides_of_a_pyramid_at_any_size():
         assert [x.shape for x in features] == sizes
 
 
-def test_rematerialised_blocks_have_the_same_gradients():
+def test_rematerialized_blocks_have_the_same_gradients():
     def gradient(model):
         def loss(params):
             features = model.apply(variables() | {"params": params}, IMAGES)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxseg.models import displacement, segmentor
+from jaxseg.models import displacement
+from jaxseg.models.segmentation_model import apply_model, build_model, variable_shapes
 from support.tiny import tiny_config
 
 
@@ -29,19 +30,19 @@ def test_the_range_is_that_of_a_row_averaged_over_rows_and_layers():
     assert displacement.mean_range(kept) == (2.5 + 7.5) / 2
 
 
-def test_initialisation_and_models_without_such_layers_keep_none():
+def test_initialization_and_models_without_such_layers_keep_none():
     assert not Model().init(jax.random.key(0), jnp.zeros((1, 1, 1, 1)))
     assert displacement.mean_range({"batch_stats": {}}) is None
 
 
 def test_a_model_in_training_gives_it():
-    model = segmentor.build(tiny_config().model)
-    variables = segmentor.shapes(model)
+    model = build_model(tiny_config().model)
+    variables = variable_shapes(model)
     images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
 
     def displacement_of(variables, images, train):
         rng = jax.random.key(0)
-        output, _ = segmentor.apply(model, variables, images, train=train, dropout_rng=rng)
+        output, _ = apply_model(model, variables, images, train=train, dropout_rng=rng)
         return output.displacement
 
     assert jax.eval_shape(lambda v, x: displacement_of(v, x, True), variables, images).shape == ()

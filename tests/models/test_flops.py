@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxseg.models import deformable_attention, flops, layers, segmentor
+from jaxseg.models import deformable_attention, flops, layers
 from jaxseg.models.backbones import beit, uniperceiver, vit
+from jaxseg.models.segmentation_model import build_model
 
 TRANSFORMER = {"embed_dim": 8, "depth": 4, "num_heads": 2}
 COMPANION = {"interaction_indexes": ((0, 3),), "deform_num_heads": 2, "add_vit_feature": False}
@@ -25,9 +26,9 @@ def struct(*shape):
 @pytest.mark.parametrize("remat", [False, True])
 def test_every_transformer_is_counted(kind, remat):
     backbone = {"kind": kind, "remat": remat, **TRANSFORMER, **BACKBONES[kind]}
-    head = {"kind": "uper", "num_classes": 5, "channels": 16}
+    head = {"kind": "upernet", "num_classes": 5, "channels": 16}
     model = {"dtype": "float32", "backbone": backbone, "decode_head": head, "auxiliary_head": None}
-    counts = flops.count(segmentor.build(model), (64, 64))
+    counts = flops.count_flops(build_model(model), (64, 64))
     name = "layers_3" if kind == "uniperceiver_adapter" else "blocks_3"
     attention = "self_attn" if kind == "uniperceiver_adapter" else "attn"
     tokens = 16 + kind.startswith("beit")
@@ -36,25 +37,27 @@ def test_every_transformer_is_counted(kind, remat):
     assert counts["backbone", *patches, "patch_embed", "proj"] == 16 * 8 * (3 * 16**2 + 1)
 
 
-@pytest.mark.parametrize("kind", [vit.Attention, beit.Attention, uniperceiver.Attention])
+@pytest.mark.parametrize(
+    "kind", [vit.ViTAttention, beit.BEiTAttention, uniperceiver.UniPerceiverAttention]
+)
 def test_attention_counts_its_two_products(kind):
     x = struct(1, 12, 8)
-    assert flops.of_module(kind(2, None), (x, (3, 4)), x) == 2 * 12 * 12 * 8
+    assert flops.count_module(kind(2, None), (x, (3, 4)), x) == 2 * 12 * 12 * 8
 
 
 def test_windowed_attention_counts_its_windows_with_what_fills_them_up():
     x = struct(2, 20, 8)
-    module = vit.Attention(2, window=3)  # 2 × 2 windows of 9 tokens cover 4 × 5
-    assert flops.of_module(module, (x, (4, 5)), x) == 2 * 2 * 4 * 9 * 9 * 8
+    module = vit.ViTAttention(2, window=3)  # 2 × 2 windows of 9 tokens cover 4 × 5
+    assert flops.count_module(module, (x, (4, 5)), x) == 2 * 2 * 4 * 9 * 9 * 8
 
 
 def test_deformable_attention_counts_five_for_every_sampled_value():
     query, pyramid = struct(1, 20, 8), ((8, 10), (4, 5), (2, 2))
     module = deformable_attention.MSDeformAttn(2, num_points=4, ratio=0.5)
     inputs = (query, struct(1, 20, 1, 2), struct(1, 104, 8), pyramid)
-    assert flops.of_module(module, inputs, query) == 5 * 20 * (3 * 4) * 4
+    assert flops.count_module(module, inputs, query) == 5 * 20 * (3 * 4) * 4
 
 
 def test_transposed_convolution_counts_each_output_once():
     x, enlarged = struct(1, 4, 4, 8), struct(1, 8, 8, 8)
-    assert flops.of_module(layers.Upsample(), (x,), enlarged) == enlarged.size * (8 + 1)
+    assert flops.count_module(layers.Upsample(), (x,), enlarged) == enlarged.size * (8 + 1)

@@ -8,7 +8,7 @@ import pytest
 from flax import traverse_util
 
 from converters.rules import to_path
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model, init_variables
 from support.published import config_of
 from support.reference_files import REFERENCE
 
@@ -23,8 +23,8 @@ STATISTICS = [
 @pytest.mark.reference
 @pytest.mark.parametrize("path", STATISTICS)
 def test_initial_weights_are_distributed_as_in_the_original(path):
-    model = segmentor.build(config_of(path.stem).model)
-    variables = jax.jit(lambda: segmentor.init(model, jax.random.key(0), (64, 64)))()
+    model = build_model(config_of(path.stem).model)
+    variables = jax.jit(lambda: init_variables(model, jax.random.key(0), (64, 64)))()
     values = traverse_util.flatten_dict(variables, sep="/")
     recorded = json.loads(path.read_text())
     # The backbone keeps what its constructor draws (and loads weights over it); heads are redrawn.

@@ -13,7 +13,8 @@ import pytest
 
 from jaxseg.distributed.sharding import compiler_options
 from jaxseg.errors import ConfigError
-from jaxseg.models import kernels, segmentor
+from jaxseg.models import kernels
+from jaxseg.models.segmentation_model import ANY_HW, build_model, init_variables
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import init_state
 from jaxseg.training.step import make_train_step
@@ -44,7 +45,7 @@ def platform(request, monkeypatch):
 
 def traced(config):
     """A train step of the config, traced from shapes alone."""
-    model = segmentor.build(config.model, config.deterministic)
+    model = build_model(config.model, config.deterministic)
     optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
     state = jax.eval_shape(lambda: init_state(config, model, optimizer))
     hw = config.data.crop_hw
@@ -66,9 +67,9 @@ def test_xla_leaves_no_kernel_in_a_train_step(platform, model, monkeypatch):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_initialization_has_no_kernel(platform, model):
-    built = segmentor.build(MODELS[model]().model)
+    built = build_model(MODELS[model]().model)
     key = jax.random.key(0)
-    traced = jax.make_jaxpr(lambda: segmentor.init(built, key, segmentor.ANY_HW))()
+    traced = jax.make_jaxpr(lambda: init_variables(built, key, ANY_HW))()
     assert "pallas_call" not in str(traced)
 
 
@@ -124,15 +125,15 @@ def test_deterministic_asks_xla_for_its_deterministic_operations(platform, deter
 
 def test_the_variable_wins_and_is_named(monkeypatch):
     config = {"kernels": "tpu"}
-    assert kernels.choice({}).implementation is None
-    assert kernels.setting({}) == ("auto", "config.model.kernels")
-    assert kernels.choice(config).implementation == "tpu"
+    assert kernels.kernel_choice({}).implementation is None
+    assert kernels.kernel_setting({}) == ("auto", "config.model.kernels")
+    assert kernels.kernel_choice(config).implementation == "tpu"
     monkeypatch.setenv(kernels.VARIABLE, "xla")
-    assert kernels.choice(config).implementation == "xla"
-    assert kernels.describe(config) == "xla: XLA on cpu (from JAXSEG_KERNELS)"
+    assert kernels.kernel_choice(config).implementation == "xla"
+    assert kernels.describe_kernels(config) == "xla: XLA on cpu (from JAXSEG_KERNELS)"
     monkeypatch.setenv(kernels.VARIABLE, "cuda")
     with pytest.raises(ConfigError, match="JAXSEG_KERNELS=cuda: it can be auto, xla, gpu, tpu"):
-        kernels.choice(config)
+        kernels.kernel_choice(config)
 
 
 def test_kernels_of_another_platform_are_refused_in_a_line(command, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import pallas_kernels
 from converters import rules, verify
 from jaxseg import parameter_paths
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import apply_model, build_model
 from pallas_kernels import reference
 from pallas_kernels.gpu import operators as gpu
 from pallas_kernels.tpu import operators as tpu
@@ -49,7 +49,7 @@ OPERATORS = {
 }
 
 
-def intern_image():
+def internimage():
     """Of two stages."""
     config = tiny_config()
     config.model.backbone.update(depths=(1, 1), groups=(1, 2))
@@ -63,7 +63,7 @@ def vit_adapter():
     )
 
 
-MODELS = {"InternImage": intern_image, "ViT-Adapter": vit_adapter}
+MODELS = {"InternImage": internimage, "ViT-Adapter": vit_adapter}
 
 
 @functools.cache
@@ -71,7 +71,7 @@ def filled(name):
     """A model with a UPerHead, and variables of which none is zero."""
     config = MODELS[name]()
     config.model.auxiliary_head = None
-    return segmentor.build(config.model), rules.to_variables(verify.filled_state_dict(config))
+    return build_model(config.model), rules.to_variables(verify.filled_state_dict(config))
 
 
 @functools.cache
@@ -81,7 +81,7 @@ def gradients(name, implementation):
     images = np.random.default_rng(0).standard_normal((1, 32, 64, 3), np.float32)
 
     def loss(params):
-        output, _ = segmentor.apply(model, variables | {"params": params}, images)
+        output, _ = apply_model(model, variables | {"params": params}, images)
         return jnp.sum(jnp.sin(output.logits))
 
     with pytest.MonkeyPatch.context() as patch:

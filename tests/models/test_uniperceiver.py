@@ -38,7 +38,7 @@ def norm(x, weights, name):
 
 def test_block_is_attention_and_linear_layers_after_norms_each_scaled():
     x = RANDOM.standard_normal((2, 12, 16)).astype(np.float32)
-    block = uniperceiver.Block(num_heads=4)
+    block = uniperceiver.UniPerceiverBlock(num_heads=4)
     variables, weights = filled(block, x, (3, 4), False)
 
     expected = x.astype(np.float64)
@@ -73,7 +73,7 @@ def test_embedding_adds_resized_positions_and_the_first_frame_before_its_norm():
 
 def test_fresh_blocks_pass_their_input_on():
     x = RANDOM.standard_normal((1, 6, 8)).astype(np.float32)
-    block = uniperceiver.Block(num_heads=2)
+    block = uniperceiver.UniPerceiverBlock(num_heads=2)
     output, _ = block.init_with_output(jax.random.key(0), x, (2, 3), False)
     np.testing.assert_array_equal(output, x)
 

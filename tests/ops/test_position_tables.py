@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 from scipy.interpolate import RectBivariateSpline
-from tests.reference_files import Recording, recordings, relative_error
 
 from jaxseg.errors import CheckpointError
 from jaxseg.ops import position_tables, resize
+from support.reference_files import Recording, recordings, relative_error
 
 TOLERANCE = 1e-6
 RELATIVE = recordings("vit_adapter/pretrained")

@@ -6,7 +6,7 @@ import pytest
 
 from converters import recording, torch_weights, verify
 from jaxseg import parameter_paths
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model
 from jaxseg.ops.position_tables import resize_relative
 from support.published import config_of, name_of
 from support.reference_files import recordings, relative_error
@@ -22,7 +22,7 @@ RECORDINGS = [
 def test_full_size_model_equals_the_reference(path):
     config = config_of(name_of(path))
     variables = torch_weights.from_state_dict(verify.filled_state_dict(config), config)
-    comparison = verify.compare(config, variables, recording.read(path))
+    comparison = verify.compare(config, variables, recording.read_recording(path))
     assert comparison.within(verify.TOLERANCE), comparison.table()
     # These weights give Mask2Former's queries much the same classes, so that many pixels are close.
     assert comparison.clear > (0.5 if path.stem.startswith("mask2former") else 0.9)
@@ -34,7 +34,7 @@ def test_full_size_beit_on_an_oblong_image_is_the_beit_with_resized_tables():
     config = config_of("upernet_beit_adapter_large_640_160k_ade20k_ss")
     variables = torch_weights.from_state_dict(verify.filled_state_dict(config), config)
     images = np.random.default_rng(0).standard_normal((1, 512, 768, 3)).astype(np.float32)
-    outputs = jax.device_get(verify.run(segmentor.build(config.model), variables, images))
+    outputs = jax.device_get(verify.run(build_model(config.model), variables, images))
 
     tables = {
         path: resize_relative(np.asarray(table), (40, 40), (32, 48))
@@ -44,7 +44,7 @@ def test_full_size_beit_on_an_oblong_image_is_the_beit_with_resized_tables():
     assert len(tables) == 24
     config.model.backbone.window = (32, 48)
     variables = parameter_paths.nested(parameter_paths.by_path(variables) | tables)
-    expected = jax.device_get(verify.run(segmentor.build(config.model), variables, images))
+    expected = jax.device_get(verify.run(build_model(config.model), variables, images))
     assert outputs["output"].shape == (1, 150, 512, 768)
     for name, value in outputs.items():
         assert relative_error(value, expected[name]) < verify.TOLERANCE, name

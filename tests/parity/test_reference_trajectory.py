@@ -4,7 +4,7 @@ All ten steps are compared in float64. Float32 is compared while rounding is sti
 training amplifies it: on upernet_tiny, a relative change of the weights by 6e-8 (the rounding of
 float32) changes the norm of the gradient by 5e-6, 2e-5 and 5e-5 at the first three steps and by
 4e-4 at the tenth (largest of eight random changes, computed in float64). The cause is batch norm
-in the head's coarsest pooling, `psp_modules.0`: it normalises over two values per channel. At the
+in the head's coarsest pooling, `psp_modules.0`: it normalizes over two values per channel. At the
 second step one channel has a standard deviation of 1e-3 around a mean of 0.4, so rounding changes
 its difference by 1e-4, and three times as much the gradient that passes through it to the whole
 backbone. Which way a value is rounded depends on the width of the CPU's vectors.

@@ -9,10 +9,11 @@ import pytest
 from flax import linen as nn
 
 from converters import rules, verify
-from jaxseg.inference.sliding_window import Slide
-from jaxseg.models import deformable_attention, segmentor
+from jaxseg.inference.sliding_window import SlidingWindow
+from jaxseg.models import deformable_attention
 from jaxseg.models.backbones import beit, vit, vit_adapter
 from jaxseg.models.heads.uper_head import FCNHead, UPerHead
+from jaxseg.models.segmentation_model import build_model
 from jaxseg.ops import convolution, resize
 from support import windowed
 from support.recorded_modules import GRADIENTS, VALUES, check_module, first, last
@@ -38,13 +39,13 @@ def pyramid_of(meta):
 
 def vit_block(meta, run, inputs):
     layer_scale = 1.0 if meta.get("layer_scale", True) else None
-    block = vit.Block(meta["heads"], layer_scale=layer_scale, window=meta.get("window"))
+    block = vit.ViTBlock(meta["heads"], layer_scale=layer_scale, window=meta.get("window"))
     return {"out": run(block, inputs["x"], (meta.get("H", 0), meta.get("W", 0)), False)}
 
 
 def beit_block(meta, run, inputs):
     window = meta.get("window_size")
-    block = beit.Block(
+    block = beit.BEiTBlock(
         meta["heads"], layer_scale=meta.get("init_values"), window=window and tuple(window)
     )
     return {"out": run(block, inputs["x"], (meta["H"], meta["W"]), False)}
@@ -83,9 +84,9 @@ class Interaction(nn.Module):
         meta, (hw, pyramid) = self.meta, pyramid_of(self.meta)
         heads, ratio, c = meta["block_heads"], meta["mlp_ratio"], inputs["c"]
         if "cls" in inputs:
-            blocks = [beit.Block(heads, ratio, window=hw, name=f"blocks_{i}") for i in range(2)]
+            blocks = [beit.BEiTBlock(heads, ratio, window=hw, name=f"blocks_{i}") for i in range(2)]
         else:
-            blocks = [vit.Block(heads, ratio, name=f"blocks_{i}") for i in range(2)]
+            blocks = [vit.ViTBlock(heads, ratio, name=f"blocks_{i}") for i in range(2)]
         module = vit_adapter.InteractionBlock(
             meta["heads"],
             ratio=meta["deform_ratio"],
@@ -182,10 +183,10 @@ def check_slide_inference(training, recording):
     """The segmentor of a recorded training, with its first weights, in windows."""
     training = Recording(REFERENCE / "vit_adapter" / "trajectory" / f"{training}.npz")
     config = config_of(training, "float32")
-    model = segmentor.build(config.model)
+    model = build_model(config.model)
     variables = rules.to_variables(verify.filled_state_dict(config))
     meta = recording.json("meta")
-    slide = Slide(tuple(meta["crop"]), tuple(meta["stride"]))
+    slide = SlidingWindow(tuple(meta["crop"]), tuple(meta["stride"]))
     network, hw = windowed.model_network(model, variables), tuple(meta["ori_shape"])
     image = np.asarray(last(recording["inputs/img"])[0])
     view = windowed.view_of(network, image, hw, slide)

@@ -1,6 +1,6 @@
 """Ten training steps of a small ViT-Adapter with UperNet or Mask2Former, as the original took them.
 
-In float64, for the recordings are chaotic. Those of 64 × 64 pixels normalise over two to eight
+In float64, for the recordings are chaotic. Those of 64 × 64 pixels normalize over two to eight
 values, and the original's float32 loses its float64 by 1e-3. That of 96 × 96 is called well
 conditioned because these two stay together; but at its second step a ReLU of the head (in
 fpn_convs.0) stands at 1.8e-6, which is less than the rounding of float32 there, and an

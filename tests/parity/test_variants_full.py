@@ -102,17 +102,17 @@ def train(config, settings, workdir, tmp_path_factory):
 
 
 def paint_ade20k(root):
-    """Photographs of one colour per class in the layout of ADE20K: 8 to train on, 4 to evaluate."""
-    colours = {1: (200, 40, 40), 2: (40, 200, 40), 3: (40, 40, 200), 5: (200, 200, 40)}
+    """Photographs of one color per class in the layout of ADE20K: 8 to train on, 4 to evaluate."""
+    colors = {1: (200, 40, 40), 2: (40, 200, 40), 3: (40, 40, 200), 5: (200, 200, 40)}
     random = np.random.default_rng(0)
     for split, count in (("training", 8), ("validation", 4)):
         images, annotations = root / "images" / split, root / "annotations" / split
         images.mkdir(parents=True)
         annotations.mkdir(parents=True)
         for i in range(count):
-            label = random.choice(np.array(list(colours), np.uint8), (3, 4))
+            label = random.choice(np.array(list(colors), np.uint8), (3, 4))
             label = np.kron(label, np.ones((32, 32), np.uint8))
-            image = np.array([colours.get(k, (0, 0, 0)) for k in range(6)])[label]
+            image = np.array([colors.get(k, (0, 0, 0)) for k in range(6)])[label]
             image = np.clip(image + random.normal(0, 20, image.shape), 0, 255).astype(np.uint8)
             cv2.imwrite(str(images / f"ADE_{split}_{i:08d}.jpg"), image)
             cv2.imwrite(str(annotations / f"ADE_{split}_{i:08d}.png"), label)

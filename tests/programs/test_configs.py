@@ -12,8 +12,9 @@ from jaxseg import parameter_paths
 from jaxseg.config import load_config
 from jaxseg.data.source import evaluated_on, trained_on
 from jaxseg.inference.image_sizes import check_image_sizes
-from jaxseg.models import flops, segmentor
+from jaxseg.models import flops
 from jaxseg.models.heads.mask2former_head import Mask2FormerHead
+from jaxseg.models.segmentation_model import build_model, variable_shapes
 from jaxseg.zoo import catalogue
 from support.published import (
     MANIFESTS,
@@ -31,7 +32,7 @@ from support.reference_files import REFERENCE
 pytestmark = pytest.mark.reference
 NAMES = [path.stem for path in MANIFESTS]
 FLOPS = json.loads((REFERENCE / "internimage" / "flops.json").read_text())
-HEADS = {"UPerHead": "uper", "SegformerHead": "segformer", "FCNHead": "fcn"}
+HEADS = {"UPerHead": "upernet", "SegformerHead": "segformer", "FCNHead": "fcn"}
 # By the original's class, and whether its labels have 0 for what is ignored.
 DATASETS = {
     ("ADE20KDataset", True): "ade20k",
@@ -59,23 +60,23 @@ def built(name):
 
 @functools.cache
 def _built(described):
-    model = segmentor.build(json.loads(described))
-    return model, parameter_paths.shapes(segmentor.shapes(model))
+    model = build_model(json.loads(described))
+    return model, parameter_paths.shapes(variable_shapes(model))
 
 
 count = functools.cache(
-    lambda model, height, width: sum(flops.count(model, (height, width)).values())
+    lambda model, height, width: sum(flops.count_flops(model, (height, width)).values())
 )
 
 
-def intern_image(original):
+def internimage(original):
     """The options here of the original's backbone."""
     # What it is, and settings that change nothing that is computed.
     fixed = {"type", "core_op", "norm_layer", "out_indices", "init_cfg", "with_cp"}
     fixed |= {"level2_post_norm"}
     ours = {"drop_path_rate": "drop_path", "level2_post_norm_block_ids": "level2_post_norm_after"}
     options = {"dw_kernel_size": None, "center_feature_scale": False, "res_post_norm": False}
-    options |= {"kind": "intern_image", "level2_post_norm_after": []}
+    options |= {"kind": "internimage", "level2_post_norm_after": []}
     return options | {ours.get(k, k): v for k, v in original.items() if k not in fixed}
 
 
@@ -121,7 +122,7 @@ def training_of(original):
     return original["train"].get("dataset", original["train"])
 
 
-OPTIONS = {"internimage": intern_image, "vit_adapter": vit_adapter}
+OPTIONS = {"internimage": internimage, "vit_adapter": vit_adapter}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -197,7 +198,7 @@ def test_training_is_that_of_the_original(name):
         points, ours = original["model"]["train_cfg"], config.loss.mask2former
         assert ours.num_points == points["num_points"]
         assert ours.oversample_ratio == points["oversample_ratio"]
-        assert ours.importance_ratio == points["importance_sample_ratio"]
+        assert ours.importance_sample_ratio == points["importance_sample_ratio"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -322,7 +323,7 @@ def test_every_tensor_of_the_original_has_its_place(name):
 @pytest.mark.parametrize("name", one_of_a_kind([name for name in NAMES if name in FLOPS]))
 def test_flops_are_those_that_the_original_counts(name):
     model, _ = built(name)
-    # `sync`: as published; synchronised batch norm is not counted.
+    # `sync`: as published; synchronized batch norm is not counted.
     counts = [count for count in FLOPS[name]["counts"] if count["bn"] == "sync"]
     recorded = max(counts, key=lambda count: math.prod(count["input"]))
     counted = count(model, *recorded["input"][1:])

@@ -22,7 +22,7 @@ from jaxseg.evaluate import evaluate_checkpoint, write_submission
 from jaxseg.evaluation import metrics
 from jaxseg.evaluation.evaluator import Stopped, evaluate
 from jaxseg.inference.predictor import make_predictor
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model, variable_shapes
 from support.tiny import initial_state, tiny_config
 
 pytestmark = pytest.mark.long
@@ -43,7 +43,7 @@ def setting(tmp_path_factory):
     config = tiny_config(**{"data.root": str(root)})
     return (
         config,
-        segmentor.build(config.model),
+        build_model(config.model),
         jax.tree.map(np.asarray, initial_state().variables()),
     )
 
@@ -57,9 +57,9 @@ def expected_scores(config, model, variables):
         image, label = read_sample(sample)
         prediction = np.argmax(predictor.probabilities(image), axis=-1)
         label = label.astype(np.int32)
-        labelled = label != 255
-        np.add.at(total, (label[labelled], prediction[labelled]), 1)
-    return metrics.scores(total)
+        labeled = label != 255
+        np.add.at(total, (label[labeled], prediction[labeled]), 1)
+    return metrics.compute_scores(total)
 
 
 SLIDE = {"mode": "slide", "crop_hw": (48, 64), "stride_hw": (32, 40)}
@@ -103,7 +103,7 @@ def test_the_worst_images_are_drawn_and_all_are_listed(setting, tmp_path):
         image, label = read_sample(sample)
         (class_map,) = predictor.class_maps([image])
         counts = metrics.confusion_matrix(class_map, label, 19)
-        expected[str(sample.image)] = metrics.scores(counts).miou
+        expected[str(sample.image)] = metrics.compute_scores(counts).miou
     evaluate(model, variables, config, mesh, pictures=tmp_path)
     with (tmp_path / "images.csv").open(newline="") as file:
         listed = {row["image"]: float(row["iou"]) for row in csv.DictReader(file)}
@@ -197,8 +197,8 @@ def test_outputs_beyond_the_classes_are_errors_unless_masked(setting, masked):
     """As the published Cityscapes heads, which have 150 outputs."""
     config = tiny_config(**{"data.root": setting[0].data.root, "model.decode_head.num_classes": 25})
     config.eval.mask_absent_classes = masked
-    model = segmentor.build(config.model)
-    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), segmentor.shapes(model))
+    model = build_model(config.model)
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variable_shapes(model))
     # Every pixel is output 20, which is no class, or without it road.
     variables["params"]["decode_head"]["conv_seg"]["bias"][[0, 20]] = 1, 2
     mesh = make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:1])

@@ -12,7 +12,7 @@ from converters.torch_files import torch_file, torch_writer
 from jaxseg import parameter_paths
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
 from jaxseg.evaluate import evaluate_checkpoint
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model
 from jaxseg.train import train
 from support.small_mask2former import mask2former_config as tiny_mask2former
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.usefixtures("standard_promotion"), pytest.mark.full]
 
 def stored(run, config):
     """The weights of the last checkpoint, by path."""
-    variables = load_on_device(find_checkpoint(run), segmentor.build(config.model))
+    variables = load_on_device(find_checkpoint(run), build_model(config.model))
     assert variables["batch_stats"] == {}
     return jax.tree.map(np.asarray, parameter_paths.by_path(variables))
 
@@ -36,11 +36,11 @@ def config(scenes):
 
 def test_from_a_file_to_training_and_back(config, tmp_path, capsys):
     weights = verify.filled_state_dict(config)
-    torch_writer.write(tmp_path / "file.pth", weights)
+    torch_writer.write_torch_file(tmp_path / "file.pth", weights)
     published, run = tmp_path / "published", tmp_path / "run"
     convert.convert(tmp_path / "file.pth", config, published, "float32", ema=False)
     export_torch.main(["--checkpoint", str(published), "--output", str(tmp_path / "back.pth")])
-    back = torch_file.read(tmp_path / "back.pth")["state_dict"]
+    back = torch_file.read_torch_file(tmp_path / "back.pth")["state_dict"]
     assert back.keys() == weights.keys()
     for name, tensor in weights.items():
         np.testing.assert_array_equal(back[name], tensor, err_msg=name)

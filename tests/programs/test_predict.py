@@ -12,7 +12,7 @@ from jaxseg.checkpoints.weights import save_weights
 from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import CheckpointError, DataError
 from jaxseg.inference.predictor import make_predictor
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model, init_variables
 from jaxseg.predict import Segmenter, find_images, main
 from support.runs import ROOT, failure, run
 from support.tiny import tiny_config
@@ -53,8 +53,8 @@ def test_a_model_evaluated_in_windows_predicts_in_windows(tmp_path):
     windows = {"crop_hw": (48, 64), "stride_hw": (32, 40)}
     config = tiny_config(**{f"eval.{key}": value for key, value in windows.items()})
     config.eval.mode = "slide"
-    model = segmentor.build(config.model)
-    variables = jax.jit(segmentor.init, static_argnums=(0, 2))(model, jax.random.key(0), (64, 128))
+    model = build_model(config.model)
+    variables = jax.jit(init_variables, static_argnums=(0, 2))(model, jax.random.key(0), (64, 128))
     save_weights(tmp_path / "run", variables, config.to_dict())
     image = np.random.default_rng(0).integers(0, 256, (70, 110, 3)).astype(np.uint8)
     found = Segmenter.from_checkpoint(tmp_path / "run").probabilities(image)

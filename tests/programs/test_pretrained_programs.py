@@ -13,8 +13,8 @@ from converters.torch_files import torch_file, torch_writer
 from jaxseg import parameter_paths
 from jaxseg.checkpoints import initial_weights
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
-from jaxseg.models import segmentor
 from jaxseg.models.backbones.beit import relative_position_index
+from jaxseg.models.segmentation_model import build_model, variable_shapes
 from support import published
 from support.runs import ROOT
 from support.tiny_vits import (
@@ -45,14 +45,14 @@ def get_config(variant="tiny"):
 def converted(tensors, backbone, folder, *options):
     """The directory of a run converted from a file with these tensors."""
     (folder / "tiny.py").write_text(CONFIG.format(tests=str(ROOT / "tests"), backbone=backbone))
-    torch_writer.write(folder / "file.pth", tensors)
+    torch_writer.write_torch_file(folder / "file.pth", tensors)
     files = ["--checkpoint", str(folder / "file.pth"), "--config", str(folder / "tiny.py")]
     convert.main([*files, "--output", str(folder / "run"), *options])
     return folder / "run"
 
 
 def stored(run, config):
-    model = segmentor.build(config.model)
+    model = build_model(config.model)
     return parameter_paths.by_path(load_on_device(find_checkpoint(run), model))
 
 
@@ -112,17 +112,19 @@ def test_converted_beit_has_resized_tables_and_halves_in_bfloat16(tmp_path, caps
 @pytest.mark.parametrize(
     ("tensors", "backbone", "notes"),
     [
-        (deit(), VIT, "8 tensors as initialised: layer scale 1: the pre-training had none"),
+        (deit(), VIT, "8 tensors as initialized: layer scale 1: the pre-training had none"),
         (beit(), BEIT_ADAPTER, "of these 4 relative positions, resized from 6 x 6 to 8 x 8"),
-        (beit(), BEIT, "as initialised: the feature pyramid, which the pre-training did not have"),
+        (beit(), BEIT, "as initialized: the feature pyramid, which the pre-training did not have"),
     ],
     ids=["vit", "beit_adapter", "beit"],
 )
 def test_training_starts_from_a_pretrained_file(tensors, backbone, notes, tmp_path):
     config = config_of(backbone)
-    torch_writer.write(tmp_path / "file.pth", tensors)
+    torch_writer.write_torch_file(tmp_path / "file.pth", tensors)
     before = fresh(config)
-    variables, origin = initial_weights.load(str(tmp_path / "file.pth"), before, "tiny")
+    variables, origin = initial_weights.load_initial_weights(
+        str(tmp_path / "file.pth"), before, "tiny"
+    )
     assert notes in origin
     weights = match(tensors, config)
     before, after = parameter_paths.by_path(before), parameter_paths.by_path(variables)
@@ -138,9 +140,11 @@ def test_training_starts_from_a_segmentor_of_another_window(kind, tmp_path):
     run = converted(tensors, smaller, tmp_path)
     source = tmp_path / "file.pth" if kind == "file" else run
     config = config_of(larger)
-    variables, origin = initial_weights.load(str(source), fresh(config), "tiny", window=(8, 12))
+    variables, origin = initial_weights.load_initial_weights(
+        str(source), fresh(config), "tiny", window=(8, 12)
+    )
     assert "of these 4 relative positions, resized from 6 x 6 to 8 x 12 patches" in origin
-    assert "as initialised" not in origin
+    assert "as initialized" not in origin
     weights = match(tensors, config, transfer=True, window=(8, 12))
     assert weights.arrays.keys() == parameter_paths.by_path(variables).keys()
     check_given(parameter_paths.by_path(variables), weights)
@@ -154,7 +158,7 @@ def test_exported_beit_has_the_rows_of_every_pair_of_tokens(tmp_path):
     tensors = segmentor_of(backbone)
     run = converted(tensors, backbone, tmp_path)
     export_torch.main(["--checkpoint", str(run), "--output", str(tmp_path / "back.pth")])
-    back = torch_file.read(tmp_path / "back.pth")["state_dict"]
+    back = torch_file.read_torch_file(tmp_path / "back.pth")["state_dict"]
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(back[name], tensor, err_msg=name)
     index = back["backbone.blocks.3.attn.relative_position_index"]
@@ -167,7 +171,7 @@ def test_exported_beit_has_the_rows_of_every_pair_of_tokens(tmp_path):
 def test_exported_names_types_and_shapes_are_those_of_the_original(name):
     recorded = published.manifest_of(name)
     config = published.config_of(name)
-    variables = segmentor.shapes(segmentor.build(config.model))
+    variables = variable_shapes(build_model(config.model))
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), variables)
     tensors = export_torch.to_state_dict(zeros, config.model.backbone.window)
     actual = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}

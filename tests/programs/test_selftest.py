@@ -106,7 +106,7 @@ def test_a_result_that_is_not_a_number_has_failed():
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_numbers_of_models_are_those_of_the_definition(name, monkeypatch, forgetful):
-    """The numbers that come with the package, computed without the optimised implementations."""
+    """The numbers that come with the package, computed without the optimized implementations."""
     for operator in OPERATORS:
         definition = getattr(pallas_kernels.reference, operator)
         monkeypatch.setattr(xla, operator, definition)

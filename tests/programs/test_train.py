@@ -65,7 +65,7 @@ def test_killed_at_any_step_it_ends_with_the_same_bits(command, uninterrupted, t
 
 
 @pytest.mark.full
-def test_killed_a_run_of_intern_image_ends_with_the_same_bits(command, tmp_path):
+def test_killed_a_run_of_internimage_ends_with_the_same_bits(command, tmp_path):
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     run(command(whole, model="tiny"))
     status, _ = run_until(command(interrupted, model="tiny"), "step 17/", signal.SIGKILL)

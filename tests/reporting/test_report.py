@@ -30,7 +30,7 @@ PROGRESS = {
 @pytest.fixture
 def scores():
     """Road 8 of 10 right, car only predicted, bus nowhere."""
-    return metrics.scores(
+    return metrics.compute_scores(
         np.array([[8, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], np.int64)
     )
 
@@ -264,7 +264,7 @@ def test_pictures_reach_tensorboard(tmp_path):
 
 
 def test_an_evaluation_of_nothing_is_undefined_and_still_strict(tmp_path, capsys):
-    nothing = metrics.scores(np.zeros((4, 4), np.int64))
+    nothing = metrics.compute_scores(np.zeros((4, 4), np.int64))
     results.write_evaluation(tmp_path, nothing, CLASSES)
     results.print_evaluation(nothing, CLASSES)
     assert json.loads((tmp_path / "metrics.json").read_text())["mIoU"] is None

@@ -55,7 +55,7 @@ def check(results, expected):
 
 
 def over(implementations, slow=()):
-    """Parametrises a test; with the slow implementations it is for the full run."""
+    """Parametrizes a test; with the slow implementations it is for the full run."""
     return pytest.mark.parametrize(
         "implementation",
         [pytest.param(name, marks=[pytest.mark.full] * (name in slow)) for name in implementations],
@@ -82,7 +82,7 @@ def check_recording(operator, recording: Recording, names, output):
     gradients = recording.group("grads/inputs/") | recording.group("grads_cuda/inputs/")
     expected = [recording[f"outputs/{output}"], *(gradients[name] for name in names)]
     if "kink" in recording:
-        # On a pixel centre the recorded location gradient depends on how the original rounded.
+        # On a pixel center the recorded location gradient depends on how the original rounded.
         results[2], expected[2] = (
             np.where(recording["kink"][..., None], 0, array) for array in (results[2], expected[2])
         )

@@ -20,7 +20,7 @@ def config_of(recording, dtype):
         "model": {
             "dtype": dtype,
             "backbone": {
-                "kind": "intern_image",
+                "kind": "internimage",
                 "channels": hparams["channels"],
                 "depths": hparams["depths"],
                 "groups": hparams["groups"],
@@ -29,7 +29,7 @@ def config_of(recording, dtype):
                 "offset_scale": 2.0 if hparams["variant"].endswith("os2") else 1.0,
             },
             "decode_head": {
-                "kind": "uper" if uper else "segformer",
+                "kind": "upernet" if uper else "segformer",
                 "channels": hparams["head_channels"],
                 **classes,
             },

@@ -26,7 +26,7 @@ def replay(recording, config):
     def random_points(key, num_points):  # called directly for matching only
         return of_key(key, matching_keys, "matching")
 
-    def draw_comparison_points(key, mask_logits, assigned, num_points, _, importance_ratio):
+    def draw_comparison_points(key, mask_logits, assigned, num_points, _, importance_sample_ratio):
         # Recorded in the order of the queries; what is no target comes last.
         padding = jnp.arange(len(assigned)) >= of_key(key, comparison_keys, "targets")
         order = jnp.argsort(jnp.lexsort((assigned, padding)))
@@ -34,19 +34,19 @@ def replay(recording, config):
             mask_logits[assigned],
             of_key(key, comparison_keys, "candidates")[order],
             of_key(key, comparison_keys, "fresh")[order],
-            int(importance_ratio * num_points),
+            int(importance_sample_ratio * num_points),
         )
 
-    reports, normalised = [], mask2former.normalised
+    reports, normalized = [], mask2former.normalized
 
     def reported(*sums):
-        losses = normalised(*sums)
+        losses = normalized(*sums)
         jax.debug.callback(reports.append, losses, ordered=True)
         return losses
 
     mask2former.random_points = random_points
     mask2former.draw_comparison_points = draw_comparison_points
-    mask2former.normalised = reported
+    mask2former.normalized = reported
     return reports
 
 

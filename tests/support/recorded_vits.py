@@ -39,7 +39,7 @@ def uper_heads(recording, num_classes):
     channels = recording["final/value/decode_head.conv_seg.weight"].shape[1]
     aux_channels = recording["final/value/auxiliary_head.convs.0.bn.running_mean"].shape[0]
     return {
-        "decode_head": {"kind": "uper", "channels": channels, **classes},
+        "decode_head": {"kind": "upernet", "channels": channels, **classes},
         "auxiliary_head": {"kind": "fcn", "channels": aux_channels, **classes},
     }, {"auxiliary_weight": AUXILIARY_WEIGHT}
 

@@ -14,7 +14,7 @@ import pytest
 # Flags of whoever runs the tests, such as --xla_cpu_max_isa=AVX2, hold for all of them. They keep a
 # name of their own, for conftest.py changes XLA_FLAGS, and the workers of a run inherit that.
 USER_FLAGS = os.environ.setdefault("JAXSEG_TEST_XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
-# Most of a test's time is compilation: the optimisation of LLVM, and how fusions are written, for
+# Most of a test's time is compilation: the optimization of LLVM, and how fusions are written, for
 # which jax 0.10 has a way that takes half the time.
 XLA_FLAGS = f"{USER_FLAGS} --xla_backend_optimization_level=0"
 if jaxlib.__version__.startswith("0.10."):

@@ -5,7 +5,7 @@ import functools
 import jax
 import ml_collections
 
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model
 from jaxseg.recipes import base, internimage
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import init_state
@@ -57,4 +57,4 @@ def smallest_config():
 def initial_state(of_model=tiny_config):
     config = of_model()
     optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
-    return jax.jit(lambda: init_state(config, segmentor.build(config.model), optimizer))()
+    return jax.jit(lambda: init_state(config, build_model(config.model), optimizer))()

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from converters import rules, torch_weights
 from converters.fill import fill
 from jaxseg import parameter_paths
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model, variable_shapes
 from support.tiny import tiny_config
 
 NO_ADAPTER = "the adapter, which the pre-training did not have"
@@ -47,7 +47,7 @@ def config_of(backbone, **changes):
 @functools.cache
 def shapes_of(described):
     """Shapes of the variables of a model, by path."""
-    return parameter_paths.shapes(segmentor.shapes(segmentor.build(json.loads(described))))
+    return parameter_paths.shapes(variable_shapes(build_model(json.loads(described))))
 
 
 def wanted_by(model):

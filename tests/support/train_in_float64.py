@@ -24,11 +24,11 @@ def main(file, output):
     from support.trajectories import train
 
     recording = Recording(pathlib.Path(file))
-    is_intern_image = bool(recording.hparams)
-    recorded = recorded_internimages if is_intern_image else recorded_vits
+    is_internimage = bool(recording.hparams)
+    recorded = recorded_internimages if is_internimage else recorded_vits
     config = recorded.config_of(recording, "float64")
     reports = []
-    if is_intern_image:
+    if is_internimage:
         recorded_internimages.follow_reference_grid()
     elif recorded_vits.is_mask2former(recording):
         reports = replay(recording, config)

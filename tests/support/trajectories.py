@@ -9,7 +9,7 @@ import numpy as np
 
 from converters import rules, verify
 from jaxseg import parameter_paths
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import TrainState
 from jaxseg.training.step import make_train_step
@@ -34,7 +34,7 @@ def train(config, names, batches):
     `names` are those of the original's tensors.
     """
     dtype = config.model.dtype
-    model = segmentor.build(config.model)
+    model = build_model(config.model)
     optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
     weights = {name: v.astype(dtype) for name, v in verify.filled_state_dict(config).items()}
     assert set(weights) == {name for name in names if not name.endswith(rules.COUNTER)}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxseg.distributed.sharding import infer_shardings, make_mesh, put_batch
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import init_state
 from jaxseg.training.step import make_train_step
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.usefixtures("standard_promotion"), pytest.mark.long]
 
 @functools.cache
 def model_and_optimizer():
-    model = segmentor.build(mask2former_config().model)
+    model = build_model(mask2former_config().model)
     return model, make_optimizer(
         mask2former_config().optim, mask2former_config().model.backbone, mask2former_config().steps
     )
@@ -35,7 +35,7 @@ def initial_state():
 
 
 def batch():
-    """Eight images with up to four classes each; nothing is labelled in the last one."""
+    """Eight images with up to four classes each; nothing is labeled in the last one."""
     random = np.random.default_rng(0)
     label = random.integers(0, 19, (8, 2, 2)).repeat(32, axis=1).repeat(32, axis=2)
     label[7] = 255

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.models import segmentor
+from jaxseg.models.segmentation_model import build_model
 from jaxseg.training.optimizer import first_nonfinite, make_optimizer
 from jaxseg.training.state import init_state
 from jaxseg.training.step import make_train_step
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.usefixtures("standard_promotion"), pytest.mark.long]
 def make(dtype="float32"):
     config = smallest_config()
     config.optim.ema_decay, config.model.dtype, config.batch_size = 0.9, dtype, 2
-    model = segmentor.build(config.model)
+    model = build_model(config.model)
     optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
     state = jax.jit(lambda: init_state(config, model, optimizer))()
     # Not in the middle of the warm-up's first, nearly still, step.
@@ -55,7 +55,7 @@ def test_step_that_is_not_finite_leaves_the_state_as_it_was():
     assert first_nonfinite(logs["norms"].tolist(), state.params)
 
 
-def test_pixels_labelled_ignore_do_not_train():
+def test_pixels_labeled_ignore_do_not_train():
     state, step = make()
     ignored = batch()
     ignored["label"][:] = 255

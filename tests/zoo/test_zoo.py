@@ -119,21 +119,21 @@ def test_patterns():
 
 def test_get_knows_the_nearest_names():
     name = "upernet_internimage_t_512_160k_ade20k"
-    assert catalogue.get(name).config == "configs/ade20k.py:upernet_internimage_t"
+    assert catalogue.find_model(name).config == "configs/ade20k.py:upernet_internimage_t"
     with pytest.raises(ConfigError, match=rf"'{name}s'; the nearest are {name}, "):
-        catalogue.get(f"{name}s")
+        catalogue.find_model(f"{name}s")
     with pytest.raises(ConfigError, match="nearest"):
-        catalogue.get("")
+        catalogue.find_model("")
 
 
 def test_file_lies_in_the_cache(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(download, "fetch", lambda url, target: asked.append((url, target)))
     monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
-    catalogue.file("internimage_g_pretrainto22k_384")
+    catalogue.fetch_weights("internimage_g_pretrainto22k_384")
     monkeypatch.delenv("JAXSEG_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    catalogue.file("segformer_internimage_l_512x1024_80k_mapillary")
+    catalogue.fetch_weights("segformer_internimage_l_512x1024_80k_mapillary")
     assert asked == [
         (
             f"https://huggingface.co/OpenGVLab/InternImage/resolve/main/{path.name}",
@@ -150,7 +150,7 @@ def test_file_lies_in_the_cache(monkeypatch, tmp_path):
 
 def test_nearest_names_are_told_for_a_file_too():
     with pytest.raises(ConfigError, match="internimage_t_1k_224"):
-        catalogue.file("internimage_t")
+        catalogue.fetch_weights("internimage_t")
 
 
 def test_without_network_the_place_is_told(monkeypatch, tmp_path):
@@ -158,12 +158,12 @@ def test_without_network_the_place_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # where nobody listens
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(CheckpointError) as caught:
-        catalogue.file("internimage_t_1k_224")
+        catalogue.fetch_weights("internimage_t_1k_224")
     assert str(tmp_path / "checkpoints" / "internimage_t_1k_224.pth") in str(caught.value)
     assert f"{catalogue.INTERNIMAGE}/internimage_t_1k_224.pth" in str(caught.value)
     # Put there by hand, it is found.
     (tmp_path / "checkpoints" / "internimage_t_1k_224.pth").write_bytes(b"weights")
-    assert catalogue.file("internimage_t_1k_224").read_bytes() == b"weights"
+    assert catalogue.fetch_weights("internimage_t_1k_224").read_bytes() == b"weights"
 
 
 def test_table_has_the_columns_that_fit():

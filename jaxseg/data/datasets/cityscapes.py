@@ -4,7 +4,7 @@ from jaxseg.data.datasets.description import (
     IGNORE,
     Dataset,
     LabelFormat,
-    colours,
+    colors,
     label_table,
     names,
 )
@@ -12,8 +12,8 @@ from jaxseg.data.datasets.description import (
 # The raw id of each of the 19 classes, from the label table that is published with the dataset;
 # the other ids from 0 to 33 exist and are ignored.
 RAW_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-# The colours of the raw ids from 0 to 33, and of the licence plate (-1, the last one).
-RAW_PALETTE = colours("""
+# The colors of the raw ids from 0 to 33, and of the license plate (-1, the last one).
+RAW_PALETTE = colors("""
     000000 000000 000000 000000 000000 6f4a00 510051 804080 f423e8 faaaa0 e6968c 464646
     66669c be9999 b4a5b4 966464 96785a 999999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4
     dc143c ff0000 00008e 000046 003c64 00005a 00006e 005064 0000e6 770b20 00008e
@@ -25,7 +25,7 @@ CITYSCAPES = Dataset(
         road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation,
         terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle
     """),
-    palette=colours("""
+    palette=colors("""
         804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23
         98fb98 4682b4 dc143c ff0000 00008e 000046 003c64 005064 0000e6 770b20
     """),

@@ -7,7 +7,7 @@ from jaxseg.data.datasets.description import (
     IGNORE,
     Dataset,
     LabelFormat,
-    colours,
+    colors,
     label_table,
     names,
 )
@@ -32,7 +32,7 @@ CLASSES = names("""
         wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other,
         waterdrops, window-blind, window-other, wood
 """)
-PALETTE = colours("""
+PALETTE = colors("""
         00c040 00c040 004060 80c0c0 004040 00c0e0 00c0c0 80c040 00c060 80c040 8020c0 0000e0 000040
         00a0c0 800060 8000c0 0020c0 8080e0 0000c0 80a0c0 808000 800020 802000 800080 408020 00a000
         000000 c080a0 002000 008080 4080a0 80a000 008000 c08020 806080 000080 400020 00e080 800000

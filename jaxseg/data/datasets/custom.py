@@ -29,6 +29,6 @@ def describe(data: ConfigDict) -> Dataset:
 
 
 def palette(count: int) -> np.ndarray:
-    """Colours that differ from their neighbours, uint8 [count, 3]: hues a golden ratio apart."""
-    colours = [colorsys.hsv_to_rgb(k * 0.618 % 1, 0.75, (0.95, 0.65)[k % 2]) for k in range(count)]
-    return np.round(255 * np.array(colours)).astype(np.uint8)
+    """Colors that differ from their neighbors, uint8 [count, 3]: hues a golden ratio apart."""
+    colors = [colorsys.hsv_to_rgb(k * 0.618 % 1, 0.75, (0.95, 0.65)[k % 2]) for k in range(count)]
+    return np.round(255 * np.array(colors)).astype(np.uint8)

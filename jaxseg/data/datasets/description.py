@@ -1,4 +1,4 @@
-"""What a dataset is: its classes and colours, its label values, and the folders it lies in.
+"""What a dataset is: its classes and colors, its label values, and the folders it lies in.
 
 Plain description, one file per family of datasets, from `ade20k` to `potsdam`. `datasets` finds and
 reads what is described.
@@ -81,7 +81,7 @@ class Dataset:
 def label_table(train_ids: Mapping[int, int]) -> np.ndarray:
     """uint8 [256]: the given raw values; else, 255 is ignored and everything else `UNKNOWN`."""
     table = np.full(256, UNKNOWN, np.uint8)
-    # 255 is "ignore" in ready-made labels, and what the id -1 (licence plate) becomes in uint8.
+    # 255 is "ignore" in ready-made labels, and what the id -1 (license plate) becomes in uint8.
     table[255] = IGNORE
     table[list(train_ids)] = list(train_ids.values())
     table.flags.writeable = False
@@ -93,7 +93,7 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(" ".join(name.split()) for name in text.split(","))
 
 
-def colours(text: str) -> np.ndarray:
+def colors(text: str) -> np.ndarray:
     """uint8 [K, 3] from RRGGBB numbers, which blanks separate."""
     return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, 3)
 

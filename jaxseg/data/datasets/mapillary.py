@@ -10,7 +10,7 @@ from jaxseg.data.datasets.description import (
     IGNORE,
     Dataset,
     LabelFormat,
-    colours,
+    colors,
     label_table,
     names,
 )
@@ -26,7 +26,7 @@ CLASSES = names("""
     Can, Bicycle, Boat, Bus, Car, Caravan, Motorcycle, On Rails, Other Vehicle, Trailer,
     Truck, Wheeled Slow, Car Mount, Ego Vehicle, Unlabeled
 """)
-PALETTE = colours("""
+PALETTE = colors("""
     a52a2a 00c000 c4c4c4 be9999 b4a5b4 5a7896 66669c 8040ff 8c8cc8 aaaaaa faaaa0 606060 e6968c
     804080 6e6e6e f423e8 966464 464646 96785a dc143c ff0000 ff0064 ff00c8 c88080 ffffff 40aa40
     e6a032 4682b4 beffff 98fb98 6b8e23 00aa1e ffff80 fa001e 648cb4 dcdcdc dc8080 de2828 64aa1e

@@ -4,7 +4,7 @@ from jaxseg.data.datasets.description import (
     IGNORE,
     Dataset,
     LabelFormat,
-    colours,
+    colors,
     label_table,
     names,
 )
@@ -12,7 +12,7 @@ from jaxseg.data.datasets.description import (
 POTSDAM = Dataset(
     name="potsdam",
     classes=names("impervious_surface, building, low_vegetation, tree, car, clutter"),
-    palette=colours("ffffff 0000ff 00ffff 00ff00 ffff00 ff0000"),
+    palette=colors("ffffff 0000ff 00ffff 00ff00 ffff00 ff0000"),
     images="img_dir/{split}",
     image_suffix=".png",
     labels=("ann_dir/{split}",),

@@ -16,7 +16,7 @@ from jaxseg.data.decoding import arrays, png
 from jaxseg.errors import CorruptFileError, DataError
 
 
-class Picture(Protocol):
+class PictureFile(Protocol):
     """A picture file: a `pathlib.Path`, or what stands for one, such as a record of many.
 
     `str` gives its name for messages.
@@ -31,7 +31,7 @@ class Picture(Protocol):
     def open(self, mode: str) -> BinaryIO: ...
 
 
-def read_image(picture: Picture) -> np.ndarray:
+def read_image(picture: PictureFile) -> np.ndarray:
     """uint8 [h, w, 3], BGR. Raises CorruptFileError."""
     image = OpenedImage(picture)
     return image.first_rows(image.hw[0])
@@ -45,7 +45,7 @@ class OpenedImage:
     Raises CorruptFileError.
     """
 
-    def __init__(self, picture: Picture):
+    def __init__(self, picture: PictureFile):
         self._picture, self._content = picture, read_bytes(picture)
         self._png = png.rows(self._content)
         if self._png:
@@ -70,7 +70,7 @@ class OpenedImage:
         return image
 
 
-def image_hw(picture: Picture) -> tuple[int, int]:
+def image_hw(picture: PictureFile) -> tuple[int, int]:
     """The size that `read_image` gives, from the header alone. Raises CorruptFileError."""
     with _opened(picture) as file:
         if arrays.begins(file):
@@ -81,8 +81,8 @@ def image_hw(picture: Picture) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def read_raw_label(picture: Picture) -> np.ndarray:
-    """uint8 [h, w] of the values as stored: grey ones of 1 to 16 bits, or indices of a palette.
+def read_raw_label(picture: PictureFile) -> np.ndarray:
+    """uint8 [h, w] of the values as stored: gray ones of 1 to 16 bits, or indices of a palette.
 
     Raises CorruptFileError, or DataError where there is not one value from 0 to 255 per pixel.
     """
@@ -91,13 +91,13 @@ def read_raw_label(picture: Picture) -> np.ndarray:
         if content.startswith(arrays.MAGIC):
             raw = arrays.from_bytes(content)
         else:
-            # Pillow, since OpenCV would turn the indices of a palette picture into colours. It does
+            # Pillow, since OpenCV would turn the indices of a palette picture into colors. It does
             # not turn pictures by their metadata either, which is as the reference reads labels.
             raw = np.array(Image.open(io.BytesIO(png.uncompressed(content))))
     if raw.ndim != 2:
         raise DataError(
             f"{picture} is no label: it has the shape {raw.shape}, where one value per pixel,"
-            " [h, w], is needed. Colour pictures of labels will not do; use the label ids as the"
+            " [h, w], is needed. Color pictures of labels will not do; use the label ids as the"
             " dataset ships them."
         )
     if raw.dtype != np.uint8 and (raw.min() < 0 or raw.max() > 255):
@@ -108,7 +108,7 @@ def read_raw_label(picture: Picture) -> np.ndarray:
     return raw.astype(np.uint8, copy=False)
 
 
-def raw_label_hw(picture: Picture) -> tuple[int, int]:
+def raw_label_hw(picture: PictureFile) -> tuple[int, int]:
     """The size that `read_raw_label` gives, from the header alone. Raises CorruptFileError."""
     with _opened(picture) as file:
         if arrays.begins(file):
@@ -134,7 +134,7 @@ def _decoding(picture):
         raise _corrupt(picture, str(error)) from error
 
 
-def read_bytes(picture: Picture) -> bytes:
+def read_bytes(picture: PictureFile) -> bytes:
     """The content of a picture file that is whole, by its checksums. Raises CorruptFileError."""
     try:
         content = picture.read_bytes()
@@ -150,7 +150,7 @@ def read_bytes(picture: Picture) -> bytes:
 def _fault(content: bytes) -> str | None:
     """What is wrong with a picture file, as far as its bytes tell.
 
-    Decoders differ in what they do with a damaged file, down to returning a partly grey picture.
+    Decoders differ in what they do with a damaged file, down to returning a partly gray picture.
     """
     if content.startswith(png.SIGNATURE[:4]):
         return png.fault(content)
@@ -160,5 +160,5 @@ def _fault(content: bytes) -> str | None:
     return None
 
 
-def _corrupt(picture: Picture, why: str) -> CorruptFileError:
+def _corrupt(picture: PictureFile, why: str) -> CorruptFileError:
     return CorruptFileError(f"{picture} cannot be read: {why}")

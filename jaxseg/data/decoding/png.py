@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from isal import isal_zlib
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-_HEADER = ">IIBBBBB"  # width, height, bits, colour type, compression, filters, interlacing
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
+_HEADER = ">IIBBBBB"  # width, height, bits, color type, compression, filters, interlacing
 
 
 def fault(content: bytes) -> str | None:
@@ -29,7 +29,7 @@ def fault(content: bytes) -> str | None:
 
 
 @dataclass(frozen=True)
-class Rows:
+class PngRows:
     """The rows of a file: its header's fields, the blocks before and after the compressed data, and
     these."""
 
@@ -48,10 +48,10 @@ class Rows:
 
         What is wrong with the data further down goes unnoticed.
         """
-        width, height, bits, colour_type, *methods = self.header
+        width, height, bits, color_type, *methods = self.header
         count = min(count, height)
         # Each row begins with the number of its filter.
-        size = count * (1 + (width * bits * _CHANNELS[colour_type] + 7) // 8)
+        size = count * (1 + (width * bits * _CHANNELS[color_type] + 7) // 8)
         inflate = isal_zlib.decompressobj()
         try:
             filtered = inflate.decompress(self.data, size)
@@ -59,12 +59,12 @@ class Rows:
             return None
         if len(filtered) < size or (count == height and not inflate.eof):
             return None
-        header = struct.pack(_HEADER, width, count, bits, colour_type, *methods)
+        header = struct.pack(_HEADER, width, count, bits, color_type, *methods)
         blocks = (*_block(b"IHDR", header), self.before, *_block(b"IDAT", *_stored(filtered)))
         return b"".join((SIGNATURE, *blocks, self.after))
 
 
-def rows(content: bytes) -> Rows | None:
+def rows(content: bytes) -> PngRows | None:
     """The rows of a file without a fault; None where it is no PNG, or its rows do not lie one after
     the other as they are shown: interlaced, animated, or turned by its metadata."""
     if not content.startswith(SIGNATURE + b"\0\0\0\rIHDR"):
@@ -80,7 +80,7 @@ def rows(content: bytes) -> Rows | None:
         or header[6] != 0
     ):
         return None
-    return Rows(
+    return PngRows(
         header,
         before=content[blocks[0][2] : data[0][1]],
         data=b"".join(content[start + 8 : end - 4] for _, start, end in data),

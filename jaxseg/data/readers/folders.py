@@ -13,22 +13,22 @@ from jaxseg.errors import DataError, first_few
 
 
 def pairs(
-    dataset: Dataset, root: Path, splits: Sequence[str], *, labelled: bool, complete: bool
+    dataset: Dataset, root: Path, splits: Sequence[str], *, labeled: bool, complete: bool
 ) -> Pairs:
     """What there is below `root`, one split after the other.
 
-    labelled: False leaves labels aside, whether there are any or not.
+    labeled: False leaves labels aside, whether there are any or not.
     complete: an image without a label is a DataError.
 
     Raises:
       DataError: where there are no images of a split, no list of them, or images that it names are
         missing: with the folders expected and what was found in their place.
     """
-    parts = [_pairs_of_split(dataset, root, split, splits, labelled, complete) for split in splits]
+    parts = [_pairs_of_split(dataset, root, split, splits, labeled, complete) for split in splits]
     return Pairs(*(tuple(itertools.chain(*lists)) for lists in zip(*parts, strict=True)))
 
 
-def _pairs_of_split(dataset, root, split, splits, labelled, complete):
+def _pairs_of_split(dataset, root, split, splits, labeled, complete):
     """(samples, images alone, labels alone). `splits` are all that are wanted, for messages."""
     image_dir = root / dataset.image_folder(split)
     label_dirs = [root / folder for folder in dataset.label_folders(split)]
@@ -54,13 +54,13 @@ def _pairs_of_split(dataset, root, split, splits, labelled, complete):
     every_image = set(image_names)
     if dataset.split_list:
         image_names = _listed(dataset, root, split, splits, image_names)
-    if not labelled:
+    if not labeled:
         images = [image_dir / name for name in image_names]
         samples = [Sample(i.name.removesuffix(dataset.image_suffix), i, i, None) for i in images]
         return samples, [], []
     suffixes = tuple(form.suffix for form in dataset.label_formats)
     label_names = set(_files_below(label_dir, suffixes))
-    samples, unlabelled = [], []
+    samples, unlabeled = [], []
     for image_name in image_names:
         stem = image_name.removesuffix(dataset.image_suffix)
         for form in dataset.label_formats:
@@ -69,11 +69,11 @@ def _pairs_of_split(dataset, root, split, splits, labelled, complete):
                 samples.append(Sample(Path(stem).name, image_dir / image_name, label, form))
                 break
         else:
-            unlabelled.append(image_name)
-    if unlabelled and complete:
+            unlabeled.append(image_name)
+    if unlabeled and complete:
         raise DataError(
-            f"{len(unlabelled)} of {len(image_names)} {dataset.name} images of the split {split!r} "
-            f"have no label:{first_few([image_dir / name for name in unlabelled])}\n"
+            f"{len(unlabeled)} of {len(image_names)} {dataset.name} images of the split {split!r} "
+            f"have no label:{first_few([image_dir / name for name in unlabeled])}\n"
             f"{_expected_and_found(dataset, root, splits, label_dir)}\n"
             f"{dataset.label_origin} Unpack them into the same root, or take the images without "
             "labels away. (--mode eval --format-only needs none.)"
@@ -87,7 +87,7 @@ def _pairs_of_split(dataset, root, split, splits, labelled, complete):
             if name.endswith(suffix)
         )
     ]
-    return samples, [image_dir / name for name in unlabelled], alone
+    return samples, [image_dir / name for name in unlabeled], alone
 
 
 def _listed(dataset, root, split, splits, image_names) -> list[str]:

@@ -71,21 +71,21 @@ def is_packed(root: Path) -> bool:
     return (root / HEADER).is_file()
 
 
-def pairs(dataset: Dataset, root: Path, splits: Sequence[str], *, labelled: bool) -> Pairs:
+def pairs(dataset: Dataset, root: Path, splits: Sequence[str], *, labeled: bool) -> Pairs:
     """The samples of a packed dataset, one split after the other, in the order of its files.
 
-    labelled: False leaves labels aside.
+    labeled: False leaves labels aside.
 
     Raises:
       DataError: where another dataset was packed, a split was not, or not to its end, or where
         shards are missing.
     """
     _check_dataset(dataset, root)
-    parts = [_samples_of_split(dataset, root, split, labelled) for split in splits]
+    parts = [_samples_of_split(dataset, root, split, labeled) for split in splits]
     return Pairs(tuple(itertools.chain(*parts)), (), ())
 
 
-def header_of(dataset: Dataset, decoded: bool) -> dict[str, Any]:
+def read_header(dataset: Dataset, decoded: bool) -> dict[str, Any]:
     """What `packed.json` says of a dataset."""
     layout = {
         "images": dataset.images,
@@ -100,7 +100,7 @@ def shard_names(count: int) -> list[str]:
     return [f"{index:05}-of-{count:05}.array_record" for index in range(count)]
 
 
-def load(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """What one of the JSON files says. Raises DataError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -110,7 +110,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def _check_dataset(dataset, root):
     """Labels of the same files may be read as another dataset, such as Mapillary's three."""
-    header = load(root / HEADER)
+    header = read_json(root / HEADER)
     if header.get("version") != VERSION:
         raise DataError(
             f"{root} is packed in version {header.get('version')} of the form; this jaxseg reads"
@@ -118,7 +118,7 @@ def _check_dataset(dataset, root):
         )
     if header["dataset"] == dataset.name:
         return
-    if header["layout"] != header_of(dataset, header["decoded"])["layout"]:
+    if header["layout"] != read_header(dataset, header["decoded"])["layout"]:
         raise DataError(
             f"{root} was packed from {header['dataset']}, whose files are not those of"
             f" {dataset.name}. Set data.dataset (data.val_dataset) to {header['dataset']}, or"
@@ -126,7 +126,7 @@ def _check_dataset(dataset, root):
         )
 
 
-def _samples_of_split(dataset, root, split, labelled):
+def _samples_of_split(dataset, root, split, labeled):
     folder = root / split
     if not (folder / SAMPLES).is_file():
         there = sorted(path.parent.relative_to(root).as_posix() for path in root.rglob(SAMPLES))
@@ -135,7 +135,7 @@ def _samples_of_split(dataset, root, split, labelled):
             f" {', '.join(there) or 'none'}. To add it: {COMMAND} --config FILE --output {root}"
             f" --splits {split}"
         )
-    content = load(folder / SAMPLES)
+    content = read_json(folder / SAMPLES)
     if not content["finished"]:
         raise DataError(
             f"The split {split!r} is packed in {root} only in part. Go on with the command that"
@@ -154,7 +154,7 @@ def _samples_of_split(dataset, root, split, labelled):
     for entry, (shard, index) in zip(content["samples"], places, strict=True):
         image = Record(shard, 2 * index, entry["image"])
         label, form = image, None
-        if labelled:
+        if labeled:
             label = Record(shard, 2 * index + 1, entry["label"])
             form = formats.get(entry["label_suffix"])
             if form is None:

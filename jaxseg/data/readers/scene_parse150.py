@@ -14,7 +14,7 @@ import cv2
 
 from jaxseg.data.datasets.ade20k import ADE20K
 from jaxseg.data.datasets.description import IGNORE, LabelFormat, label_table, names
-from jaxseg.data.decoding.pictures import Picture, read_image
+from jaxseg.data.decoding.pictures import PictureFile, read_image
 
 NAME = "scene_parse150"
 # What the benchmark calls validation is "test" there.
@@ -33,20 +33,20 @@ LABELS = LabelFormat(".png", label_table(TRAIN_IDS))
 
 @dataclass(frozen=True)
 class RedChannel:
-    """The red channel of a colour picture, as a grey picture."""
+    """The red channel of a color picture, as a gray picture."""
 
-    colours: Picture
+    colors: PictureFile
 
     @property
     def stem(self) -> str:
-        return self.colours.stem
+        return self.colors.stem
 
     def read_bytes(self) -> bytes:
-        red = read_image(self.colours)[..., 2]
+        red = read_image(self.colors)[..., 2]
         return cv2.imencode(".png", red, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
 
     def open(self, mode: str) -> BinaryIO:
         return io.BytesIO(self.read_bytes())
 
     def __str__(self) -> str:
-        return str(self.colours)
+        return str(self.colors)

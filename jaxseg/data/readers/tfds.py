@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxseg.data.datasets.ade20k import ADE20K
 from jaxseg.data.datasets.description import Dataset, LabelFormat
-from jaxseg.data.decoding.pictures import Picture
+from jaxseg.data.decoding.pictures import PictureFile
 from jaxseg.data.readers import scene_parse150
 from jaxseg.data.samples import Pairs
 from jaxseg.errors import ConfigError, DataError, first_few
@@ -31,7 +31,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
 
 def pairs(
-    name: str, dataset: Dataset, root: Path, splits: Sequence[str], *, labelled: bool
+    name: str, dataset: Dataset, root: Path, splits: Sequence[str], *, labeled: bool
 ) -> Pairs:
     """What there is in these splits, one after the other, in the order of the records.
 
@@ -40,7 +40,7 @@ def pairs(
     Args:
       name: NAME[/CONFIG][:VERSION]; without a version, the newest.
       root: what TFDS calls data_dir.
-      labelled: False leaves labels aside, whether there are any or not.
+      labeled: False leaves labels aside, whether there are any or not.
 
     Raises:
       ConfigError: where the package tensorflow_datasets is not installed.
@@ -54,10 +54,10 @@ def pairs(
             f"{folder} is in the format {info.file_format.value}, which only TensorFlow can read."
             f" Prepare it anew in another folder.\n{_preparation(name)}"
         )
-    image_key, label_key = _image_and_label(name, info.features, labelled)
+    image_key, label_key = _image_and_label(name, info.features, labeled)
     instances = info.name == scene_parse150.NAME
     label_format = None
-    if labelled:
+    if labeled:
         released = dataset.label_formats[-1]
         label_format = scene_parse150.LABELS if instances and dataset is ADE20K else released
     samples = []
@@ -66,7 +66,7 @@ def pairs(
         records = Records(folder, split)
         for index in range(info.splits[split].num_examples):
             image = label = Feature(records, index, image_key)
-            if labelled:
+            if labeled:
                 label = Feature(records, index, label_key)
                 label = scene_parse150.RedChannel(label) if instances else label
             samples.append(Example(image, label, label_format))
@@ -138,8 +138,8 @@ class Feature:
 class Example:
     """As a `Sample`, but that the name is read from the record, where it is asked for."""
 
-    image: Picture
-    label: Picture
+    image: PictureFile
+    label: PictureFile
     label_format: LabelFormat | None
 
     @property
@@ -208,24 +208,24 @@ def _pictures(features) -> dict[str, Any]:
     return {key: feature for key, feature in features.items() if isinstance(feature, image)}
 
 
-def _image_and_label(name: str, features, labelled: bool) -> tuple[str, str | None]:
+def _image_and_label(name: str, features, labeled: bool) -> tuple[str, str | None]:
     """Which features these are.
 
     The label is the picture of one channel, or else of three, whose name says so where there are
     several; the image is the other one of three channels, or that named "image".
     """
     pictures = _pictures(features)
-    colours = [key for key, feature in pictures.items() if feature.shape[-1] == 3]
-    grey = [
+    colors = [key for key, feature in pictures.items() if feature.shape[-1] == 3]
+    gray = [
         key
         for key, feature in pictures.items()
         if feature.shape[-1] == 1 and np.issubdtype(feature.np_dtype, np.integer)
     ]
-    named = [key for key in grey or colours if LABEL_NAMES.search(key)]
-    label = _only(grey) or _only(named)
-    images = [key for key in colours if key != label]
+    named = [key for key in gray or colors if LABEL_NAMES.search(key)]
+    label = _only(gray) or _only(named)
+    images = [key for key in colors if key != label]
     image = _only(images) or _only([key for key in images if key == "image"])
-    if image is None or (labelled and label is None):
+    if image is None or (labeled and label is None):
         listed = "".join(f"\n  {key}: {feature}" for key, feature in features.items())
         raise DataError(
             f"tfds:{name} does not tell its {'labels' if image else 'images'}. Needed are an Image"

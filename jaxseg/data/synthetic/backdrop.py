@@ -16,7 +16,7 @@ class Strip:
     left: float
     right: float
     label: int
-    colour: tuple
+    color: tuple
 
 
 GRAIN = {c.ROAD: 0.09, c.PARKING: 0.14, c.SIDEWALK: 0.10, c.TERRAIN: 0.30, c.RAILS: 0.30}
@@ -26,14 +26,14 @@ def sky(canvas: Canvas, zenith, cloudiness: float, rng) -> None:
     """A gradient down to the haze at the horizon, with clouds."""
     rows, width = int(canvas.camera.horizon) + 2, canvas.label.shape[1]
     depth = np.linspace(0, 1, rows)[:, None, None] ** 1.5
-    colours = np.broadcast_to(mix(zenith, canvas.haze, depth), (rows, width, 3))
+    colors = np.broadcast_to(mix(zenith, canvas.haze, depth), (rows, width, 3))
     noise = sum(
         cv2.resize(rng.random(cells, np.float32), (width, rows), interpolation=cv2.INTER_CUBIC) * w
         for cells, w in (((3, 5), 0.55), ((7, 16), 0.45))
     )
     clouds = np.clip((noise - 0.62 + 0.25 * cloudiness) * 5, 0, 1)[..., None] * 0.85
     white = mix((250, 250, 252), canvas.haze, 0.25)
-    canvas.image[:rows] = colours + (white - colours) * clouds
+    canvas.image[:rows] = colors + (white - colors) * clouds
     canvas.label[:rows] = c.SKY
 
 
@@ -49,10 +49,10 @@ def ground(canvas: Canvas, strips: list[Strip], marks, shadow_edge, rng) -> None
     top = int(camera.horizon) + 1
     z = camera.focal * camera.eye / (np.arange(top, height) + 0.5 - camera.horizon)
     z = np.clip(z, 0, 400).astype(np.float32)[:, None]  # [rows, 1]
-    x = (np.arange(width) + 0.5 - camera.centre).astype(np.float32) * z / camera.focal
+    x = (np.arange(width) + 0.5 - camera.center).astype(np.float32) * z / camera.focal
 
     index = sum((x > strip.right).view(np.uint8) for strip in strips[:-1])
-    colour = np.array([strip.colour for strip in strips], np.float32)[index]
+    color = np.array([strip.color for strip in strips], np.float32)[index]
     label = np.array([strip.label for strip in strips], np.uint8)[index]
     canvas.label[top:] = label
 
@@ -74,7 +74,7 @@ def ground(canvas: Canvas, strips: list[Strip], marks, shadow_edge, rng) -> None
             sleepers = (label == c.RAILS) & (_cycle(z, 1.2) < 0.4) & (np.abs(x - middle) < 1.3)
             light[sleepers] *= 0.75
             for rail in (middle - 0.72, middle + 0.72):
-                colour[np.abs(x - rail) < 0.09] = (205, 208, 212)
+                color[np.abs(x - rail) < 0.09] = (205, 208, 212)
 
     paint = np.zeros(x.shape, bool)
     for kind, mark_x, mark_z in marks:
@@ -83,7 +83,7 @@ def ground(canvas: Canvas, strips: list[Strip], marks, shadow_edge, rng) -> None
         else:
             line = np.abs(x - mark_x) < 0.08
             paint |= line & (_cycle(z, 7) < 3.5) if kind == "dashed" else line
-    colour[paint & (label == c.ROAD)] = (226, 226, 220)
+    color[paint & (label == c.ROAD)] = (226, 226, 220)
 
     if shadow_edge is not None:
         side, at, reach = shadow_edge
@@ -92,8 +92,8 @@ def ground(canvas: Canvas, strips: list[Strip], marks, shadow_edge, rng) -> None
 
     clear = np.exp(-z / canvas.visibility)[..., None]
     haze = canvas.haze.astype(np.float32)
-    colour = colour * light[..., None] * clear + haze * (1 - clear)
-    canvas.image[top:] = np.clip(colour, 0, 255)
+    color = color * light[..., None] * clear + haze * (1 - clear)
+    canvas.image[top:] = np.clip(color, 0, 255)
 
 
 def _cycle(x, period):
@@ -115,10 +115,10 @@ def street_end(canvas: Canvas, z: float, rng) -> None:
     x = -70.0
     while x < 70:
         width, tall = rng.uniform(7, 16), rng.uniform(7, 17)
-        colour = mix(pick(rng, FACADES), (104, 90, 80), 0.35)
-        canvas.pen(x, z).box(0, 0, width, tall, colour, c.BUILDING)
+        color = mix(pick(rng, FACADES), (104, 90, 80), 0.35)
+        canvas.pen(x, z).box(0, 0, width, tall, color, c.BUILDING)
         for floor in np.arange(1.2, tall - 1.5, 3.0):
-            canvas.pen(x, z).box(0.8, floor, width - 0.8, floor + 1.2, colour * 0.72)
+            canvas.pen(x, z).box(0.8, floor, width - 0.8, floor + 1.2, color * 0.72)
         x += width + rng.uniform(0, 2)
     for _ in range(14):
         pen, radius = canvas.pen(rng.uniform(-60, 60), z - 1), rng.uniform(2, 4.5)

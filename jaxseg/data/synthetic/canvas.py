@@ -1,7 +1,7 @@
 """A picture and its label map, painted together in metres through a pinhole camera.
 
 World coordinates: x to the right of the camera, y up from the ground, z ahead of it, in metres.
-Colours are RGB. Painting goes from far to near; what is painted later covers what was there.
+Colors are RGB. Painting goes from far to near; what is painted later covers what was there.
 """
 
 import functools
@@ -22,18 +22,18 @@ SUBPIXEL_BITS = 4
 
 @dataclass(frozen=True)
 class Camera:
-    """focal, horizon (row) and centre (column of the vanishing point) in pixels, eye in metres."""
+    """focal, horizon (row) and center (column of the vanishing point) in pixels, eye in metres."""
 
     focal: float
     horizon: float
-    centre: float
+    center: float
     eye: float
 
     def project(self, points) -> np.ndarray:
         """[n, 3] metres -> [n, 2] pixels (column, row); z must be positive."""
         points = np.asarray(points, np.float64)
         pixels = (points[:, :2] - (0, self.eye)) / points[:, 2:]
-        return pixels * (self.focal, -self.focal) + (self.centre, self.horizon)
+        return pixels * (self.focal, -self.focal) + (self.center, self.horizon)
 
 
 class Canvas:
@@ -44,28 +44,28 @@ class Canvas:
         self.label = np.zeros(hw, np.uint8)
         self.camera, self.haze, self.visibility = camera, np.array(haze, np.float32), visibility
 
-    def fade(self, colour, z: float) -> np.ndarray:
-        """A colour (or colours [..., 3]) as seen from `z` metres away."""
+    def fade(self, color, z: float) -> np.ndarray:
+        """A color (or colors [..., 3]) as seen from `z` metres away."""
         clear = math.exp(-z / self.visibility)
-        return colour * np.float32(clear) + self.haze * np.float32(1 - clear)
+        return color * np.float32(clear) + self.haze * np.float32(1 - clear)
 
     def first_visible(self, x: float) -> float:
         """How far ahead a thing at `x` must be to stand within the picture."""
         camera, width = self.camera, self.label.shape[1]
-        return camera.focal * abs(x) / (camera.centre if x < 0 else width - camera.centre)
+        return camera.focal * abs(x) / (camera.center if x < 0 else width - camera.center)
 
-    def polygon(self, points, colour, label: int | None = None) -> None:
-        """A filled polygon of 3-D points; one without a label or without a colour leaves that as
+    def polygon(self, points, color, label: int | None = None) -> None:
+        """A filled polygon of 3-D points; one without a label or without a color leaves that as
         it was."""
         points = np.asarray(points, np.float64)
-        self.fill(self.camera.project(points), points[:, 2].min(), colour, label)
+        self.fill(self.camera.project(points), points[:, 2].min(), color, label)
 
-    def fill(self, corners, z: float, colour, label: int | None) -> None:
+    def fill(self, corners, z: float, color, label: int | None) -> None:
         """The same for a polygon that is projected already: pixels [n, 2] at the distance z."""
         corners = [self._fixed_point(corners)]
-        if colour is not None:
-            colour = self.fade(np.asarray(colour), z).tolist()
-            cv2.fillPoly(self.image, corners, colour, cv2.LINE_AA, SUBPIXEL_BITS)
+        if color is not None:
+            color = self.fade(np.asarray(color), z).tolist()
+            cv2.fillPoly(self.image, corners, color, cv2.LINE_AA, SUBPIXEL_BITS)
         if label is not None:
             cv2.fillPoly(self.label, corners, label, cv2.LINE_8, SUBPIXEL_BITS)
 
@@ -107,8 +107,8 @@ class Canvas:
             opacity *= warped[..., 3] / np.float32(255)
             if label != FENCE:
                 solid &= warped[..., 3] > 127
-        colours = self.fade(warped[..., :3].astype(np.float32), corners[:, 2].mean())
-        view[:] = view + (colours - view) * opacity[..., None]
+        colors = self.fade(warped[..., :3].astype(np.float32), corners[:, 2].mean())
+        view[:] = view + (colors - view) * opacity[..., None]
         if label is not None:
             self.label[box][solid] = label
 
@@ -116,7 +116,7 @@ class Canvas:
         return Pen(self, x, z, squeeze)
 
     def _fixed_point(self, points) -> np.ndarray:
-        # The half: OpenCV counts from the centre of the first pixel, the camera from its edge.
+        # The half: OpenCV counts from the center of the first pixel, the camera from its edge.
         return np.rint((points - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)
 
     def _box(self, points):
@@ -141,23 +141,23 @@ class Pen:
     z: float
     squeeze: float
 
-    def polygon(self, points, colour, label=None) -> None:
+    def polygon(self, points, color, label=None) -> None:
         camera, scale = self.canvas.camera, self.canvas.camera.focal / self.z
-        origin = (camera.centre + self.x * scale, camera.horizon + camera.eye * scale)
+        origin = (camera.center + self.x * scale, camera.horizon + camera.eye * scale)
         corners = np.asarray(points) * (scale * self.squeeze, -scale) + origin
-        self.canvas.fill(corners, self.z, colour, label)
+        self.canvas.fill(corners, self.z, color, label)
 
-    def box(self, left, bottom, right, top, colour, label=None) -> None:
-        self.polygon([(left, bottom), (right, bottom), (right, top), (left, top)], colour, label)
+    def box(self, left, bottom, right, top, color, label=None) -> None:
+        self.polygon([(left, bottom), (right, bottom), (right, top), (left, top)], color, label)
 
-    def disc(self, centre, radius, colour, label=None, corners=14) -> None:
-        self.polygon(circle(corners) * radius + centre, colour, label)
+    def disc(self, center, radius, color, label=None, corners=14) -> None:
+        self.polygon(circle(corners) * radius + center, color, label)
 
-    def line(self, start, end, width, colour, label=None) -> None:
+    def line(self, start, end, width, color, label=None) -> None:
         start, end = np.array(start, float), np.array(end, float)
         along = (end - start) / max(np.hypot(*(end - start)), 1e-6)
         side = np.array([-along[1], along[0]]) * width / 2
-        self.polygon([start + side, end + side, end - side, start - side], colour, label)
+        self.polygon([start + side, end + side, end - side, start - side], color, label)
 
 
 @functools.cache
@@ -170,7 +170,7 @@ def circle(corners: int) -> np.ndarray:
 
 
 def mix(a, b, share: float) -> np.ndarray:
-    """Between two colours: `a` at 0, `b` at 1."""
+    """Between two colors: `a` at 0, `b` at 1."""
     return np.asarray(a, np.float64) * (1 - share) + np.asarray(b, np.float64) * share
 
 

@@ -18,7 +18,7 @@ class House:
     z: float
     length: float
     height: float
-    colour: tuple
+    color: tuple
     free_end: bool  # whether the end towards the camera can be seen
 
 
@@ -41,39 +41,39 @@ def plan_row(side: int, x: float, far: float, rng) -> list[House]:
 def paint_house(canvas: Canvas, house: House, sunlit: bool, rng) -> None:
     """The front along the street and, where it shows, the end that faces the camera."""
     near, far = max(house.z, 1.5), house.z + house.length
-    colour, visible = np.asarray(house.colour, np.float64), canvas.first_visible(house.x)
+    color, visible = np.asarray(house.color, np.float64), canvas.first_visible(house.x)
     density = np.clip(canvas.camera.focal / max(near, visible), 3, 11)
     if near < visible and far < visible:
         return
     if house.free_end and house.z > visible / 2:
         depth = 9.0
-        end = _facade(depth, house.height, density, colour * (0.95 if sunlit else 0.82), rng, False)
+        end = _facade(depth, house.height, density, color * (0.95 if sunlit else 0.82), rng, False)
         outer = house.x + house.side * depth
         left, right = min(house.x, outer), max(house.x, outer)
         canvas.texture(_upright(left, near, right, near, 0, house.height), end, c.BUILDING)
         if house.height < 9:
-            roof = (150, 78, 62) if colour.mean() > 150 else (96, 84, 84)
+            roof = (150, 78, 62) if color.mean() > 150 else (96, 84, 84)
             peak = ((left + right) / 2, house.height + 2.2, near)
             eaves = [(left - 0.4, house.height, near), (right + 0.4, house.height, near)]
             canvas.polygon([*eaves, peak], roof, c.BUILDING)
     shade = 1.0 if sunlit else 0.78
-    front = _facade(far - near, house.height, density, colour * shade, rng, True)
+    front = _facade(far - near, house.height, density, color * shade, rng, True)
     # Left houses show their far end on the right of the picture, right houses on the left.
     ends = (near, far) if house.side < 0 else (far, near)
     canvas.texture(_upright(house.x, ends[0], house.x, ends[1], 0, house.height), front, c.BUILDING)
 
 
-def _facade(width, height, density, colour, rng, shops: bool) -> np.ndarray:
+def _facade(width, height, density, color, rng, shops: bool) -> np.ndarray:
     """uint8 picture of a house front with windows, `density` pixels per metre."""
     down = np.arange(int(height * density) + 1)[:, None] / density  # metres below the eaves
     along = np.arange(int(width * density) + 1)[None] / density
     spacing, half = rng.uniform(2.0, 3.0), rng.uniform(0.45, 0.7)
-    glass, frame = mix((58, 72, 92), (130, 150, 170), rng.random() * 0.6), mix(colour, 245, 0.6)
+    glass, frame = mix((58, 72, 92), (130, 150, 170), rng.random() * 0.6), mix(color, 245, 0.6)
     accent = pick(rng, ((170, 52, 48), (38, 92, 80), (46, 66, 120), (196, 140, 50), (90, 60, 90)))
-    # Every pixel gets a number, and every number its colour at the end.
+    # Every pixel gets a number, and every number its color at the end.
     palette = np.array(
         [
-            *(colour, colour * 0.9, frame, accent, colour * 0.7, mix(colour, 255, 0.35)),
+            *(color, color * 0.9, frame, accent, color * 0.7, mix(color, 255, 0.35)),
             *(glass * 0.75, glass * 0.9, glass, glass * 1.2, mix(accent, 30, 0.4), (240, 212, 150)),
         ]
     )
@@ -85,14 +85,14 @@ def _facade(width, height, density, colour, rng, shops: bool) -> np.ndarray:
     upper = (down > 0.7) & (down < height - 3.9)
     storey, in_storey = np.divmod(down - 0.9, 3.0)
     bay, in_bay = np.divmod(along, spacing)
-    off_centre = np.abs(in_bay - spacing / 2)
+    off_center = np.abs(in_bay - spacing / 2)
     tones = rng.choice(
         panes, (int(storey.max()) + 2, int(bay.max()) + 1), p=(0.2, 0.2, 0.3, 0.2, 0.1)
     )
     tones = tones.astype(np.uint8)[storey.astype(int), bay.astype(int)]
-    opening = upper & (in_storey < 1.9) & (off_centre < half + 0.14)
+    opening = upper & (in_storey < 1.9) & (off_center < half + 0.14)
     picture[opening] = trim
-    opening &= (in_storey > 0.14) & (in_storey < 1.76) & (off_centre < half)
+    opening &= (in_storey > 0.14) & (in_storey < 1.76) & (off_center < half)
     opening &= np.abs(in_storey - 0.9) > 0.05
     picture[opening] = tones[opening]
 
@@ -100,12 +100,12 @@ def _facade(width, height, density, colour, rng, shops: bool) -> np.ndarray:
         top = height - 3.4
         shop, in_shop = np.divmod(along, 3.4)
         is_door = (rng.random(int(shop.max()) + 1) < 0.3)[shop.astype(int)]
-        off_centre = np.abs(in_shop - 1.7)
+        off_center = np.abs(in_shop - 1.7)
         wide = np.where(is_door, 0.55, 1.35)
         sill = np.where(is_door, 0.1, 0.6)
-        opening = (down > top + 0.95) & (down < height - 0.1) & (off_centre < wide + 0.1)
+        opening = (down > top + 0.95) & (down < height - 0.1) & (off_center < wide + 0.1)
         picture[opening] = trim
-        opening &= (down > top + 1.05) & (down < height - sill) & (off_centre < wide)
+        opening &= (down > top + 1.05) & (down < height - sill) & (off_center < wide)
         fill = np.broadcast_to(np.where(is_door, door, tones[-1:]), picture.shape)
         picture[opening] = fill[opening]
         picture[((down > top + 0.4) & (down < top + 0.9))[:, 0]] = sign
@@ -146,14 +146,14 @@ def paint_fence(canvas: Canvas, x, near, far, rng) -> None:
     h, w = int(height * density) + 1, int((far - near) * density) + 1
     pickets = rng.random() < 0.5
     spacing, bar = (0.34, 0.24) if pickets else (0.34, 0.16)
-    colour = pick(rng, ((240, 240, 236), (228, 234, 240), (206, 216, 228), (190, 204, 220)))
+    color = pick(rng, ((240, 240, 236), (228, 234, 240), (206, 216, 228), (190, 204, 220)))
     rows = np.arange(h)[:, None] / density
     columns = np.arange(w)[None] / density
     solid = (columns % spacing < bar) | (columns % 2.6 < 0.24)
     for rail in (0.18 if pickets else 0.0, height * 0.72):
         solid = solid | ((rows >= rail) & (rows < rail + 0.14))
     picture = np.empty((h, w, 4), np.uint8)
-    picture[..., :3] = colour
+    picture[..., :3] = color
     picture[..., 3] = np.where(solid, 255, 60)
     ends = (near, far) if x < 0 else (far, near)
     canvas.texture(_upright(x, ends[0], x, ends[1], 0, height), picture, c.FENCE)

@@ -157,7 +157,7 @@ class Scaled:
     def __init__(self, pen: Pen, scale: float):
         self.pen, self.scale = pen, scale
 
-    def polygon(self, points, colour, label=None):
-        self.pen.polygon(np.asarray(points) * self.scale, colour, label)
+    def polygon(self, points, color, label=None):
+        self.pen.polygon(np.asarray(points) * self.scale, color, label)
 
     box, disc, line = Pen.box, Pen.disc, Pen.line

@@ -54,7 +54,7 @@ def plan_street(tram: bool, rng) -> Street:
     road, parking, kerb, verge, edge, park, rails, strips = {}, {}, {}, {}, {}, {}, None, []
     for side in (-1, 1):
         at = road[side] = side * count[side] * LANE - own
-        bands = []  # (width, label, colour), outwards
+        bands = []  # (width, label, color), outwards
 
         def reach(bands=bands, at=at, side=side):
             return at + side * sum(width for width, *_ in bands)
@@ -75,8 +75,8 @@ def plan_street(tram: bool, rng) -> Street:
         paved = not park[side] and rng.random() < 0.4
         ground = (c.SIDEWALK, paving * 0.95) if paved else (c.TERRAIN, grass * 0.92)
         bands.append((90, *ground))
-        for width, label, colour in bands:
-            strips.append(Strip(*sorted((at, at + side * width)), label, tuple(colour)))
+        for width, label, color in bands:
+            strips.append(Strip(*sorted((at, at + side * width)), label, tuple(color)))
             at += side * width
     strips.append(Strip(road[-1], road[1], c.ROAD, tuple(asphalt)))
     strips.sort(key=lambda strip: strip.left)

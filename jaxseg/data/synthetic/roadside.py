@@ -28,18 +28,18 @@ def _foliage(kind: int) -> tuple[np.ndarray, ...]:
     for (dx, dy), radius in dabs:
         height = np.clip(0.5 - dy * 0.55 + dx * 0.15 + rng.normal(0, 0.12), 0, 1)
         tone = (255 * (0.42 + 0.58 * height),) * 3
-        centre = (int(size * (0.5 + dx * 0.5)), int(size * (0.5 + dy * 0.5)))
-        cv2.circle(crown, centre, int(size * radius * 0.5), (*tone, 255), -1, cv2.LINE_AA)
+        center = (int(size * (0.5 + dx * 0.5)), int(size * (0.5 + dy * 0.5)))
+        cv2.circle(crown, center, int(size * radius * 0.5), (*tone, 255), -1, cv2.LINE_AA)
     sizes = (128, 64, 32, 16)
     return tuple(cv2.resize(crown, (s, s), interpolation=cv2.INTER_AREA) for s in sizes)
 
 
-def foliage(canvas: Canvas, x, z, bottom, width, height, colour, rng) -> None:
+def foliage(canvas: Canvas, x, z, bottom, width, height, color, rng) -> None:
     """A mass of leaves, `width` by `height` metres."""
     pixels = canvas.camera.focal / z * max(width, height)
     sizes = _foliage(int(rng.integers(6)))
     crown = next((s for s in reversed(sizes) if s.shape[0] >= pixels), sizes[0])
-    crown = cv2.multiply(crown, (*np.divide(colour, 255), 1))
+    crown = cv2.multiply(crown, (*np.divide(color, 255), 1))
     left, right = (x - width / 2, x + width / 2)[:: pick(rng, (1, -1))]
     top = bottom + height
     corners = [(left, top, z), (right, top, z), (right, bottom, z), (left, bottom, z)]
@@ -52,7 +52,7 @@ def _green(rng) -> np.ndarray:
 
 
 def tree(canvas: Canvas, x, z, rng) -> None:
-    height, colour = rng.uniform(5, 9), _green(rng)
+    height, color = rng.uniform(5, 9), _green(rng)
     trunk = mix((96, 74, 54), (124, 112, 100), rng.random())
     pen = canvas.pen(x, z)
     canvas.shade(blot(x, z, 1.6), 0.7)
@@ -64,13 +64,13 @@ def tree(canvas: Canvas, x, z, rng) -> None:
     )
     pen.box(0, 0, half * 0.6, height * 0.5, trunk * 0.75)
     width = height * rng.uniform(0.55, 0.75)
-    foliage(canvas, x, z, height * 0.3, width, height * 0.75, colour, rng)
+    foliage(canvas, x, z, height * 0.3, width, height * 0.75, color, rng)
 
 
 def hedge(canvas: Canvas, x, near, far, rng) -> None:
-    height, colour = rng.uniform(0.9, 1.7), _green(rng)
+    height, color = rng.uniform(0.9, 1.7), _green(rng)
     for z in np.arange(far, near, -1.1):
-        foliage(canvas, x, z, -0.2, 2.0, height + 0.2, colour * rng.uniform(0.9, 1.1), rng)
+        foliage(canvas, x, z, -0.2, 2.0, height + 0.2, color * rng.uniform(0.9, 1.1), rng)
 
 
 def lamp_post(canvas: Canvas, x, z, rng) -> None:
@@ -83,11 +83,11 @@ def lamp_post(canvas: Canvas, x, z, rng) -> None:
     pen.box(left, height + 0.12, right, height + 0.34, (222, 220, 206), c.POLE)
 
 
-def _post(pen, height, width, colour) -> None:
+def _post(pen, height, width, color) -> None:
     half = width / 2
-    pen.box(-half, 0, half, height, colour, c.POLE)
-    pen.box(-half, 0, -half * 0.3, height, np.asarray(colour) * 1.35)
-    pen.box(half * 0.4, 0, half, height, np.asarray(colour) * 0.65)
+    pen.box(-half, 0, half, height, color, c.POLE)
+    pen.box(-half, 0, -half * 0.3, height, np.asarray(color) * 1.35)
+    pen.box(half * 0.4, 0, half, height, np.asarray(color) * 0.65)
 
 
 def traffic_light(canvas: Canvas, x, z, rng) -> None:
@@ -98,11 +98,11 @@ def traffic_light(canvas: Canvas, x, z, rng) -> None:
     pen.box(-0.31, bottom, 0.31, bottom + 1.5, (30, 32, 34), c.LIGHT)
     lit = int(rng.integers(3))
     lamps = ((60, 210, 110), (250, 190, 50), (235, 50, 45))
-    for index, colour in enumerate(lamps):
-        centre = (0, bottom + 0.27 + 0.48 * index)
-        pen.disc(centre, 0.2, colour if index == lit else np.multiply(colour, 0.28), c.LIGHT)
+    for index, color in enumerate(lamps):
+        center = (0, bottom + 0.27 + 0.48 * index)
+        pen.disc(center, 0.2, color if index == lit else np.multiply(color, 0.28), c.LIGHT)
         if index == lit:
-            pen.disc(centre, 0.1, mix(colour, 255, 0.6))
+            pen.disc(center, 0.1, mix(color, 255, 0.6))
 
 
 def traffic_sign(canvas: Canvas, x, z, rng) -> None:
@@ -148,11 +148,11 @@ def traffic_sign(canvas: Canvas, x, z, rng) -> None:
 def bin_or_box(canvas: Canvas, x, z, rng) -> None:
     """Street furniture that belongs to no class."""
     pen = canvas.pen(x, z)
-    colour = np.array(pick(rng, ((70, 96, 72), (196, 150, 60), (80, 80, 90))))
+    color = np.array(pick(rng, ((70, 96, 72), (196, 150, 60), (80, 80, 90))))
     canvas.shade(blot(x, z, 0.6), 0.7)
-    pen.box(-0.35, 0, 0.35, 1.05, colour, c.STATIC)
-    pen.box(-0.4, 0.95, 0.4, 1.15, colour * 1.2, c.STATIC)
-    pen.box(0.1, 0, 0.35, 0.95, colour * 0.8)
+    pen.box(-0.35, 0, 0.35, 1.05, color, c.STATIC)
+    pen.box(-0.4, 0.95, 0.4, 1.15, color * 1.2, c.STATIC)
+    pen.box(0.1, 0, 0.35, 0.95, color * 0.8)
 
 
 def blot(x, z, radius):

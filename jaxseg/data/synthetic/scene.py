@@ -42,7 +42,7 @@ def render(rng: np.random.Generator, hw, feature: int) -> tuple[np.ndarray, np.n
     camera = Camera(
         focal=width * rng.uniform(0.78, 1.0),
         horizon=height * rng.uniform(0.36, 0.45),
-        centre=width * rng.uniform(0.4, 0.6),
+        center=width * rng.uniform(0.4, 0.6),
         eye=rng.uniform(1.6, 2.6),
     )
     canvas = Canvas(hw, camera, weather.haze, weather.visibility)
@@ -188,15 +188,15 @@ def _ego_vehicle(canvas: Canvas, rng) -> None:
     """The bonnet of the car that carries the camera, and the frame left by rectification."""
     height, width = canvas.label.shape
     if rng.random() < 0.85:
-        colour = np.array(pick(rng, ((44, 46, 52), (70, 76, 88), (92, 30, 34), (150, 152, 156))))
-        centre = (int(canvas.camera.centre * 0.3 + width * 0.35), height)
+        color = np.array(pick(rng, ((44, 46, 52), (70, 76, 88), (92, 30, 34), (150, 152, 156))))
+        center = (int(canvas.camera.center * 0.3 + width * 0.35), height)
         rise = height * rng.uniform(0.03, 0.09)
         for share, tone, label in ((1, 1, c.EGO), (0.82, 1.25, None), (0.5, 1.45, None)):
             axes = (int(width * 0.55 * share**0.5), int(rise * share))
-            fill = np.clip(colour * tone, 0, 255).tolist()
-            cv2.ellipse(canvas.image, centre, axes, 0, 180, 360, fill, -1, cv2.LINE_AA)
+            fill = np.clip(color * tone, 0, 255).tolist()
+            cv2.ellipse(canvas.image, center, axes, 0, 180, 360, fill, -1, cv2.LINE_AA)
             if label is not None:
-                cv2.ellipse(canvas.label, centre, axes, 0, 180, 360, label, -1)
+                cv2.ellipse(canvas.label, center, axes, 0, 180, 360, label, -1)
     if rng.random() < 0.5:
         frame = max(height // 100, 1)
         for part in (np.s_[:frame], np.s_[-frame:], np.s_[:, :frame], np.s_[:, -frame:]):
@@ -210,7 +210,7 @@ ROUGHNESS[[c.SKY, c.EGO]] = 0.004
 
 
 def _develop(canvas: Canvas, weather: Weather, rng) -> np.ndarray:
-    """Surface grain, the colour of the light, exposure, lens and sensor."""
+    """Surface grain, the color of the light, exposure, lens and sensor."""
     height, width = canvas.label.shape
     grain = rng.standard_normal((height, width), np.float32)
     light = 1 + cv2.GaussianBlur(grain, (3, 3), 0.6) * 1.5 * ROUGHNESS[canvas.label]

@@ -7,8 +7,8 @@ import numpy as np
 from jaxseg.data.synthetic import canvas as c
 from jaxseg.data.synthetic.canvas import Canvas, circle, mix, pick
 
-# Every kind has colours of its own, as the fleets of a town do, so that a small network learns
-# the kinds in minutes; the shapes differ too, and the colours change with the light.
+# Every kind has colors of its own, as the fleets of a town do, so that a small network learns
+# the kinds in minutes; the shapes differ too, and the colors change with the light.
 CARS = (
     (52, 92, 168),
     (34, 58, 112),
@@ -44,17 +44,17 @@ class Body:
     def near(self) -> float:
         return 0 if self.away else self.length
 
-    def hull(self, outline, colour, side_shade=0.9) -> None:
+    def hull(self, outline, color, side_shade=0.9) -> None:
         """A body with this outline: its ends and top, from far to near, and its visible side."""
-        colour = np.asarray(colour, np.float64)
+        color = np.asarray(color, np.float64)
         edges = itertools.pairwise(outline)
         for start, end in sorted(edges, key=lambda e: -self.place(e[0][0]) - self.place(e[1][0])):
             rise, run = abs(end[1] - start[1]), abs(end[0] - start[0])
             tone = 1.12 - 0.34 * rise / (rise + run)  # the sky lights what faces up
-            self.across(start, end, -0.5, 0.5, colour * tone, self.label)
-        self.flank(outline, colour * side_shade, self.label)
+            self.across(start, end, -0.5, 0.5, color * tone, self.label)
+        self.flank(outline, color * side_shade, self.label)
 
-    def across(self, start, end, left, right, colour, label=None) -> None:
+    def across(self, start, end, left, right, color, label=None) -> None:
         """Between two points of the outline; left and right as shares of the width."""
         (a0, h0), (a1, h1) = start, end
         x0, x1, z0, z1 = (
@@ -62,24 +62,24 @@ class Body:
             self.x + right * self.width,
             *map(self.place, (a0, a1)),
         )
-        self.canvas.polygon([(x0, h0, z0), (x1, h0, z0), (x1, h1, z1), (x0, h1, z1)], colour, label)
+        self.canvas.polygon([(x0, h0, z0), (x1, h0, z0), (x1, h1, z1), (x0, h1, z1)], color, label)
 
-    def near_end(self, left, bottom, right, top, colour, label=None) -> None:
+    def near_end(self, left, bottom, right, top, color, label=None) -> None:
         """A rectangle on the end that faces the camera."""
-        self.across((self.near, bottom), (self.near, top), left, right, colour, label)
+        self.across((self.near, bottom), (self.near, top), left, right, color, label)
 
-    def flank(self, outline, colour, label=None) -> None:
+    def flank(self, outline, color, label=None) -> None:
         """A polygon on the side that faces the camera, if one does."""
         side = self.x - np.sign(self.x) * self.width / 2
         if side * self.x > 0:
             points = [(side, height, self.place(along)) for along, height in outline]
-            self.canvas.polygon(points, colour, label)
+            self.canvas.polygon(points, color, label)
 
-    def windows(self, first, last, bottom, top, panes: int, colour) -> None:
+    def windows(self, first, last, bottom, top, panes: int, color) -> None:
         """A row of panes along the side."""
         pane = (last - first) / panes
         for left in first + pane * np.arange(panes):
-            self.flank(rectangle(left + 0.06, bottom, left + pane - 0.06, top), colour)
+            self.flank(rectangle(left + 0.06, bottom, left + pane - 0.06, top), color)
 
     def wheels(self, positions, radius) -> None:
         rim = circle(14) * radius
@@ -90,9 +90,9 @@ class Body:
             self.near_end(middle - 0.08, 0, middle + 0.08, radius, TYRE, self.label)
 
     def lamps(self, height, half=0.1) -> None:
-        colour = (216, 34, 36) if self.away else (255, 250, 224)
+        color = (216, 34, 36) if self.away else (255, 250, 224)
         for left, right in ((-0.47, -0.3), (0.3, 0.47)):
-            self.near_end(left, height - half, right, height + half, colour)
+            self.near_end(left, height - half, right, height + half, color)
 
     def number_plate(self, height) -> None:
         self.near_end(-0.15, height, 0.15, height + 0.14, (236, 236, 228))
@@ -195,7 +195,7 @@ def lorry(canvas: Canvas, x, z, away: bool, rng) -> None:
 
 
 def bus(canvas: Canvas, x, z, away: bool, rng) -> None:
-    """A city bus: one colour, a dark band of windows, a lit destination."""
+    """A city bus: one color, a dark band of windows, a lit destination."""
     paint, length, top = np.array(pick(rng, BUSES), np.float64), rng.uniform(9.5, 12), 3.05
     body = Body(canvas, x, z, 2.55, length, c.BUS, away)
     body.hull([(0, 0.35), (0, top), (length, top), (length, 0.35)], paint)
@@ -216,7 +216,7 @@ def bus(canvas: Canvas, x, z, away: bool, rng) -> None:
 
 
 def tram(canvas: Canvas, x, z, away: bool, rng) -> None:
-    """A train on the street: long, in two colours, low over the rails, under a wire."""
+    """A train on the street: long, in two colors, low over the rails, under a wire."""
     lower, upper = np.array(pick(rng, TRAMS), np.float64), np.array((238, 230, 208), np.float64)
     length, top = rng.uniform(20, 28), 3.45
     body = Body(canvas, x, z, 2.5, length, c.TRAIN, away)

@@ -16,7 +16,7 @@ from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.models.backbones import vit
 from jaxseg.models.backbones.vit_adapter import ViTAdapter
 from jaxseg.models.layers import BatchNorm, DType, Linear, Upsample, torch_uniform
-from jaxseg.models.remat import rematerialised
+from jaxseg.models.remat import remat_block
 from jaxseg.ops.attention import self_attend
 from jaxseg.ops.linear import gelu
 from jaxseg.ops.position_tables import OF_CLASS_TOKEN, spline_matrix
@@ -76,7 +76,7 @@ def resize_relative_positions(
     return jnp.concatenate([grid.reshape(-1, table.shape[1]), of_class])
 
 
-class Attention(nn.Module):
+class BEiTAttention(nn.Module):
     """Self-attention with a learnt bias for every displacement and head; keys have no bias.
 
     `window` is the grid (h, w) that the table is made for. For another grid it is interpolated when
@@ -104,7 +104,7 @@ class Attention(nn.Module):
             table = self.param("relative_position_bias_table", zeros, (rows, self.num_heads))
             # Over the batch, so that devices sum gradients of the table, not of all pairs.
             attend = functools.partial(self._attend, hw=hw)
-            x = map_over_batch(attend, repeated=1)(qkv, table)
+            x = map_over_batch(attend, num_replicated=1)(qkv, table)
         return Linear(channels, dtype=self.dtype, name="proj")(x)
 
     def _attend(self, qkv, table, hw):
@@ -116,7 +116,7 @@ class Attention(nn.Module):
         return self_attend(qkv, self.num_heads, bias)
 
 
-class Block(vit.Block):
+class BEiTBlock(vit.ViTBlock):
     """A block of BEiT: the class token comes first, and `hw` is the grid of the others.
 
     `window` is the grid of the table of relative positions, or None (see `Attention`).
@@ -128,7 +128,7 @@ class Block(vit.Block):
     gamma = "gamma_{}"
 
     def attention(self, x, hw):
-        return Attention(self.num_heads, self.window, dtype=self.dtype, name="attn")(x, hw)
+        return BEiTAttention(self.num_heads, self.window, dtype=self.dtype, name="attn")(x, hw)
 
 
 class Trunk:
@@ -144,13 +144,13 @@ class Trunk:
 
     def block(self, index):
         """The block of that index."""
-        kind = Block
+        kind = BEiTBlock
         if self.remat:
-            kind = rematerialised(kind, self.remat_keeps, static_argnums=(2, 3))
+            kind = remat_block(kind, self.remat_keeps, static_argnums=(2, 3))
         return kind(
             self.num_heads,
             self.mlp_ratio,
-            drop_path=vit.drop_path_of(index, self.depth, self.drop_path),
+            drop_path=vit.drop_path_rate(index, self.depth, self.drop_path),
             layer_scale=self.layer_scale,
             window=tuple(self.window),
             dtype=self.dtype,

@@ -12,7 +12,7 @@ from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.models.displacement import sow_range
 from jaxseg.models.group_linear import FromGroups, ToGroups, padded
 from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, layer_norm
-from jaxseg.models.remat import rematerialised
+from jaxseg.models.remat import remat_block
 from jaxseg.ops.linear import gelu
 from pallas_kernels import KernelChoice
 
@@ -155,7 +155,7 @@ class Downsample(nn.Module):
 class Stage(nn.Module):
     """A run of blocks at one resolution; returns what the head sees and what the next stage sees.
 
-    The closing norm exists unless the stage is post-norm (or the centre feature scale is on).
+    The closing norm exists unless the stage is post-norm (or the center feature scale is on).
     """
 
     depth: int
@@ -172,7 +172,7 @@ class Stage(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool):
         layer_class = InternImageLayer
         if self.remat:
-            layer_class = rematerialised(layer_class, self.remat_keeps, static_argnums=(2,))
+            layer_class = remat_block(layer_class, self.remat_keeps, static_argnums=(2,))
         options = dict(self.layer or {})
         for i in range(self.depth):
             block = layer_class(

@@ -14,13 +14,13 @@ FRAMES = 8  # rows of the table of temporal positions; an image is the first fra
 EPSILON = 1e-5  # of all layer norms, those of the companion too
 
 
-class Attention(vit.Attention):
+class UniPerceiverAttention(vit.ViTAttention):
     """A ViT's, under other names."""
 
     projections = ("in_proj", "out_proj")
 
 
-class Block(vit.Block):
+class UniPerceiverBlock(vit.ViTBlock):
     """A ViT's, under other names, with layer scales that start at 0.
 
     The reference scales what drop path leaves of a branch; that is what drop path leaves of the
@@ -33,7 +33,9 @@ class Block(vit.Block):
     epsilon = EPSILON
 
     def attention(self, x, hw):
-        return Attention(self.num_heads, self.window, dtype=self.dtype, name="self_attn")(x, hw)
+        return UniPerceiverAttention(
+            self.num_heads, self.window, dtype=self.dtype, name="self_attn"
+        )(x, hw)
 
     def feed_forward(self, x):
         channels = x.shape[-1]
@@ -75,7 +77,7 @@ class VisualEmbed(nn.Module):
 class UniPerceiverAdapter(ViTAdapter):
     """Uni-Perceiver's image encoder with its companion (see `ViTAdapter`)."""
 
-    block_kind, block_name = Block, "layers_{}"
+    block_kind, block_name = UniPerceiverBlock, "layers_{}"
     epsilon = EPSILON
 
     def embed(self, images):

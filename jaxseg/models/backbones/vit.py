@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxseg.models.layers import MLP, DType, Linear, drop_path, kernel_of, layer_norm
+from jaxseg.models.layers import MLP, DType, Linear, drop_path, kernel_param, layer_norm
 from jaxseg.ops.attention import self_attend
 from jaxseg.ops.linear import matmul
 from jaxseg.ops.resize import resize_bicubic
@@ -26,7 +26,7 @@ class PatchConv(nn.Module):
         b, height, width, _ = images.shape
         h, w = height // PATCH, width // PATCH
         shape = (PATCH, PATCH, 3, self.embed_dim)
-        kernel = kernel_of(self, nn.initializers.normal(0.02), shape).reshape(-1, self.embed_dim)
+        kernel = kernel_param(self, nn.initializers.normal(0.02), shape).reshape(-1, self.embed_dim)
         bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,))
         patches = images.reshape(b, h, PATCH, w, PATCH, 3).swapaxes(2, 3).reshape(b, h, w, -1)
         return matmul(patches.astype(self.dtype), kernel) + bias.astype(self.dtype)
@@ -43,7 +43,7 @@ class PatchEmbed(nn.Module):
         return PatchConv(self.embed_dim, dtype=self.dtype, name="proj")(images)
 
 
-def windows_of(
+def split_windows(
     x: Float[Array, "b n d"], hw: Sequence[int], size: int
 ) -> Float[Array, "b h w s s d"]:
     """Tokens of a grid by square windows; the grid is filled up with zeros at its end."""
@@ -54,14 +54,14 @@ def windows_of(
     return grid.reshape(b, h, size, w, size, width).swapaxes(2, 3)
 
 
-def tokens_of(x: Float[Array, "b h w s s d"], hw: Sequence[int]) -> Float[Array, "b n d"]:
+def merge_windows(x: Float[Array, "b h w s s d"], hw: Sequence[int]) -> Float[Array, "b n d"]:
     """`windows_of` undone."""
     b, h, w, size, _, width = x.shape
     grid = x.swapaxes(2, 3).reshape(b, h * size, w * size, width)
     return grid[:, : hw[0], : hw[1]].reshape(b, hw[0] * hw[1], width)
 
 
-class Attention(nn.Module):
+class ViTAttention(nn.Module):
     """Multi-head self-attention, of all tokens or within square windows of `window` tokens a side.
 
     As in the reference, tokens that fill up a window at the edge take part in its softmax with
@@ -80,15 +80,15 @@ class Attention(nn.Module):
         before, after = self.projections
         x = Linear(3 * channels, dtype=self.dtype, name=before)(x)
         if self.window:
-            parts = windows_of(x, hw, self.window)
+            parts = split_windows(x, hw, self.window)
             flat = self_attend(parts.reshape(-1, self.window**2, 3 * channels), self.num_heads)
-            x = tokens_of(flat.reshape(*parts.shape[:-1], channels), hw)
+            x = merge_windows(flat.reshape(*parts.shape[:-1], channels), hw)
         else:
             x = self_attend(x, self.num_heads)
         return Linear(channels, dtype=self.dtype, name=after)(x)
 
 
-class Block(nn.Module):
+class ViTBlock(nn.Module):
     """Attention and MLP, each in a residual branch after a norm, with layer scale (or None)."""
 
     num_heads: int
@@ -116,7 +116,7 @@ class Block(nn.Module):
 
     def attention(self, x, hw):
         """What mixes the tokens of a grid."""
-        return Attention(self.num_heads, self.window, dtype=self.dtype, name="attn")(x, hw)
+        return ViTAttention(self.num_heads, self.window, dtype=self.dtype, name="attn")(x, hw)
 
     def feed_forward(self, x):
         """What every token goes through by itself."""
@@ -124,7 +124,7 @@ class Block(nn.Module):
         return MLP(hidden_dim, dtype=self.dtype, name="mlp")(x)
 
 
-def drop_path_of(index: int, depth: int, rate: float) -> float:
+def drop_path_rate(index: int, depth: int, rate: float) -> float:
     """The rate of a block: from 0 for the first it grows linearly to `rate` for the last."""
     return rate * index / max(depth - 1, 1)
 

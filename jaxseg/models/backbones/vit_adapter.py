@@ -30,7 +30,7 @@ from jaxseg.models.layers import (
     drop_path,
     layer_norm,
 )
-from jaxseg.models.remat import rematerialised
+from jaxseg.models.remat import remat_block
 from jaxseg.ops.linear import gelu
 from jaxseg.ops.resize import resize_bilinear
 from pallas_kernels import KernelChoice
@@ -236,7 +236,7 @@ class ViTAdapter(nn.Module):
     kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
-    block_kind, block_name = vit.Block, "blocks_{}"  # of the transformer
+    block_kind, block_name = vit.ViTBlock, "blocks_{}"  # of the transformer
     epsilon = 1e-6  # of the companion's layer norms
     side_multiple = vit.STRIDE  # of images
 
@@ -298,11 +298,11 @@ class ViTAdapter(nn.Module):
         """The ViT's block of that index."""
         kind = self.block_kind
         if self.remat:
-            kind = rematerialised(kind, self.remat_keeps, static_argnums=(2, 3))
+            kind = remat_block(kind, self.remat_keeps, static_argnums=(2, 3))
         return kind(
             self.num_heads,
             self.mlp_ratio,
-            drop_path=vit.drop_path_of(index, self.depth, self.drop_path),
+            drop_path=vit.drop_path_rate(index, self.depth, self.drop_path),
             window=self.window if index in self.window_blocks else None,
             dtype=self.dtype,
             name=self.block_name.format(index),

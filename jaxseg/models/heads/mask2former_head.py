@@ -8,7 +8,12 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxseg.models.heads.mask2former_layers import EPSILON, FFN, PositionedAttention, table
+from jaxseg.models.heads.mask2former_layers import (
+    EPSILON,
+    FFN,
+    PositionedAttention,
+    learned_embedding,
+)
 from jaxseg.models.heads.pixel_decoder import MSDeformAttnPixelDecoder
 from jaxseg.models.heads.sine_positions import sine_positions
 from jaxseg.models.layers import DType, Linear, layer_norm, torch_uniform
@@ -163,14 +168,16 @@ class Mask2FormerHead(nn.Module):
             return to_classes(query), mask_logits
 
         b, width = mask_features.shape[0], self.channels
-        levels = table(len(maps), width, "level_embed").astype(self.dtype)
+        levels = learned_embedding(len(maps), width, "level_embed").astype(self.dtype)
         memories = [x.reshape(b, -1, width) + level for x, level in zip(maps, levels, strict=True)]
         sizes = [x.shape[1:3] for x in maps]
         positions = [
             sine_positions(hw, width).reshape(-1, width).astype(self.dtype) for hw in sizes
         ]
-        query_positions = table(self.num_queries, width, "query_embed").astype(self.dtype)
-        query = table(self.num_queries, width, "query_feat").astype(self.dtype)
+        query_positions = learned_embedding(self.num_queries, width, "query_embed").astype(
+            self.dtype
+        )
+        query = learned_embedding(self.num_queries, width, "query_feat").astype(self.dtype)
         query = jnp.broadcast_to(query, (b, *query.shape))
 
         predictions = [predict(query)]

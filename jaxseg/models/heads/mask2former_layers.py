@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from jaxseg.models.layers import DType, Linear, kernel_of, torch_uniform
+from jaxseg.models.layers import DType, Linear, kernel_param, torch_uniform
 from jaxseg.ops.attention import attend
 from jaxseg.ops.linear import matmul
 
@@ -12,7 +12,7 @@ EPSILON = 1e-5  # of all norms
 XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
-def table(rows: int, width: int, name: str) -> Float[Array, "n c"]:
+def learned_embedding(rows: int, width: int, name: str) -> Float[Array, "n c"]:
     """A learnt vector for each of a few things."""
     return nn.Embed(rows, width, embedding_init=nn.initializers.normal(1.0), name=name).embedding
 
@@ -30,7 +30,7 @@ class PackedLinear(nn.Module):
         value: Float[Array, "b m c"],
     ) -> list[Float[Array, "b _ c"]]:
         channels = query.shape[-1]
-        kernel = kernel_of(self, XAVIER_NORMAL, (channels, 3 * channels))
+        kernel = kernel_param(self, XAVIER_NORMAL, (channels, 3 * channels))
         bias = self.param("bias", nn.initializers.zeros, (3 * channels,)).astype(self.dtype)
         kernels, biases = (jnp.split(x, 3, axis=-1) for x in (kernel, bias))
         return [

@@ -16,7 +16,7 @@ from jaxseg.models.deformable_attention import (
     to_maps,
     to_tokens,
 )
-from jaxseg.models.heads.mask2former_layers import EPSILON, FFN, table
+from jaxseg.models.heads.mask2former_layers import EPSILON, FFN, learned_embedding
 from jaxseg.models.heads.sine_positions import sine_positions
 from jaxseg.models.layers import Conv, DType, layer_norm
 from jaxseg.ops.resize import resize_bilinear
@@ -145,7 +145,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         with_bias = {"use_bias": True, "kernel_init": nn.initializers.xavier_uniform()}
         maps = [conv_gn(f"input_convs_{i}", 1, **with_bias)(x) for i, x in enumerate(coarser[::-1])]
         pyramid = tuple(x.shape[1:3] for x in maps)
-        levels = table(len(maps), self.channels, "level_encoding")
+        levels = learned_embedding(len(maps), self.channels, "level_encoding")
         positions = to_tokens(
             [
                 sine_positions(hw, self.channels).astype(levels.dtype)[None] + level

@@ -19,14 +19,14 @@ from jaxseg.models.heads.segformer_head import SegformerHead
 from jaxseg.models.heads.uper_head import FCNHead, UPerHead
 
 BACKBONES = {
-    "intern_image": InternImage,
+    "internimage": InternImage,
     "vit_adapter": ViTAdapter,
     "beit_adapter": BEiTAdapter,
     "uniperceiver_adapter": UniPerceiverAdapter,
     "beit": BEiT,
 }
 HEADS = {
-    "uper": UPerHead,
+    "upernet": UPerHead,
     "segformer": SegformerHead,
     "mask2former": Mask2FormerHead,
     "fcn": FCNHead,
@@ -38,7 +38,7 @@ ANY_HW = (64, 64)  # for what does not depend on the size of the images
 
 
 @flax.struct.dataclass
-class Output:
+class ModelOutput:
     """What a segmentor returns.
 
     Attributes:
@@ -55,24 +55,24 @@ class Output:
     displacement: Float[Array, ""] | None = None
 
 
-class Segmentor(nn.Module):
+class SegmentationModel(nn.Module):
     """A backbone and its heads."""
 
     backbone: nn.Module
     decode_head: nn.Module
     auxiliary_head: nn.Module | None = None
 
-    def __call__(self, images: Float[Array, "b h w 3"], train: bool) -> Output:
+    def __call__(self, images: Float[Array, "b h w 3"], train: bool) -> ModelOutput:
         features = self.backbone(images, train)
         predicted = self.decode_head(features, train)
         if isinstance(predicted, MaskPredictions):
-            return Output(predicted.semantic(), masks=predicted)
+            return ModelOutput(predicted.semantic(), masks=predicted)
         if not train or self.auxiliary_head is None:
-            return Output(predicted)
-        return Output(predicted, self.auxiliary_head(features, train))
+            return ModelOutput(predicted)
+        return ModelOutput(predicted, self.auxiliary_head(features, train))
 
 
-def build(config: Mapping[str, Any], deterministic: bool = False) -> Segmentor:
+def build_model(config: Mapping[str, Any], deterministic: bool = False) -> SegmentationModel:
     """The module that `config.model` describes.
 
     `config` holds `dtype` of the computation ("auto": bfloat16 on accelerators, else float32),
@@ -86,7 +86,7 @@ def build(config: Mapping[str, Any], deterministic: bool = False) -> Segmentor:
       ConfigError: for kernels that do not exist.
       ValueError: for an unknown kind.
     """
-    choice = kernels.choice(config, deterministic)
+    choice = kernels.kernel_choice(config, deterministic)
     accelerated = jax.default_backend() != "cpu"
     automatic = "bfloat16" if accelerated else "float32"
     dtype = jnp.dtype(automatic if config["dtype"] == "auto" else config["dtype"])
@@ -101,33 +101,33 @@ def build(config: Mapping[str, Any], deterministic: bool = False) -> Segmentor:
         return kinds[kind](**options, dtype=dtype)
 
     auxiliary = config["auxiliary_head"]
-    return Segmentor(
+    return SegmentationModel(
         backbone=make(config["backbone"], BACKBONES),
         decode_head=make(config["decode_head"], HEADS),
         auxiliary_head=make(auxiliary, HEADS) if auxiliary else None,
     )
 
 
-def shapes(model: Segmentor) -> Variables:
+def variable_shapes(model: SegmentationModel) -> Variables:
     """Shapes and types of the variables of a model; nothing is computed."""
-    return jax.eval_shape(lambda: init(model, jax.random.key(0), ANY_HW))
+    return jax.eval_shape(lambda: init_variables(model, jax.random.key(0), ANY_HW))
 
 
-def init(model: Segmentor, rng: jax.Array, image_hw: Sequence[int]) -> Variables:
-    """Fresh variables {"params", "batch_stats"}, initialised as the reference does."""
+def init_variables(model: SegmentationModel, rng: jax.Array, image_hw: Sequence[int]) -> Variables:
+    """Fresh variables {"params", "batch_stats"}, initialized as the reference does."""
     images = jnp.zeros((1, *image_hw, 3))
     variables = model.init({"params": rng, "dropout": rng}, images, train=True)
     return {"batch_stats": {}} | flax.core.unfreeze(variables)
 
 
-def apply(
-    model: Segmentor,
+def apply_model(
+    model: SegmentationModel,
     variables: Variables,
     images: Float[Array, "b h w 3"],
     *,
     train: bool = False,
     dropout_rng: jax.Array | None = None,
-) -> tuple[Output, Variables]:
+) -> tuple[ModelOutput, Variables]:
     """Runs the model; returns its output and the batch statistics (updated in training)."""
     if not train:
         return model.apply(variables, images, train=False), variables["batch_stats"]

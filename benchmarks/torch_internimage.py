@@ -3,7 +3,7 @@
 Its deformable convolution is the grid_sample formulation, the only one that PyTorch has without a
 compiled CUDA operator; `original_state` names the weights as the converter expects them.
 
-    python benchmarks/torch_intern_image.py [--hw 512 1024 --batch 8 --steps 10] [--json FILE]
+    python benchmarks/torch_internimage.py [--hw 512 1024 --batch 8 --steps 10] [--json FILE]
 
 times InternImage-T's forward pass and train step on the GPU in bfloat16 (autocast), or on the CPU
 in float32, with random images. PyTorch comes with its own CUDA libraries: where there is no
