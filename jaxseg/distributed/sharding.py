@@ -187,8 +187,8 @@ def map_over_batch(operator: Callable, num_replicated: int = 0) -> Callable:
     batch on every device. Outside a mesh, or for a batch that it does not divide (initialization),
     the operator runs as it is.
 
-    num_replicated: how many of the last arguments are parameters, the same on all devices, which sum
-      their gradients where the operator takes them, not somewhere within it.
+    num_replicated: how many of the last arguments are parameters, the same on all devices. Their
+      gradients are summed where the operator takes them, not somewhere within it.
     """
 
     def run(*arguments):
