@@ -7,7 +7,6 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import sys
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -16,11 +15,11 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from converters.torch_weights import read_weights
-from jaxseg import parameter_paths
+from jaxseg import configure_cpu, parameter_paths
 from jaxseg.checkpoints.weights import save_weights
 from jaxseg.config import load_config
 from jaxseg.data.source import evaluated_on
-from jaxseg.errors import ConfigError, JaxsegError
+from jaxseg.errors import ConfigError, exit_with_message
 from jaxseg.models.segmentation_model import ANY_HW, build_model, init_variables, variable_shapes
 from jaxseg.zoo import catalogue
 
@@ -78,7 +77,7 @@ def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype:
 
 def main(arguments: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(
-        prog="python -m converters.convert",
+        prog="jaxseg convert",
         description=__doc__,
         epilog="Settings of the config can be changed: --config.KEY=VALUE",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -95,16 +94,15 @@ def main(arguments: Sequence[str] | None = None):
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--ema", action="store_true", help="take the moving average of the weights")
     options, overrides = parser.parse_known_args(arguments)
+    configure_cpu()
     logging.set_verbosity(logging.ERROR)  # orbax warns of what it is asked to do here
-    try:
+    with exit_with_message("jaxseg convert"):
         config = options.config or (options.zoo and catalogue.find_model(options.zoo).config)
         if not config:
             raise ConfigError("--config FILE:VARIANT is needed to say which model the file is of")
         config = load_config(config, overrides)
         path = options.checkpoint or catalogue.fetch_weights(options.zoo)
         convert(path, config, options.output, options.dtype, options.ema)
-    except JaxsegError as error:
-        sys.exit(f"converters.convert: {error}")
 
 
 if __name__ == "__main__":

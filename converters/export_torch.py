@@ -6,7 +6,6 @@ python -m converters.export_torch --checkpoint RUN --output FILE.pth|FILE.safete
 import argparse
 import functools
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,10 +16,10 @@ from ml_collections import ConfigDict
 from converters import rules
 from converters.pretrained import TABLE
 from converters.torch_files import torch_writer
-from jaxseg import parameter_paths
+from jaxseg import configure_cpu, parameter_paths
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_saved_config
 from jaxseg.data.source import evaluated_on
-from jaxseg.errors import JaxsegError
+from jaxseg.errors import exit_with_message
 from jaxseg.models.backbones.beit import relative_position_index
 from jaxseg.models.segmentation_model import build_model
 from jaxseg.ops import position_tables
@@ -73,17 +72,16 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path) -> int:
 
 def main(arguments: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(
-        prog="python -m converters.export_torch",
+        prog="jaxseg export-torch",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", required=True, type=pathlib.Path, metavar="RUN")
     parser.add_argument("--output", required=True, type=pathlib.Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    try:
+    configure_cpu()
+    with exit_with_message("jaxseg export-torch"):
         count = export(options.checkpoint, options.output)
-    except JaxsegError as error:
-        sys.exit(f"converters.export_torch: {error}")
     print(f"{options.checkpoint} -> {options.output}: {count} tensors")
 
 

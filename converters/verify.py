@@ -30,10 +30,10 @@ from ml_collections import ConfigDict
 from converters import recording, rules, torch_weights
 from converters.fill import fill
 from converters.recording import Recording
-from jaxseg import parameter_paths
+from jaxseg import configure_cpu, parameter_paths
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
 from jaxseg.config import load_config
-from jaxseg.errors import CheckpointError, JaxsegError
+from jaxseg.errors import CheckpointError, exit_with_message
 from jaxseg.models.heads.mask2former_head import MaskPredictions
 from jaxseg.models.segmentation_model import (
     SegmentationModel,
@@ -165,7 +165,7 @@ def load_weights(path: pathlib.Path | None, config: ConfigDict) -> Any:
 
 def main(arguments: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(
-        prog="python -m converters.verify",
+        prog="jaxseg verify",
         description=__doc__,
         epilog="Settings of the config can be changed: --config.KEY=VALUE",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -175,14 +175,13 @@ def main(arguments: Sequence[str] | None = None):
     parser.add_argument("--checkpoint", type=pathlib.Path, metavar="FILE|RUN")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="relative, default 1e-4")
     options, overrides = parser.parse_known_args(arguments)
-    try:
+    configure_cpu()
+    with exit_with_message("jaxseg verify"):
         # The recordings are of float32; what bfloat16 costs is another question.
         config = load_config(options.config, ["--config.model.dtype=float32", *overrides])
         recorded = recording.read_recording(options.reference)
         variables = load_weights(options.checkpoint, config)
         comparison = compare(config, variables, recorded, options.tolerance)
-    except JaxsegError as error:
-        sys.exit(f"converters.verify: {error}")
     print(comparison.table())
     if not comparison.within(options.tolerance):
         sys.exit(f"beyond the tolerance of {options.tolerance:g}")

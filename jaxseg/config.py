@@ -1,10 +1,9 @@
-"""Configs: finding a file, loading it with overrides, and resolving what follows from the data."""
+"""Configs: finds a recipe, applies overrides, and resolves what follows from the data."""
 
 import contextlib
-import importlib.util
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -15,37 +14,55 @@ from jaxseg.errors import ConfigError
 from jaxseg.recipes import class_list
 
 HEADS = ("decode_head", "auxiliary_head")
-# How ml_collections refuses an override of a part that the recipe does not have.
+# The words of ml_collections 1.1 for an override of a part that the recipe does not have.
 OF_NOTHING = re.compile(r'Override (\S+) can not be applied because field "(\w+)" is None')
+# Kinds of modules that earlier versions called differently.
+RENAMED_KINDS = {"intern_image": "internimage", "uper": "upernet"}
+
+
+def installed_configs() -> pathlib.Path:
+    """Returns the folder of the published recipes: in the installed package, or the repository."""
+    package = pathlib.Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def find_config(argument: str) -> str:
-    """FILE[:VARIANT] with the file found here or beside the installed package.
+    """Finds the file of FILE[:VARIANT] in the working directory or among the published recipes.
+
+    A published recipe may be named by its dataset alone: `cityscapes:upernet_internimage_t`.
+
+    Args:
+      argument: what the user gave as `--config`.
+
+    Returns:
+      The argument, with the path of the file that was found.
 
     Raises:
-      ConfigError: where there is no such file, with those that are installed.
+      ConfigError: if there is no such file; the message lists the published ones.
     """
     file, colon, variant = argument.partition(":")
-    installed = pathlib.Path(
-        next(iter(importlib.util.find_spec("configs").submodule_search_locations))
-    )
-    for candidate in (pathlib.Path(file), installed.parent / file):
+    installed = installed_configs()
+    candidates = [pathlib.Path(file), installed.parent / file]
+    if not file.endswith(".py"):
+        candidates.append(installed / f"{file}.py")
+    for candidate in candidates:
         if candidate.is_file():
             return f"{candidate}{colon}{variant}"
-    recipes = (path for path in installed.glob("*.py") if "def get_config" in path.read_text())
-    names = sorted(f"configs/{path.name}" for path in recipes)
+    names = sorted(f"configs/{path.name}" for path in installed.glob("*.py"))
     raise ConfigError(f"--config {file}: no such file; installed are {', '.join(names)}")
 
 
 @contextlib.contextmanager
-def readable_errors():
-    """Turns what absl and ml_collections raise for a bad flag, config or override into ConfigError.
+def readable_errors() -> Iterator[None]:
+    """Turns the errors of absl and ml_collections into messages for the user.
 
-    That is, into a message that names the flag, the variant or the key.
+    Raises:
+      ConfigError: for a bad flag, variant, key or value, which the message names.
     """
     try:
         yield
-    # An override of a key that the config does not have; a KeyError where others follow it.
+    # An override of a key that the config does not have; a KeyError if other keys follow it.
     except (AttributeError, KeyError) as error:
         text = str(error).replace("\\n", "\n").replace("\\'", "'").strip("\"'")
         key, *hint = text.split("\n")
@@ -62,26 +79,22 @@ def readable_errors():
         raise ConfigError(re.sub(r"^\w+Error: ", "", message)) from error
 
 
-def last_of_each(arguments: Sequence[str]) -> list[str]:
-    """The arguments without every `--config.KEY=VALUE` that a later one of that key replaces.
+def load_config(
+    recipe: str, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> ml_collections.ConfigDict:
+    """Loads a recipe, applies overrides and resolves the result.
 
-    absl joins the values of a tuple that is given twice.
-    """
-    given = {argument.partition("=")[0]: i for i, argument in enumerate(arguments)}
-    return [
-        argument
-        for i, argument in enumerate(arguments)
-        if not argument.startswith("--config.") or given[argument.partition("=")[0]] == i
-    ]
-
-
-def load_config(argument: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """The config of FILE[:VARIANT] with `--config.KEY=VALUE` overrides applied.
+    Args:
+      recipe: FILE[:VARIANT], as `find_config` takes it.
+      overrides: arguments of the form `--config.KEY=VALUE`, or a mapping from keys to values:
+        `{"data.root": "cityscapes", "steps": 1000}`.
 
     Raises:
       ConfigError: for a file, variant or key that does not exist, or a value of the wrong type.
     """
-    arguments = ["", f"--config={find_config(argument)}", *last_of_each(overrides)]
+    if isinstance(overrides, Mapping):
+        overrides = [f"--config.{key}={value}" for key, value in overrides.items()]
+    arguments = ["", f"--config={find_config(recipe)}", *_last_of_each(overrides)]
     values = flags.FlagValues()
     with readable_errors():
         config_flags.DEFINE_config_file(
@@ -94,12 +107,12 @@ def load_config(argument: str, overrides: Sequence[str] = ()) -> ml_collections.
 
 
 def override_config(config: ml_collections.ConfigDict, overrides: Sequence[str]):
-    """Applies `--config.KEY=VALUE` overrides to `config` in place.
+    """Applies `--config.KEY=VALUE` overrides to a config in place, and resolves it.
 
     Raises:
       ConfigError: for a key that does not exist, or a value of the wrong type.
     """
-    arguments = ["", *last_of_each(overrides)]
+    arguments = ["", *_last_of_each(overrides)]
     values = flags.FlagValues()
     with readable_errors():
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
@@ -107,32 +120,14 @@ def override_config(config: ml_collections.ConfigDict, overrides: Sequence[str])
     resolve(config)
 
 
-RENAMED_KINDS = {"intern_image": "internimage", "uper": "upernet"}
-
-
-def upgrade(config: ml_collections.ConfigDict | dict[str, Any]):
-    """Gives a config of an earlier version, in place, the names and keys of this one."""
-    model = config["model"]
-    for part in ("backbone", *HEADS):
-        settings = model.get(part)
-        if settings and settings["kind"] in RENAMED_KINDS:
-            settings["kind"] = RENAMED_KINDS[settings["kind"]]
-    if "kernels" not in model:
-        model["kernels"] = "auto"
-    mask2former = config.get("loss", {}).get("mask2former", {})
-    if "importance_ratio" in mask2former:
-        mask2former["importance_sample_ratio"] = mask2former["importance_ratio"]
-        del mask2former["importance_ratio"]
-
-
 def resolve(config: ml_collections.ConfigDict):
-    """Fills in what follows from the classes of a user's own data, and renames what is old.
+    """Upgrades a config in place, and fills in what follows from the classes of a user's own data.
 
-    The lines of the file `config.data.classes` go into `config.data.class_lines`, so that a
-    checkpoint needs the file no more. The heads get an output for each class.
+    The lines of the file `config.data.classes` are copied to `config.data.class_lines`, so that
+    checkpoints do not need the file. Each head gets one output per class.
 
     Raises:
-      ConfigError: where there is no such file, or where it does not list classes.
+      ConfigError: if the file cannot be read, or does not list classes.
     """
     with config.unlocked():
         upgrade(config)
@@ -147,8 +142,23 @@ def resolve(config: ml_collections.ConfigDict):
             config.model[head].num_classes = len(classes)
 
 
+def upgrade(config: ml_collections.ConfigDict | dict[str, Any]):
+    """Renames in place what a config of an earlier version calls differently."""
+    model = config["model"]
+    for part in ("backbone", *HEADS):
+        settings = model.get(part)
+        if settings and settings["kind"] in RENAMED_KINDS:
+            settings["kind"] = RENAMED_KINDS[settings["kind"]]
+    if "kernels" not in model:
+        model["kernels"] = "auto"
+    mask2former = config.get("loss", {}).get("mask2former", {})
+    if "importance_ratio" in mask2former:
+        mask2former["importance_sample_ratio"] = mask2former["importance_ratio"]
+        del mask2former["importance_ratio"]
+
+
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optim.lr": …} from nested mappings."""
+    """Flattens nested mappings to one with dotted keys: {"optim.lr": 6e-5, …}."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -156,3 +166,16 @@ def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any
         else:
             flat[prefix + key] = value
     return flat
+
+
+def _last_of_each(arguments: Sequence[str]) -> list[str]:
+    """Drops each `--config.KEY=VALUE` that a later one of the same key replaces.
+
+    absl joins the values of a tuple that is given twice.
+    """
+    last = {argument.partition("=")[0]: i for i, argument in enumerate(arguments)}
+    return [
+        argument
+        for i, argument in enumerate(arguments)
+        if not argument.startswith("--config.") or last[argument.partition("=")[0]] == i
+    ]

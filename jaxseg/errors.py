@@ -1,19 +1,22 @@
-"""Errors meant for the user: what was wrong, where, and what to do about it.
+"""Defines the errors meant for the user.
 
-The command-line programs print their message without a traceback and exit with status 1; any other
-exception is a fault of jaxseg's own and keeps its traceback. All are also a `ValueError`, so that
-callers of the library need not know these names.
+Their messages say what was wrong, where, and what to do about it. The command-line programs print
+the message without a traceback and exit with status 1. Any other exception is a bug in jaxseg and
+keeps its traceback. All these errors are also a `ValueError`, so callers of the library need not
+know their names.
 """
 
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
 
 
 class JaxsegError(ValueError):
-    """Something outside the code is wrong: the configuration, the data or a file."""
+    """Something outside the code is wrong: the config, the data or a file."""
 
 
 class ConfigError(JaxsegError):
-    """A setting is unknown, of the wrong kind, or does not go with another."""
+    """A setting is unknown, has the wrong type, or contradicts another one."""
 
 
 class DataError(JaxsegError):
@@ -21,7 +24,7 @@ class DataError(JaxsegError):
 
 
 class CorruptFileError(DataError):
-    """One file of a dataset cannot be read; the others may be sound."""
+    """One file of a dataset cannot be read, while the others may be intact."""
 
 
 class CheckpointError(JaxsegError):
@@ -29,6 +32,15 @@ class CheckpointError(JaxsegError):
 
 
 def first_few(lines: Sequence[object], limit: int = 5) -> str:
-    """A line each for the first, and one for how many there are besides."""
+    """Lists the first items for a message, one per line, and counts the rest in a last line."""
     shown = "".join(f"\n  {line}" for line in lines[:limit])
     return shown + (f"\n  and {len(lines) - limit} more" if len(lines) > limit else "")
+
+
+@contextlib.contextmanager
+def exit_with_message(program: str) -> Iterator[None]:
+    """Ends the program with the message of a JaxsegError, without a traceback, and status 1."""
+    try:
+        yield
+    except JaxsegError as error:
+        sys.exit(f"{program}: {error}")

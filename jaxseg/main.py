@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
+from jaxseg import configure_cpu
 from jaxseg.config import load_config, readable_errors
-from jaxseg.errors import ConfigError, JaxsegError
+from jaxseg.errors import ConfigError, exit_with_message
 
 MODES = {
     "train": "train, or go on where the work directory stands",
@@ -66,7 +67,8 @@ def parse(arguments: list[str]) -> list[str]:
     return [program, *settings]
 
 
-def main(arguments: Sequence[str]):
+def run_mode(arguments: Sequence[str]):
+    """Runs the mode that the flags name; `arguments` are those that `parse` leaves."""
     _, *overrides = arguments
     if MODE.value == "compile":
         os.environ.update(ABSENT_DEVICES | os.environ)  # before jax is imported
@@ -118,13 +120,13 @@ def main(arguments: Sequence[str]):
         show(config, workdir)
 
 
-def run():
-    """The command line; what the user can mend is printed without a traceback."""
-    try:
-        app.run(main, flags_parser=parse)
-    except JaxsegError as error:
-        sys.exit(f"jaxseg: {error}")
+def main(arguments: Sequence[str] | None = None):
+    """The command line. Errors that the user can mend are printed without a traceback."""
+    configure_cpu()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with exit_with_message("jaxseg"):
+        app.run(run_mode, argv=[sys.argv[0], *arguments], flags_parser=parse)
 
 
 if __name__ == "__main__":
-    run()
+    main()

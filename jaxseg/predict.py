@@ -7,7 +7,6 @@ import argparse
 import dataclasses
 import functools
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import cv2
@@ -16,13 +15,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
+from jaxseg import configure_cpu
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_saved_config
 from jaxseg.data import transforms
 from jaxseg.data.datasets.description import Dataset
 from jaxseg.data.decoding import pictures
 from jaxseg.data.source import evaluated_on
 from jaxseg.distributed.sharding import make_mesh
-from jaxseg.errors import ConfigError, DataError, JaxsegError
+from jaxseg.errors import ConfigError, DataError, exit_with_message
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.inference.predictor import make_predictor
 from jaxseg.inference.segments import Segments, instance_segments, panoptic_segments
@@ -171,15 +171,14 @@ def predict_files(segmenter: Segmenter, inputs: Sequence[str], out: pathlib.Path
 
 
 def main(arguments: Sequence[str] | None = None):
-    parser = argparse.ArgumentParser(prog="python -m jaxseg.predict", description=__doc__)
+    parser = argparse.ArgumentParser(prog="jaxseg predict", description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="a run's directory or checkpoints/STEP")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the results")
     parser.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER")
     options = parser.parse_args(arguments)
-    try:
+    configure_cpu()
+    with exit_with_message("jaxseg predict"):
         predict_files(Segmenter.from_checkpoint(options.checkpoint), options.inputs, options.out)
-    except JaxsegError as error:
-        sys.exit(f"jaxseg: {error}")
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ def autotune(
 
 def main(arguments: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(
-        prog="python -m pallas_kernels.bench",
+        prog="jaxseg bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

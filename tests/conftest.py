@@ -20,8 +20,10 @@ import jax
 import pytest
 from absl import flags
 
+import jaxseg
 from jaxseg.data.synthetic.writer import write_street_scenes
 
+jaxseg.configure_cpu()  # as the programs do
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Tracing makes many small objects, none of them garbage: 6% of a test's time went into looking.
 gc.set_threshold(200_000, 50, 100)

@@ -1,4 +1,4 @@
-"""Weights to start from: another run, a PyTorch file, or a published model (`config.init`)."""
+"""Loads initial weights from another run, a PyTorch file or a published model (`config.init`)."""
 
 import collections
 import pathlib
@@ -8,23 +8,29 @@ from typing import Any
 import jax
 import numpy as np
 
-from converters import torch_weights
-from converters.pretrained import relative_tables
-from jaxseg import parameter_paths
+from jaxseg import parameter_paths, siblings
 from jaxseg.checkpoints.weights import find_checkpoint, load_variables, stored_shapes
 from jaxseg.errors import ConfigError
 from jaxseg.models.transfer import fresh_variables, head_name
 from jaxseg.zoo import catalogue
 
+siblings.claim("converters")
+
+from converters import torch_weights  # noqa: E402
+from converters.pretrained import relative_tables  # noqa: E402
+
 ZOO = "zoo:"
 
 
 def check_available(source: str) -> pathlib.Path:
-    """The file or directory that `source` means, downloaded if need be.
+    """Returns the file or directory that `source` refers to, and downloads it if necessary.
+
+    Args:
+      source: a run's directory or one of its checkpoints, a PyTorch file, or zoo:NAME.
 
     Raises:
-      ConfigError: where there is none.
-      CheckpointError: where it cannot be downloaded.
+      ConfigError: if there is no such source.
+      CheckpointError: if it cannot be downloaded.
     """
     if source.startswith(ZOO):
         return catalogue.fetch_weights(source.removeprefix(ZOO))
@@ -40,24 +46,25 @@ def check_available(source: str) -> pathlib.Path:
 def load_initial_weights(
     source: str, fresh: Mapping[str, Any], model: str, window: Sequence[int] | None = None
 ) -> tuple[dict[str, Any], str]:
-    """The variables `fresh` with the values of `source` in their places, sharded as they are.
+    """Replaces fresh variables by the values of `source`, with the shardings of the fresh ones.
 
-    The backbone has to be the same; only tables of relative positions may be of another window, and
-    are resized. A head that is missing in `source`, or is of another kind or number of classes,
-    stays fresh (`jaxseg.models.transfer`), and so does what a pre-trained backbone never has.
+    The backbone must be the same. Only tables of relative positions may have another window, and
+    these are resized. A head stays fresh if `source` lacks it or has another kind or number of
+    classes (`jaxseg.models.transfer`). Variables that pre-trained backbones never have stay fresh
+    too.
 
     Args:
       source: a run's directory or one of its checkpoints, a PyTorch file, or zoo:NAME.
       fresh: {"params", "batch_stats"} as initialized.
-      model: what the model is called in messages.
-      window: of the model's tables of relative positions, in patches; None: a square one.
+      model: name of the model in messages.
+      window: window of the model's tables of relative positions, in patches. None is a square one.
 
     Returns:
-      The variables, and what was taken from where, for the log.
+      The variables, and a sentence for the log that says what was loaded from where.
 
     Raises:
-      ConfigError: where there is no such source.
-      CheckpointError: where it cannot be read, or its backbone is of another model.
+      ConfigError: if there is no such source.
+      CheckpointError: if it cannot be read, or its backbone belongs to another model.
     """
     path = check_available(source)
     leaves = parameter_paths.by_path(fresh)
@@ -78,7 +85,7 @@ def load_initial_weights(
 
 
 def _of_run(path, leaves, window):
-    """Of another run: values by path, reasons by path of what stays fresh, tables resized."""
+    """Loads from another run: values by path, why variables stay fresh by path, resized tables."""
     checkpoint = find_checkpoint(path)
     stored, wanted = stored_shapes(checkpoint), {n: leaf.shape for n, leaf in leaves.items()}
     kept = fresh_variables(stored, wanted)
@@ -99,7 +106,7 @@ def _of_run(path, leaves, window):
 
 
 def _placed(array: np.ndarray, leaf: jax.Array) -> jax.Array:
-    """`array` with the type and sharding of `leaf`; every process reads its own part only."""
+    """Copies `array` to the type and sharding of `leaf`. Each process reads only its own shards."""
     return jax.make_array_from_callback(
         leaf.shape, leaf.sharding, lambda index: np.array(array[index], leaf.dtype, order="C")
     )

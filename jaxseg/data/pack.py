@@ -1,11 +1,12 @@
-"""Packs a config's dataset into few large files (ArrayRecord), for storage slow with many small.
+"""Packs a config's dataset into a few large ArrayRecord files.
 
     python -m jaxseg.data.pack --config configs/cityscapes.py --config.data.root=cityscapes \\
         --output packed/cityscapes
 
-Training, evaluation and all else then read from --config.data.root=packed/cityscapes. Started again
-with the same arguments, it goes on where it was interrupted. Files that cannot be read stop it:
-nothing is left out.
+This helps where storage is slow with many small files. Training, evaluation and all other programs
+then read the packed dataset with --config.data.root=packed/cityscapes. If packing was interrupted,
+start it again with the same arguments, and it continues. A file that cannot be read stops the
+packing: nothing is left out.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import dataclasses
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,24 +33,28 @@ from jaxseg.data.decoding.pictures import PictureFile, read_bytes, read_image, r
 from jaxseg.data.readers import packed
 from jaxseg.data.samples import Sample, label_hw
 from jaxseg.data.source import Source, evaluated_on, trained_on
-from jaxseg.errors import ConfigError, CorruptFileError, DataError, JaxsegError
+from jaxseg.errors import ConfigError, CorruptFileError, DataError, exit_with_message
 
-# Every record is a chunk of its own, so that reading it reads no other. Pictures are compressed
-# already, or are to be read as fast as the storage allows.
+# Every record is a chunk of its own, so that reading one record does not read others. The records
+# are not compressed: picture files already are, and decoded pictures should be read as fast as the
+# storage allows.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 SHARD_BYTES = 256 << 20
 LEAST_SHARDS = 4
-MEASURED = 32  # samples, whose decoded sizes stand for those of all
+MEASURED = 32  # samples; the decoded size of the whole dataset is estimated from theirs
 THREADS = 8
 
 
 def sources(config: ConfigDict, splits: str | None) -> list[Source]:
-    """One for every split: those named, of the dataset that is trained on, or all of the config.
+    """Returns one source for every split to pack, all from the dataset that is trained on.
 
-    splits: separated by commas; None takes those of training and of evaluation.
+    Args:
+      splits: the names of the splits, separated by commas. None takes the config's splits of
+        training and of evaluation.
 
     Raises:
-      ConfigError: where splits are not named, and come from different folders or datasets.
+      ConfigError: if no splits are named, and training and evaluation read from different folders
+        or datasets.
     """
     trained = trained_on(config.data)
     if splits is None:
@@ -71,12 +75,17 @@ def _split_names(text):
     return list(dict.fromkeys(re.split("[,+]", text)))
 
 
-def pack(source: Source, output: Path, *, decoded: bool = False):
-    """Packs one split below `output`; shards that are there already, by the same plan, stay.
+def pack(source: Source, output: Path, *, decoded: bool = False) -> None:
+    """Packs one split into a folder below `output`.
+
+    Complete shards from an earlier start with the same plan are kept.
+
+    Args:
+      decoded: True stores decoded pixels, False the picture files as they are.
 
     Raises:
-      DataError: where the source is missing, incomplete or unreadable, where `output` holds
-        something else, or where it cannot be written.
+      DataError: if the source is missing, incomplete or unreadable, if `output` holds something
+        else, or if it cannot be written.
     """
     console = rich.console.Console(stderr=True)
     folder = output / source.split
@@ -96,19 +105,22 @@ def pack(source: Source, output: Path, *, decoded: bool = False):
                 start += count
                 if _is_whole(path, count):
                     advance(count)
-                    _say(console, f"{path}: there already")
+                    _say(console, f"{path}: already packed")
                 else:
                     _write_shard(path, part, decoded, advance)
                     _say(console, f"{path}: {count} samples")
         sizes = [path.stat().st_size for path in paths]
-        # Last, so that it vouches for the shards.
+        # Written last, so that "finished" guarantees complete shards.
         _write_json(folder / packed.SAMPLES, plan | {"finished": True, "shard_bytes": sizes})
     except OSError as error:
         raise DataError(f"{output} cannot be written: {error}") from error
 
 
 def _plan(samples: Sequence[Sample], root: Path, decoded: bool) -> dict[str, Any]:
-    """What is packed, and how many samples come into each shard; sizes tell files from others."""
+    """Returns what is packed, and how many samples each shard holds.
+
+    The plan records the sizes of the files, so that a later start notices files that have changed.
+    """
     with ThreadPoolExecutor(THREADS) as threads:
         sizes = list(
             threads.map(lambda sample: (_size(sample.image), _size(sample.label)), samples)
@@ -143,15 +155,15 @@ def _size(picture: PictureFile) -> int:
 
 
 def _name(picture: PictureFile, root: Path) -> str:
-    """Its path below the root; pictures that are no files have but a stem."""
+    """Returns a picture's path below the root, or its stem if it does not lie in its own file."""
     if isinstance(picture, Path):
         return picture.relative_to(root).as_posix()
     return picture.stem
 
 
 def _begin(output: Path, header: dict[str, Any], folder: Path, plan: dict[str, Any]):
-    """Writes what is going to be packed, or checks that it is what was begun before."""
-    remedy = "Take another --output, or delete what is there."
+    """Writes the header and the plan, or checks that an earlier start wrote the same ones."""
+    remedy = "Choose another --output, or delete its contents."
     if packed.is_packed(output):
         there = packed.read_json(output / packed.HEADER)
         if changed := [key for key in header if there.get(key) != header[key]]:
@@ -183,12 +195,12 @@ def _write_shard(path: Path, samples: Sequence[Sample], decoded: bool, advance: 
                     writer.write(record)
                 advance(1)
             writer.close()
-        except RuntimeError as error:  # of the writer
+        except RuntimeError as error:  # raised by the writer
             raise OSError(str(error)) from error
 
 
 def _records(samples: Sequence[Sample], decoded: bool) -> Iterator[tuple[bytes, bytes]]:
-    """Of image and label, sample by sample, read ahead by threads."""
+    """Returns the records (image, label) of each sample, read ahead by threads."""
 
     def read(sample):
         try:
@@ -198,7 +210,7 @@ def _records(samples: Sequence[Sample], decoded: bool) -> Iterator[tuple[bytes, 
             return read_bytes(sample.image), read_bytes(sample.label)
         except CorruptFileError as error:
             raise CorruptFileError(
-                f"{error}; packing leaves nothing out: restore the file, or take it away together"
+                f"{error}; packing leaves nothing out: restore the file, or remove it together"
                 " with its label or image"
             ) from error
 
@@ -216,7 +228,7 @@ def _say(console, text):
 
 @contextlib.contextmanager
 def _progress(console, total):
-    """Yields a function to be told of samples that are packed; on a terminal, a bar shows them."""
+    """Yields a function that counts packed samples, and shows a progress bar on a terminal."""
     columns = (
         rich.progress.BarColumn(bar_width=None),
         rich.progress.MofNCompleteColumn(),
@@ -228,29 +240,27 @@ def _progress(console, total):
         yield lambda count: bar.advance(task, count)
 
 
-def main(arguments: Sequence[str] | None = None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog=packed.COMMAND,
+        prog="jaxseg pack",
         description=__doc__,
         epilog="Settings of the config can be changed: --config.KEY=VALUE",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE:VARIANT", required=True)
-    parser.add_argument("--output", type=Path, required=True, help="a folder of its own")
+    parser.add_argument("--output", type=Path, required=True, help="an empty or new folder")
     parser.add_argument(
-        "--splits", help="separated by commas; default: those of training and evaluation"
+        "--splits", help="separated by commas; default: the splits of training and evaluation"
     )
     parser.add_argument(
-        "--decoded", action="store_true", help="pixels, not files: larger, but nothing to decode"
+        "--decoded", action="store_true", help="store pixels, not files: larger, but not decoded later"
     )
     options, overrides = parser.parse_known_args(arguments)
-    try:
+    with exit_with_message("jaxseg pack"):
         config = load_config(options.config, overrides)
         for source in sources(config, options.splits):
             pack(source, options.output, decoded=options.decoded)
-    except JaxsegError as error:
-        sys.exit(f"{packed.COMMAND}: {error}")
-    print(f"packed; to read it: --config.data.root={options.output}")
+    print(f"Packed. Read it with --config.data.root={options.output}")
 
 
 if __name__ == "__main__":

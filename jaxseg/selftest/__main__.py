@@ -1,16 +1,19 @@
-"""python -m jaxseg.selftest [--json FILE]: does jaxseg compute the right numbers on this device?
+"""Checks that jaxseg computes the right numbers on this device.
 
-Four kinds of checks, in about a minute:
+    python -m jaxseg.selftest [--json FILE]
 
-* each operator for deformable sampling, as models call it on this device: output and gradients
-  against the definition (`pallas_kernels.reference`), at three shapes, in float32 and bfloat16;
-* one small model of each family: logits, loss and the norm of the gradient against numbers that
-  come with the package (`numbers.json`), and the loss after one update;
-* a checkpoint, written and read;
-* what the device, its memory, its driver and the installed packages are, for a report.
+It takes about a minute and does four things:
+
+* It runs each operator for deformable sampling as models call it on this device. Output and
+  gradients are compared with the definition (`pallas_kernels.reference`), at three shapes, in
+  float32 and bfloat16.
+* It runs one small model of each family. Logits, loss, gradient norm and the loss after one update
+  are compared with the numbers that come with the package (`numbers.json`).
+* It writes and reads a checkpoint.
+* It prints the device, its memory, its driver and the installed packages, for bug reports.
 
 The exit status is 0 if all checks pass, else 1. `--write-numbers FILE` writes the numbers of this
-machine in the form of `numbers.json`; it is for those who change a model.
+machine in the form of `numbers.json`. Use it after changing a model.
 """
 
 import argparse
@@ -38,7 +41,7 @@ from jaxseg.selftest.check import Check, Errors, checked
 
 
 def checkpoint_errors() -> Errors:
-    """How many arrays of a checkpoint are not read as they were written."""
+    """Counts the arrays of a checkpoint that are not read as they were written."""
     config = models.config_of(models.INTERNIMAGE, models.SEGFORMER)
     model = build_model(config.model)
     written = models.filled(model)
@@ -52,7 +55,7 @@ def checkpoint_errors() -> Errors:
 
 
 def facts() -> dict[str, str]:
-    """The machine, its devices and the installed versions."""
+    """Returns facts about the machine, its devices and the installed packages."""
     device = jax.devices()[0]
     limits = [(d.memory_stats() or {}).get("bytes_limit") for d in jax.local_devices()]
     found = {
@@ -77,7 +80,7 @@ def _nvidia_driver() -> str | None:
 
 
 def checks() -> Iterator[Check]:
-    """All checks, one after the other."""
+    """Runs all checks and yields the result of each."""
     for operator, shapes in operators.CASES.items():
         for shape in shapes:
             for dtype in ("float32", "bfloat16"):
@@ -93,15 +96,15 @@ def checks() -> Iterator[Check]:
 
 def main(arguments: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(
-        prog="python -m jaxseg.selftest",
+        prog="jaxseg selftest",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the results there")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the results to FILE")
     parser.add_argument("--write-numbers", type=pathlib.Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    logging.set_verbosity(logging.ERROR)  # checkpointing writes lines about each save
-    # GPUs and TPUs would multiply float32 matrices in fewer bits.
+    logging.set_verbosity(logging.ERROR)  # checkpointing logs several lines per save
+    # By default GPUs and TPUs multiply float32 matrices at lower precision.
     with jax.default_matmul_precision("highest"):
         if options.write_numbers:
             models.write_numbers(options.write_numbers)
@@ -127,7 +130,7 @@ def main(arguments: Sequence[str] | None = None):
         }
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     if failed:
-        sys.exit(f"jaxseg.selftest: failed: {', '.join(failed)}")
+        sys.exit(f"jaxseg selftest: failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""python -m jaxseg.zoo [PATTERN]: lists the published models; all facts of one that is named."""
+"""Lists the published models, or prints all facts of a single one.
+
+    python -m jaxseg.zoo [PATTERN]
+"""
 
 import argparse
 import fnmatch
@@ -15,7 +18,7 @@ def _miou(model):
     return f"{model.miou_ss:.2f}/" + ("-" if model.miou_ms is None else f"{model.miou_ms:.2f}")
 
 
-# What the table shows: heading, alignment, cell; the last ones only where there is room for them.
+# The columns of the table: heading, alignment, cell. The last ones are dropped on narrow terminals.
 COLUMNS = (
     ("model", str.ljust, lambda model: model.name),
     ("mIoU ss/ms", str.rjust, _miou),
@@ -27,7 +30,10 @@ COLUMNS = (
 
 
 def table(models: Sequence[Model], width: int) -> str:
-    """The models as aligned text of at most `width` columns, as far as the names allow."""
+    """Returns the models as aligned text, at most `width` characters wide.
+
+    Only the names of the models may exceed the width.
+    """
     columns = []
     for heading, justify, cell in COLUMNS:
         cells = [heading, *map(cell, models)]
@@ -38,13 +44,13 @@ def table(models: Sequence[Model], width: int) -> str:
 
 
 def facts(model: Weights) -> str:
-    """All that is known of one model or backbone, a line each."""
+    """Returns all known facts of one model or backbone, one per line."""
     known = {name: fact for name, fact in vars(model).items() if fact is not None}
     return "\n".join(f"{name:15}  {fact}" for name, fact in known.items())
 
 
 def _hint(pattern):
-    """What to look for in the place of a pattern that nothing matches."""
+    """Suggests what to search for instead of a pattern that matches nothing."""
     wider = f"*{pattern.strip('*')}*"
     if list_models(wider):
         return f"try {wider!r}"
@@ -53,8 +59,8 @@ def _hint(pattern):
 
 def main(arguments: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(
-        prog="python -m jaxseg.zoo",
-        description="The published models; one that is named in full, with all its facts.",
+        prog="jaxseg zoo",
+        description="Lists the published models, or all facts of a model named in full.",
     )
     parser.add_argument("pattern", nargs="?", default="*", help="such as '*internimage*cityscapes'")
     pattern = parser.parse_args(arguments).pattern
@@ -67,7 +73,7 @@ def main(arguments: Sequence[str] | None = None):
         print(facts(named[0]))
         return
     if models:
-        # A file or a filter gets all columns.
+        # A file or a pipe gets all columns.
         terminal = sys.stdout.isatty()
         print(table(models, shutil.get_terminal_size().columns if terminal else sys.maxsize))
     if backbones:

@@ -68,7 +68,7 @@ def test_the_next_save_takes_the_place_of_one_that_failed(tmp_path, caplog):
         save_to_full_storage(saved, 2)
         assert steps_in(tmp_path) == [1]
         saved.save(state_of(3), 3)
-        assert "saving step 2 failed, is tried again" in caplog.text
+        assert "saving step 2 failed, trying again" in caplog.text
         assert "File too large" in caplog.text
         saved.finish(state_of(3))
     assert steps_in(tmp_path) == [3]
@@ -79,7 +79,7 @@ def test_the_last_save_is_made_again_until_it_is_there(tmp_path, caplog):
     with checkpoints_in(tmp_path) as saved:
         save_to_full_storage(saved, 1)
         saved.finish(state_of(1))
-    assert "saving step 1 failed, is tried again" in caplog.text
+    assert "saving step 1 failed, trying again" in caplog.text
     assert_holds(tmp_path, 1)
 
 
@@ -127,7 +127,7 @@ def test_run_that_cannot_save_ends_with_a_message(command, tmp_path):
     run["args"] = limited + run["args"]
     ended = subprocess.run(**run, capture_output=True, timeout=300, check=False)
     assert ended.returncode == 1
-    assert "saving step 1 failed, is tried again" in ended.stderr
+    assert "saving step 1 failed, trying again" in ended.stderr
     # Threads that write have tracebacks of their own.
     said = [line for line in ended.stderr.splitlines() if line.startswith("jaxseg: ")]
     assert len(said) == 1

@@ -182,7 +182,7 @@ def test_saves_that_fail_in_one_process_are_made_again_by_all(tiny, tmp_path):
         found = ends(running)
     for index, (status, output) in enumerate(found):
         assert status == 1, output
-        assert "saving step 4 failed, is tried again" in output
+        assert "saving step 4 failed, trying again" in output
         assert f"process {index}: cannot save step 12 in {tmp_path}/checkpoints, 3 times" in output
     assert "Failed writing" in found[1][1]
 
@@ -194,7 +194,7 @@ def test_work_directories_that_are_not_one_are_refused(tiny, tmp_path):
     for index, (status, output) in enumerate(found):
         assert status == 1
         assert f"process {index}: the work directory {tmp_path / 'ab'[index]}" in output
-        assert "process 1 does not see in its own what process 0 writes" in output
+        assert "process 1 does not see what process 0 writes there" in output
 
 
 JOIN = """\

@@ -97,7 +97,7 @@ def test_damaged_checkpoint_is_passed_over_with_a_warning(command, uninterrupted
         if file.is_file():
             file.write_bytes(b"")
     output = run(command(tmp_path, **keep))
-    assert f"passing over checkpoint {newest}" in output
+    assert f"ignoring checkpoint {newest}" in output
     assert f"resumed, at step {older}" in output
     assert_identical(tmp_path, uninterrupted)
 

@@ -1,12 +1,12 @@
-"""Packed datasets: splits as shards of ArrayRecord files, written by `jaxseg.data.pack`.
+"""Reads packed datasets, which `jaxseg.data.pack` writes: splits as shards of ArrayRecord files.
 
-    packed.json                       of which dataset, and whether its pictures are decoded
-    SPLIT/samples.json                the samples; says whether the shards are all there
+    packed.json                       the dataset's name, and whether its pictures are decoded
+    SPLIT/samples.json                the samples, and whether all shards are complete
     SPLIT/00000-of-00012.array_record
 
-Record 2i of a shard is the image of its sample i, record 2i + 1 the label: the file as it was, or
-what it decodes to in the form of `jaxseg.data.decoding.arrays`. Labels keep their raw values, so
-that one packed folder serves every dataset that is read from the same files.
+Record 2i of a shard is the image of the shard's sample i, and record 2i + 1 is its label. A record
+is the original file, or the decoded picture in the format of `jaxseg.data.decoding.arrays`. Labels
+keep their raw values, so one packed folder serves every dataset that reads the same files.
 """
 
 import functools
@@ -25,17 +25,20 @@ from jaxseg.errors import DataError, first_few
 VERSION = 1
 HEADER = "packed.json"
 SAMPLES = "samples.json"
-COMMAND = "python -m jaxseg.data.pack"
-# No reading ahead, no threads: records are read one by one, also in processes that were forked.
+COMMAND = "jaxseg pack"
+# No read-ahead and no threads: records are read one at a time, also in forked processes.
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 OPEN_SHARDS = 512  # per process, below the usual limit of 1024 files
 
 
 @dataclass(frozen=True)
 class Record:
-    """A record of a shard, as the `Picture` that it was made of.
+    """Reads one record of a shard as the `PictureFile` that it was made from.
 
-    file: that picture's path below the root of its dataset.
+    Attributes:
+      shard: the ArrayRecord file.
+      index: the record's place in the shard.
+      file: the path of the original picture below the root of its dataset.
     """
 
     shard: Path
@@ -61,24 +64,28 @@ class Record:
 
 @functools.lru_cache(OPEN_SHARDS)
 def _reader(shard):
-    # Here, since there is no array_record for Windows.
+    # Imported here, since there is no array_record for Windows.
     from array_record.python.array_record_module import ArrayRecordReader
 
     return ArrayRecordReader(str(shard), options=READER_OPTIONS, file_reader_buffer_size=1 << 15)
 
 
 def is_packed(root: Path) -> bool:
+    """Returns whether a folder holds a packed dataset."""
     return (root / HEADER).is_file()
 
 
 def pairs(dataset: Dataset, root: Path, splits: Sequence[str], *, labeled: bool) -> Pairs:
-    """The samples of a packed dataset, one split after the other, in the order of its files.
+    """Finds the samples of a packed dataset, one split after the other.
 
-    labeled: False leaves labels aside.
+    They keep the order of the dataset's files.
+
+    Args:
+      labeled: False ignores all labels.
 
     Raises:
-      DataError: where another dataset was packed, a split was not, or not to its end, or where
-        shards are missing.
+      DataError: if another dataset was packed, if a split is missing or incomplete, or if shards
+        are missing.
     """
     _check_dataset(dataset, root)
     parts = [_samples_of_split(dataset, root, split, labeled) for split in splits]
@@ -86,7 +93,7 @@ def pairs(dataset: Dataset, root: Path, splits: Sequence[str], *, labeled: bool)
 
 
 def read_header(dataset: Dataset, decoded: bool) -> dict[str, Any]:
-    """What `packed.json` says of a dataset."""
+    """Returns the content of `packed.json` for a dataset."""
     layout = {
         "images": dataset.images,
         "image_suffix": dataset.image_suffix,
@@ -97,11 +104,16 @@ def read_header(dataset: Dataset, decoded: bool) -> dict[str, Any]:
 
 
 def shard_names(count: int) -> list[str]:
+    """Returns the file names of all shards of a split."""
     return [f"{index:05}-of-{count:05}.array_record" for index in range(count)]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What one of the JSON files says. Raises DataError."""
+    """Reads one of the JSON files.
+
+    Raises:
+      DataError: if the file cannot be read.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -109,12 +121,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_dataset(dataset, root):
-    """Labels of the same files may be read as another dataset, such as Mapillary's three."""
+    """Checks that a dataset can be read from these packed files.
+
+    The same files may serve another dataset than the packed one, such as Mapillary's variants.
+    """
     header = read_json(root / HEADER)
     if header.get("version") != VERSION:
         raise DataError(
-            f"{root} is packed in version {header.get('version')} of the form; this jaxseg reads"
-            f" version {VERSION}. Pack it anew: {COMMAND}"
+            f"{root} is packed in version {header.get('version')} of the format; this jaxseg reads"
+            f" version {VERSION}. Pack it again: {COMMAND}"
         )
     if header["dataset"] == dataset.name:
         return
@@ -138,12 +153,12 @@ def _samples_of_split(dataset, root, split, labeled):
     content = read_json(folder / SAMPLES)
     if not content["finished"]:
         raise DataError(
-            f"The split {split!r} is packed in {root} only in part. Go on with the command that"
+            f"The split {split!r} is packed in {root} only in part. Continue with the command that"
             f" began it: {COMMAND} --config FILE --output {root} …"
         )
     shards = [folder / name for name in shard_names(len(content["shard_samples"]))]
     _check_sizes(shards, content["shard_bytes"])
-    # Every sample's shard and its place in it.
+    # Every sample's shard, and its place in that shard.
     places = [
         (shard, index)
         for shard, count in zip(shards, content["shard_samples"], strict=True)
@@ -167,7 +182,10 @@ def _samples_of_split(dataset, root, split, labeled):
 
 
 def _check_sizes(shards, sizes):
-    """A shard that was cut off in copying would be found out only when it is read."""
+    """Checks the sizes of the shards.
+
+    Otherwise a shard that was truncated in copying would be noticed only when it is read.
+    """
     faults = []
     for shard, size in zip(shards, sizes, strict=True):
         found = shard.stat().st_size if shard.is_file() else None
