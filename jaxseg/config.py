@@ -92,9 +92,7 @@ def load_config(
     Raises:
       ConfigError: for a file, variant or key that does not exist, or a value of the wrong type.
     """
-    if isinstance(overrides, Mapping):
-        overrides = [f"--config.{key}={value}" for key, value in overrides.items()]
-    arguments = ["", f"--config={find_config(recipe)}", *_last_of_each(overrides)]
+    arguments = ["", f"--config={find_config(recipe)}", *_arguments(overrides)]
     values = flags.FlagValues()
     with readable_errors():
         config_flags.DEFINE_config_file(
@@ -106,13 +104,15 @@ def load_config(
     return config
 
 
-def override_config(config: ml_collections.ConfigDict, overrides: Sequence[str]):
-    """Applies `--config.KEY=VALUE` overrides to a config in place, and resolves it.
+def override_config(
+    config: ml_collections.ConfigDict, overrides: Sequence[str] | Mapping[str, Any]
+):
+    """Applies overrides to a config in place, as `load_config` takes them, and resolves it.
 
     Raises:
       ConfigError: for a key that does not exist, or a value of the wrong type.
     """
-    arguments = ["", *_last_of_each(overrides)]
+    arguments = ["", *_arguments(overrides)]
     values = flags.FlagValues()
     with readable_errors():
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
@@ -168,11 +168,14 @@ def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any
     return flat
 
 
-def _last_of_each(arguments: Sequence[str]) -> list[str]:
-    """Drops each `--config.KEY=VALUE` that a later one of the same key replaces.
+def _arguments(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """Returns overrides as arguments, without those that a later one of the same key replaces.
 
-    absl joins the values of a tuple that is given twice.
+    absl would join the values of a tuple that is given twice.
     """
+    if isinstance(overrides, Mapping):
+        return [f"--config.{key}={value}" for key, value in overrides.items()]
+    arguments = list(overrides)
     last = {argument.partition("=")[0]: i for i, argument in enumerate(arguments)}
     return [
         argument

@@ -1,10 +1,12 @@
-"""Evaluation of a model on a dataset, over all devices."""
+"""Evaluates a saved run: scores, or class maps for a test server."""
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxseg.checkpoints.weights import find_checkpoint, load_saved_config, load_variables
@@ -15,66 +17,110 @@ from jaxseg.distributed import multihost
 from jaxseg.distributed.sharding import infer_shardings, make_mesh, with_shardings
 from jaxseg.evaluation import results
 from jaxseg.evaluation.evaluator import evaluate
+from jaxseg.evaluation.metrics import Scores
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.models import kernels
-from jaxseg.models.segmentation_model import build_model, variable_shapes
+from jaxseg.models.segmentation_model import (
+    SegmentationModel,
+    Variables,
+    build_model,
+    variable_shapes,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """A model from a checkpoint, on the devices of a mesh.
+
+    Attributes:
+      step: the step of the checkpoint.
+      config: what is evaluated, and how.
+    """
+
+    step: int
+    config: ConfigDict
+    model: SegmentationModel
+    variables: Variables
+    mesh: Mesh
 
 
 def evaluate_checkpoint(
-    path: str, config: ConfigDict | None, workdir: pathlib.Path, overrides: Sequence[str] = ()
-):
-    """Evaluates a saved run and writes the scores and pictures to `workdir`.
+    checkpoint: str | pathlib.Path,
+    workdir: str | pathlib.Path,
+    config: ConfigDict | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> Scores:
+    """Evaluates a saved run, and writes scores and pictures to `workdir`.
 
-    Raises and takes what `load` does.
+    Args:
+      checkpoint: a run's directory, which means its best checkpoint, or one checkpoint.
+      workdir: the directory to write to; made if it is missing.
+      config: a model and data to evaluate; by default those of the checkpoint.
+      overrides: changes to the checkpoint's config, as `jaxseg.load_config` takes them.
+
+    Returns:
+      The scores, the same on all processes.
+
+    Raises:
+      CheckpointError: if there is no checkpoint, or it belongs to another model.
+      ConfigError: for settings that do not exist, or sizes that the model cannot take.
+      DataError: if images or labels are missing or bad.
     """
-    step, config, model, variables, mesh = load_saved_run(path, config, overrides)
-    pictures = workdir / "predictions" / f"step_{step:06d}"
-    scores = evaluate(model, variables, config, mesh, pictures=pictures)
-    classes = evaluated_on(config.data).dataset.classes
+    workdir = pathlib.Path(workdir)
+    run = load_saved_run(checkpoint, config, overrides)
+    pictures = workdir / "predictions" / f"step_{run.step:06d}"
+    scores = evaluate(run.model, run.variables, run.config, run.mesh, pictures=pictures)
+    classes = evaluated_on(run.config.data).dataset.classes
     if jax.process_index() == 0:
         results.print_evaluation(scores, classes)
         results.write_evaluation(workdir, scores, classes)
         print(f"val mIoU = {scores.miou:.3f}\npictures in {pictures}")
+    return scores
 
 
 def write_submission(
-    path: str, config: ConfigDict | None, workdir: pathlib.Path, overrides: Sequence[str] = ()
+    checkpoint: str | pathlib.Path,
+    workdir: str | pathlib.Path,
+    config: ConfigDict | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
 ):
-    """Writes class maps of the validation split, labeled or not, as the benchmark's server takes
-    them (`jaxseg.data.submission`), to `workdir`/submission.
+    """Writes class maps of the validation split to `workdir`/submission, for a test server.
 
-    Takes what `load` does.
+    The split needs no labels. The files have the form that the benchmark's server takes
+    (`jaxseg.data.submission`). Arguments are those of `evaluate_checkpoint`.
 
     Raises:
-      ConfigError: for a dataset without a form for submissions, and as `load` does.
+      ConfigError: for a dataset without such a server, and as `evaluate_checkpoint`.
+      CheckpointError: as `evaluate_checkpoint`.
     """
-    _, config, model, variables, mesh = load_saved_run(path, config, overrides)
-    source = dataclasses.replace(evaluated_on(config.data), labeled=False)
+    run = load_saved_run(checkpoint, config, overrides)
+    source = dataclasses.replace(evaluated_on(run.config.data), labeled=False)
     submission.check_submission(source.dataset)
-    samples, folder = source.samples(), workdir / "submission"
+    samples, folder = source.samples(), pathlib.Path(workdir) / "submission"
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(index, _, class_map):
         submission.write_class_map(folder, source.dataset, samples[index], class_map)
 
-    evaluate(model, variables, config, mesh, source=source, on_image=write)
+    evaluate(run.model, run.variables, run.config, run.mesh, source=source, on_image=write)
     if jax.process_index() == 0:
         print(f"{len(samples)} class maps in {folder}")
 
 
-def load_saved_run(path: str, config: ConfigDict | None, overrides: Sequence[str]):
-    """(step, config, model, variables, mesh) of a saved run, for its evaluation.
+def load_saved_run(
+    checkpoint: str | pathlib.Path,
+    config: ConfigDict | None,
+    overrides: Sequence[str] | Mapping[str, Any],
+) -> SavedRun:
+    """Loads a saved run for its evaluation, sharded over all devices.
 
-    Args:
-      path: a run's directory (its best checkpoint) or one checkpoint.
-      config: evaluate this model with this data; None takes what the checkpoint was made with.
-      overrides: of the checkpoint's config, as `--config.KEY=VALUE`.
+    Arguments are those of `evaluate_checkpoint`.
 
     Raises:
-      CheckpointError: where there is no checkpoint, or where it is of another model.
-      ConfigError: for sizes that the model cannot take.
+      CheckpointError: if there is no checkpoint, or it belongs to another model.
+      ConfigError: for settings that do not exist, or sizes that the model cannot take.
     """
-    checkpoint = find_checkpoint(path)
+    checkpoint = find_checkpoint(checkpoint)
     if config is None:
         config = ConfigDict(load_saved_config(checkpoint))
         override_config(config, overrides)
@@ -88,4 +134,4 @@ def load_saved_run(path: str, config: ConfigDict | None, overrides: Sequence[str
     shapes = variable_shapes(model)
     shardings = infer_shardings(shapes, config.sharding, mesh)
     variables = load_variables(checkpoint, with_shardings(shapes, shardings))
-    return int(checkpoint.name), config, model, variables, mesh
+    return SavedRun(int(checkpoint.name), config, model, variables, mesh)

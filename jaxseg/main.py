@@ -1,4 +1,7 @@
-"""python -m jaxseg.main --config configs/cityscapes.py [--mode MODE] [--workdir RUN]"""
+"""Trains, evaluates, shows or compiles a recipe.
+
+python -m jaxseg.main --config configs/cityscapes.py [--mode MODE] [--workdir RUN]
+"""
 
 import os
 import pathlib
@@ -13,20 +16,22 @@ from jaxseg.config import load_config, readable_errors
 from jaxseg.errors import ConfigError, exit_with_message
 
 MODES = {
-    "train": "train, or go on where the work directory stands",
+    "train": "train, or resume the run in the work directory",
     "eval": "evaluate the work directory's best checkpoint, or --checkpoint",
-    "show": "print the resolved config and parameters, look through the data, draw samples of it",
-    "compile": "say what the recipe needs of devices that need not be there",
+    "show": "print the resolved config and the model's costs, check the data, draw samples",
+    "compile": "report memory and estimated step time on a topology that you do not have",
 }
 FLAGS = flags.FLAGS
 CONFIG = flags.DEFINE_string("config", None, "FILE[:VARIANT]; override with --config.KEY=VALUE")
-WORKDIR = flags.DEFINE_string("workdir", None, "all that a run writes; default runs/VARIANT")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "directory for all that a run writes; default runs/VARIANT"
+)
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(map(": ".join, MODES.items())))
-# Nothing runs on devices that are not there, nor are they looked for. XLA's lower level of
-# optimization takes a third of the time.
+# For --mode compile: nothing runs, and no device is looked for. At O1, XLA takes a third of the time
+# to compile.
 ABSENT_DEVICES = {
     "JAX_OPTIMIZATION_LEVEL": "O1",
-    "JAX_ENABLE_COMPILATION_CACHE": "false",  # the program itself is looked at
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # the report reads the compiled program itself
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
@@ -38,11 +43,14 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "eval: a run's directory or
 FORMAT_ONLY = flags.DEFINE_bool(
     "format-only",
     False,
-    "eval: write class maps for a benchmark's server instead; needs no labels (Cityscapes, ADE20K)",
+    "eval: write class maps for a test server instead of scores; needs no labels (Cityscapes,"
+    " ADE20K)",
 )
 TOPOLOGY = flags.DEFINE_string("topology", None, "compile: CHIP:SHAPE, such as v5e:16x16, h100:8")
-SLICES = flags.DEFINE_integer("slices", 1, "compile: how many of that topology", lower_bound=1)
-WHAT = flags.DEFINE_enum("what", "train", ["train", "eval"], "compile: which program")
+SLICES = flags.DEFINE_integer(
+    "slices", 1, "compile: number of slices of that topology", lower_bound=1
+)
+WHAT = flags.DEFINE_enum("what", "train", ["train", "eval"], "compile: the program")
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -78,10 +86,10 @@ def run_mode(arguments: Sequence[str]):
     from jaxseg.distributed import processes
 
     if not FLAGS["verbosity"].present:
-        # Checkpointing writes fifty lines a save, and as many for one that fails.
+        # Orbax logs some fifty lines for each save.
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
-    # Compiled programs are kept between runs; a resumed run starts in seconds.
+    # Keep compiled programs between runs, so that a resumed run starts in seconds.
     cache = os.environ.get("JAXSEG_COMPILE_CACHE", pathlib.Path.home() / ".cache/jaxseg/compiled")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     if not CONFIG.value and MODE.value != "eval":
@@ -91,7 +99,7 @@ def run_mode(arguments: Sequence[str]):
     config = load_config(CONFIG.value, overrides) if CONFIG.value else None
     workdir = pathlib.Path(WORKDIR.value or f"runs/{config.variant}")
     if TOPOLOGY.value and MODE.value != "compile":
-        raise ConfigError("--topology is for devices that are not here: it needs --mode compile")
+        raise ConfigError("--topology describes absent devices: it needs --mode compile")
 
     if MODE.value in ("train", "eval"):
         processes.start(preemptible=MODE.value == "train")
@@ -107,7 +115,7 @@ def run_mode(arguments: Sequence[str]):
 
         task = write_submission if FORMAT_ONLY.value else evaluate_checkpoint
         with processes.ending_together(lambda: "evaluation"):
-            task(CHECKPOINT.value or workdir, config, workdir, overrides)
+            task(CHECKPOINT.value or workdir, workdir, config, overrides)
     elif MODE.value == "compile":
         from jaxseg.compile import compile_recipe
 

@@ -1,10 +1,11 @@
-"""Masks for images: `Segmenter.from_checkpoint(RUN)(image)`, or from the command line
+"""Segments images with a trained model, in Python or from the command line.
 
-python -m jaxseg.predict --checkpoint RUN --out DIR IMAGE|FOLDER ...
+    jaxseg predict --checkpoint RUN --out DIR IMAGE|FOLDER ...
+
+NAME_classes.png holds the class of every pixel, NAME_overlay.png shows the classes over the image.
 """
 
 import argparse
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
@@ -34,27 +35,27 @@ from jaxseg.reporting import visualize
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Segmenter:
-    """A trained model with everything that belongs to it; needs no dataset and no config file.
+    """A trained model, ready to segment images; it needs no dataset and no config file.
 
     Attributes:
-      config: what the model was trained with.
-      dataset: its class names and colors; the one that the model was evaluated on.
+      config: the config that the model was trained with.
+      dataset: the dataset that it was evaluated on, with class names and colors.
     """
 
-    config: ConfigDict
-    dataset: Dataset
-    _model: SegmentationModel
-    _variables: Variables = dataclasses.field(repr=False)
+    def __init__(
+        self, config: ConfigDict, dataset: Dataset, model: SegmentationModel, variables: Variables
+    ):
+        self.config, self.dataset = config, dataset
+        self._model, self._variables = model, variables
 
     @classmethod
     def from_checkpoint(cls, path: str | pathlib.Path) -> "Segmenter":
-        """Loads a run's best checkpoint, or the one that `path` points to.
+        """Loads a run's best checkpoint, or the checkpoint that `path` points to.
 
         Raises:
-          CheckpointError: where there is none.
-          ConfigError: where its config describes sizes that the model cannot take.
+          CheckpointError: if there is none.
+          ConfigError: if its config asks for sizes that the model cannot take.
         """
         checkpoint = find_checkpoint(path)
         config = ConfigDict(load_saved_config(checkpoint))
@@ -66,9 +67,9 @@ class Segmenter:
         return cls(config, dataset, model, variables)
 
     def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
-        """Class probabilities of an RGB image, at its own size.
+        """Returns the class probabilities of an RGB image, at its own size.
 
-        In the views and windows in which the model was evaluated, on one device.
+        The image is seen in the views and windows of the model's evaluation, on one device.
 
         Raises:
           ValueError: for anything but an RGB uint8 array.
@@ -76,16 +77,24 @@ class Segmenter:
         return self._predictor.probabilities(_bgr(image))
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-        """The class of every pixel of an RGB image; names are in `dataset.classes`."""
+        """Returns the class of every pixel of an RGB image; `dataset.classes` has the names.
+
+        Raises:
+          ValueError: for anything but an RGB uint8 array.
+        """
         (classes,) = self._predictor.class_maps([_bgr(image)])
         return classes
 
     def segments(self, image: UInt8[np.ndarray, "h w 3"], *, overlapping: bool = False) -> Segments:
-        """Masks, classes and confidences of the segments that Mask2Former finds in an RGB image.
+        """Returns the segments that Mask2Former finds in an RGB image.
 
-        Sure segments that do not overlap (`segments.panoptic_segments`), or what every query says
-        by itself (`segments.instance_segments`). The image goes through the network in one piece,
-        whatever `config.eval.mode` says: each window would have queries of its own.
+        The model sees the image as a whole, whatever `config.eval.mode` says: in windows, each
+        window would have queries of its own.
+
+        Args:
+          image: RGB.
+          overlapping: return a segment for every query (`segments.instance_segments`), not those
+            of high confidence that do not overlap (`segments.panoptic_segments`).
 
         Raises:
           ConfigError: for a model with another head.
@@ -103,7 +112,7 @@ class Segmenter:
 
     @property
     def _num_classes(self):
-        # Some published heads have outputs beyond the dataset's classes; here they mean nothing.
+        # Some published heads have more outputs than their dataset has classes.
         return len(self.dataset.classes)
 
     @functools.cached_property
@@ -113,7 +122,7 @@ class Segmenter:
 
 
 def _bgr(image):
-    """As OpenCV reads images, which the transforms take."""
+    """Converts RGB to BGR, the order of OpenCV, which the transforms take."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an RGB uint8 image [h, w, 3] is needed, not {image.dtype} {image.shape}")
     return np.ascontiguousarray(image[..., ::-1])
@@ -121,16 +130,19 @@ def _bgr(image):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _last_prediction(model, variables, image):
-    """Class logits [q, k + 1] and mask logits [q, h, w] of one image, by a Mask2Former."""
+    """Returns Mask2Former's class logits [q, k + 1] and mask logits [q, h, w] of one image."""
     masks = apply_model(model, variables, image[None])[0].masks
     return masks.class_logits[-1, 0], masks.mask_logits[-1, 0]
 
 
 def find_images(inputs: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    """(image, name below the output folder) of every file given, and of all images in folders.
+    """Lists the given files, and all images in the given folders.
+
+    Returns:
+      Pairs of an image file and its name below the output folder, without suffix.
 
     Raises:
-      DataError: for what does not exist, a folder without images, or two of the same name.
+      DataError: for a missing file, a folder without images, or two images of the same name.
     """
     found: dict[pathlib.Path, pathlib.Path] = {}
     for given in map(pathlib.Path, inputs):
@@ -155,7 +167,7 @@ def find_images(inputs: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]
 
 
 def predict_files(segmenter: Segmenter, inputs: Sequence[str], out: pathlib.Path):
-    """Writes NAME_classes.png (class ids) and NAME_overlay.png for every image; one line each."""
+    """Writes NAME_classes.png and NAME_overlay.png for every image, and prints a line for each."""
     for path, name in find_images(inputs):
         image = np.ascontiguousarray(pictures.read_image(path)[..., ::-1])
         classes = segmenter(image)
@@ -171,7 +183,11 @@ def predict_files(segmenter: Segmenter, inputs: Sequence[str], out: pathlib.Path
 
 
 def main(arguments: Sequence[str] | None = None):
-    parser = argparse.ArgumentParser(prog="jaxseg predict", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="jaxseg predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--checkpoint", required=True, help="a run's directory or checkpoints/STEP")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the results")
     parser.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER")

@@ -1,4 +1,4 @@
-"""Images for evaluation: every sample exactly once, at its own size, by one fixed plan."""
+"""Reads the images for evaluation: every sample exactly once, at its own size, by a fixed plan."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,13 +11,15 @@ from jaxseg.data.samples import Sample, label_hw, read_sample
 
 
 def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
-    """Indices of samples, batch by batch; a batch holds images of one size only.
+    """Plans batches whose images all have the same size.
 
-    Reads headers only, so that all processes know the plan before the first image. The last batch
-    of a size is filled up with -1.
+    Only file headers are read, so that all processes know the plan before the first image.
+
+    Returns:
+      The indices of the samples, batch by batch. The last batch of a size is filled up with -1.
 
     Raises:
-      CorruptFileError: for a label whose header cannot be read.
+      CorruptFileError: if the header of a label cannot be read.
     """
     by_size = defaultdict(list)
     for index, sample in enumerate(samples):
@@ -33,13 +35,20 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
 def evaluation_images(
     samples: Sequence[Sample], config, *, process_index=0, process_count=1
 ) -> Iterator[dict]:
-    """This process's image of every planned batch of one per process, read ahead by threads.
+    """Reads this process's image of every planned batch, ahead of use, by threads.
 
-    Each is {"image": uint8 [h, w, 3] in BGR, "label": uint8 [h, w], "index": int}; one of index -1
-    is filled in, and all ignored, so that all processes see images of the same sizes.
+    A planned batch holds one image per process.
+
+    Args:
+      config: has workers, the number of threads.
+
+    Returns:
+      An iterator over {"image": uint8 [h, w, 3] in BGR, "label": uint8 [h, w], "index": int}. An
+      image of index -1 only fills up a batch, and its label is ignored everywhere. With it, all
+      processes see images of the same sizes.
 
     Raises:
-      DataError: where a sample is bad; an evaluation never leaves one out.
+      DataError: if a sample is bad. An evaluation never leaves one out.
     """
 
     def load(indices):

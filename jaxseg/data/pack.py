@@ -248,12 +248,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE:VARIANT", required=True)
-    parser.add_argument("--output", type=Path, required=True, help="an empty or new folder")
+    parser.add_argument("--output", type=Path, required=True, help="a folder of its own")
     parser.add_argument(
         "--splits", help="separated by commas; default: the splits of training and evaluation"
     )
     parser.add_argument(
-        "--decoded", action="store_true", help="store pixels, not files: larger, but not decoded later"
+        "--decoded", action="store_true", help="pixels, not files: larger, but nothing to decode"
     )
     options, overrides = parser.parse_known_args(arguments)
     with exit_with_message("jaxseg pack"):

@@ -1,7 +1,7 @@
-"""From files to batches: shuffled, augmented, read ahead in worker processes, resumable.
+"""Builds training batches: shuffled, augmented, read ahead by worker processes, resumable.
 
-`training_batches` is deterministic by (seed, epoch, index): the number of workers and the number
-of processes change who makes a sample, never which sample is where or how it is augmented.
+`training_batches` is deterministic in (seed, epoch, index). The numbers of workers and of processes
+decide which of them makes a sample. They never change its place or its augmentation.
 """
 
 import copy
@@ -25,35 +25,47 @@ from jaxseg.errors import ConfigError, CorruptFileError, DataError
 
 
 def training_batches(config, *, batch_size, seed, rows=None) -> "Batches":
-    """The endless training batches of one process, as an iterator that can be saved and restored.
+    """Returns the endless training batches of one process, as an iterator that can be resumed.
 
-    Each is {"image": float32 [b, H, W, 3] (RGB, normalized), "label": int32 [b, H, W] (255 =
-    ignore), "replaced": int32 [b]}. Every epoch has another order and other augmentations; a set
-    smaller than a batch goes round several times in it.
+    Every epoch has another order and other augmentations. A dataset smaller than a batch repeats
+    within the batch.
 
-    config: has dataset, root, train_split, workers, prefetch, skip_corrupt, and what
+    Args:
+      config: has dataset, root, train_split, workers, prefetch, skip_corrupt, and what
         `transforms.train_transform` needs.
-    batch_size: samples per batch, of all processes together.
-    seed: from 0 to 2**32 - 1.
-    rows: which b samples of every batch this process reads; all where None.
+      batch_size: the samples per batch, over all processes.
+      seed: from 0 to 2**32 - 1.
+      rows: which b samples of every batch this process reads. None reads all.
 
-    Raises DataError where the dataset is missing or incomplete, and from the iterator where a
-    sample is bad. With `config.skip_corrupt`, a file that cannot be read gives its place to the
-    next sample that can, and "replaced" counts how many were passed over.
+    Returns:
+      An iterator over {"image": float32 [b, H, W, 3] (RGB, normalized), "label": int32 [b, H, W]
+      (255 = ignore), "replaced": int32 [b]}. With `config.skip_corrupt`, the next readable sample
+      takes the place of a file that cannot be read. "replaced" counts the samples that were
+      skipped.
+
+    Raises:
+      ConfigError: if `rows` is empty.
+      DataError: if the dataset is missing or incomplete. The iterator raises it for a bad sample.
     """
     rows = range(batch_size) if rows is None else rows
     if not rows:
         raise ConfigError(f"No batches of {batch_size}: every process needs at least one sample.")
     samples = trained_on(config).samples()
     load = functools.partial(_load, samples=samples, config=config)
-    # The random numbers belong to the place in the whole sequence.
+    # Random numbers depend only on the index in the whole sequence, not on the process.
     whole = grain.MapDataset.range(len(samples)).seed(seed).shuffle().repeat().random_map(load)
     dataset = BatchRows(whole, batch_size, rows).batch(len(rows), drop_remainder=True)
     return Batches(dataset, workers=config.workers, prefetch=config.prefetch)
 
 
 class BatchRows(grain.MapDataset):
-    """Of a sequence, the given rows of its first batch, then those of the second, and so on."""
+    """Selects the same rows of every batch of a sequence, batch after batch.
+
+    Args:
+      sequence: the samples of all batches.
+      batch_size: the samples per batch.
+      rows: the indices, within a batch, of the samples to select.
+    """
 
     def __init__(self, sequence: grain.MapDataset, batch_size: int, rows: Sequence[int]):
         super().__init__(sequence)
@@ -70,21 +82,25 @@ class BatchRows(grain.MapDataset):
 
 
 class Batches(grain.DatasetIterator):
-    """Iterates over a MapDataset of batches. Its whole state is the number of batches taken.
+    """Iterates over a MapDataset of batches; its whole state is the number of batches taken.
 
-    So a run may be resumed with another number of workers, and with another number of processes
-    where the global batch stays the same; grain's own iterators tie their state to both.
+    Therefore a run can resume with another number of workers. It can also resume with another
+    number of processes, if the global batch stays the same. grain's own iterators tie their state
+    to both numbers.
 
-    workers: processes that read ahead; with 0, a thread of this process does.
-    prefetch: batches that each of them keeps ready; with 0 and no workers, nothing is read ahead.
+    Args:
+      batches: the dataset of batches.
+      workers: the processes that read ahead. With 0, a thread of this process does.
+      prefetch: the batches that each worker keeps ready. With 0 and no workers, nothing is read
+        ahead.
     """
 
     def __init__(self, batches: grain.MapDataset, *, workers: int, prefetch: int):
         super().__init__()
         self._batches, self._workers, self._prefetch = batches, workers, prefetch
         self._taken = 0
-        self._readers = []  # one, or none before the first batch
-        # Also at the end of the interpreter, while what closing needs is still there.
+        self._readers = []  # holds one reader, or none before the first batch
+        # At interpreter exit, this closes the readers while the modules they need still exist.
         weakref.finalize(self, self._close_all, self._readers)
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -92,21 +108,25 @@ class Batches(grain.DatasetIterator):
             raise ValueError("These batches were closed; make new ones and set their state.")
         batch = next(self._reader())
         self._taken += 1
-        # Copies out of the memory shared with the workers: what of that is still referenced when
-        # the interpreter ends is reported as leaked.
+        # Copies the arrays out of the workers' shared memory. Shared arrays that are still alive at
+        # interpreter exit would be reported as leaks.
         return {name: np.array(array) for name, array in batch.items()}
 
     def get_state(self) -> dict[str, int]:
+        """Returns the state to save: the number of batches taken."""
         return {"batches_taken": self._taken}
 
     def set_state(self, state: dict[str, int]) -> None:
+        """Continues after the batch at which `get_state` returned this state."""
         self._close_all(self._readers)
         self._taken = int(state["batches_taken"])
 
     def start_prefetch(self) -> None:
+        """Starts to read ahead before the first batch is requested."""
         self._reader().start_prefetch()
 
     def close(self) -> None:
+        """Ends the workers; no batches can be taken afterwards."""
         super().close()
         self._close_all(self._readers)
 
@@ -125,26 +145,27 @@ class Batches(grain.DatasetIterator):
         if not self._workers:
             threads = min(self._prefetch, 1)
             return iter(batches.to_iter_dataset(grain.ReadOptions(threads, self._prefetch)))
-        # grain reads absl flags, which programs that are not absl apps never parse.
+        # grain reads absl flags. Programs that are not absl apps never parse them.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        # No threads in the workers: what is ready, and so the memory, is bounded by `prefetch`.
+        # The workers have no threads, so `prefetch` bounds the ready batches and their memory.
         batches = batches.to_iter_dataset(grain.ReadOptions(0, 0))
         options = grain.MultiprocessingOptions(self._workers, max(self._prefetch, 1))
         return iter(batches.mp_prefetch(options, worker_init_fn=_start_worker))
 
 
 def _load(index: int, rng: np.random.Generator, *, samples, config) -> dict[str, np.ndarray]:
-    """One augmented training sample, and how many were passed over as unreadable before it."""
+    """Returns one augmented sample, and how many unreadable ones before it were skipped."""
     for replaced in range(len(samples)):
         try:
             opened, label = open_sample(samples[(index + replaced) % len(samples)])
-            # Every sample that is tried draws anew: some fail only when their crop is decoded.
+            # Every attempt starts from the same random state: some files fail only after drawing,
+            # when their crop is decoded.
             fresh = copy.deepcopy(rng)
             image, label = transforms.train_transform(opened.first_rows, label, config, fresh)
         except CorruptFileError as error:
             if not config.skip_corrupt:
-                advice = "restore the file, or train without such: --config.data.skip_corrupt=True"
+                advice = "restore the file, or skip such files: --config.data.skip_corrupt=True"
                 raise CorruptFileError(f"{error}; {advice}") from error
             last_error = error
         else:
@@ -154,10 +175,10 @@ def _load(index: int, rng: np.random.Generator, *, samples, config) -> dict[str,
 
 
 def _start_worker(worker_index: int, worker_count: int) -> None:
-    # One thread per worker: the workers are the parallelism.
+    # OpenCV uses one thread per worker, since the workers already run in parallel.
     cv2.setNumThreads(0)
-    # Signals to the whole process group are the main process's to answer; it still takes batches
-    # while it saves. A worker ends when the main process tells it to, or is gone.
+    # Only the main process answers signals to the process group: it still takes batches while it
+    # saves. A worker ends when the main process tells it to, or when that process is gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""One image with its label: reading both as training and evaluation take them."""
+"""Reads one image with its label, in the form that training and evaluation use."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,14 @@ from jaxseg.errors import DataError
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its label. `name` is the image's file name without its suffix.
+    """Names the files of one image and its label.
 
-    Where there is no label, it is the image again, without a format; it reads as all ignored.
+    Attributes:
+      name: the image's file name without its suffix.
+      image: the image's file.
+      label: the label's file, or the image again if there is no label.
+      label_format: how the label is stored, or None if there is no label. A missing label reads as
+        ignored everywhere.
     """
 
     name: str
@@ -31,7 +36,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images with their labels, and the pictures on either side that have no counterpart."""
+    """Holds images with their labels, and the pictures that have no counterpart.
+
+    Attributes:
+      samples: the images that have a label.
+      images_alone: the images that have no label.
+      labels_alone: the labels that have no image.
+    """
 
     samples: tuple[Sample, ...]
     images_alone: tuple[PictureFile, ...]
@@ -39,16 +50,22 @@ class Pairs:
 
 
 def label_hw(sample: Sample) -> tuple[int, int]:
-    """The size that `read_label` gives, from a header alone. Raises CorruptFileError."""
+    """Returns the (height, width) that `read_label` gives, reading only a file header.
+
+    Raises:
+      CorruptFileError: if the header cannot be read.
+    """
     if sample.label_format is None:
         return image_hw(sample.image)
     return raw_label_hw(sample.label)
 
 
 def read_label(sample: Sample) -> np.ndarray:
-    """uint8 [h, w] of train ids, 255 = ignore.
+    """Reads a label as train ids, uint8 [h, w], where 255 is ignored.
 
-    Raises CorruptFileError, or DataError where the values are not those of the dataset.
+    Raises:
+      CorruptFileError: if the file cannot be read.
+      DataError: if the file holds values that the dataset does not have.
     """
     if sample.label_format is None:
         return np.full(OpenedImage(sample.image).hw, IGNORE, np.uint8)
@@ -60,30 +77,42 @@ def read_label(sample: Sample) -> np.ndarray:
         raise DataError(
             f"{sample.label} holds the label values {ranges(np.unique(raw[unknown]))}, which do not"
             f" exist in files of the kind *{sample.label_format.suffix} (known: {ranges(known)})."
-            " Is the file from another dataset, or already mapped? Restore it, or rename it to the"
-            " kind that it is. (The values of your own masks are those of config.data.classes.)"
+            " Is the file from another dataset, or already mapped? Restore it, or give it the"
+            " suffix of its kind. (config.data.classes lists the values of your own masks.)"
         )
     return label
 
 
 def read_sample(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """Image uint8 [h, w, 3] (BGR) and label uint8 [h, w] (train ids) of the same size.
+    """Reads an image and its label, which have the same size.
 
-    Raises what `OpenedImage` and `read_label` do, and DataError where the sizes differ.
+    Returns:
+      The image, uint8 [h, w, 3] in BGR, and the label, uint8 [h, w] of train ids.
+
+    Raises:
+      CorruptFileError: if a file cannot be read.
+      DataError: if the sizes differ, or if the label holds values that the dataset does not have.
     """
     image, label = open_sample(sample)
     return image.first_rows(image.hw[0]), label
 
 
 def open_sample(sample: Sample) -> tuple[OpenedImage, np.ndarray]:
-    """As `read_sample`, with an image that is decoded only as far down as it is asked for."""
+    """Opens an image and reads its label, as `read_sample` does.
+
+    The image is decoded only as far down as its rows are requested.
+
+    Raises:
+      CorruptFileError: if a file cannot be read.
+      DataError: if the sizes differ, or if the label holds values that the dataset does not have.
+    """
     image, label = OpenedImage(sample.image), read_label(sample)
     if image.hw != label.shape:
         raise DataError(
             f"An image and its label differ in size (height, width):\n"
             f"  {sample.image}: {image.hw}\n"
             f"  {sample.label}: {label.shape}\n"
-            "Replace the one that was resized or mixed up (an image is turned as its EXIF data "
-            "say, a label is not)."
+            "Replace the one that was resized or mixed up (images are rotated according to their "
+            "EXIF data, labels are not)."
         )
     return image, label

@@ -1,4 +1,4 @@
-"""Where the samples of a dataset come from: which files, which reader, which split."""
+"""Selects the samples of a dataset: its files, its reader and its splits."""
 
 import os
 from dataclasses import dataclass
@@ -16,12 +16,15 @@ TFDS = "tfds:"
 
 @dataclass(frozen=True)
 class Source:
-    """Where samples come from: a dataset, the folder it lies in, and a split or several.
+    """Describes where samples come from: a dataset, its folder, and one or more splits.
 
-    The folder holds the dataset's files, or what `jaxseg.data.pack` made of them.
-
-    labeled: False leaves labels aside, whether there are any or not.
-    kind: FILES, as the dataset is released, or TFDS and a name that TensorFlow Datasets has for it.
+    Attributes:
+      dataset: its classes, label values and folder layout.
+      root: the folder, which holds the released files or the output of `jaxseg.data.pack`.
+      split: the name of a split, or several names joined by "+", as in "train+train_extra".
+      labeled: False ignores all labels, whether or not there are any.
+      kind: `FILES` for the files of the release, or `TFDS` followed by the dataset's name in
+        TensorFlow Datasets.
     """
 
     dataset: Dataset
@@ -31,16 +34,29 @@ class Source:
     kind: str = FILES
 
     def samples(self) -> tuple[Sample, ...]:
-        """All samples, in the reference's order: that of the list that names them, or of their
-        image paths; of several splits, as in "train+train_extra", one after the other.
+        """Returns all samples, in the reference's order.
 
-        Raises DataError where there are no images, no list, listed images that are missing, or
-        images without a label: with the folders expected and what was found in their place.
+        The samples of a split follow its list of names, or else the order of their image paths.
+        Several splits, as in "train+train_extra", come one after the other.
+
+        Raises:
+          ConfigError: if `kind` is unknown.
+          DataError: if there are no images, if the list is missing, if listed images are missing,
+            or if an image has no label. The message shows the expected folders and what was found
+            instead.
         """
         return self.pairs(complete=True).samples
 
     def pairs(self, *, complete: bool = False) -> Pairs:
-        """What there is; with `complete`, an image without a label is a DataError, too."""
+        """Returns the samples, and the images and labels that have no counterpart.
+
+        Args:
+          complete: True also raises a DataError for an image without a label.
+
+        Raises:
+          ConfigError: if `kind` is unknown.
+          DataError: if images, or the list that names them, are missing.
+        """
         root, splits = Path(self.root), self.split.split("+")
         if self.kind.startswith(TFDS):
             name = self.kind.removeprefix(TFDS)
@@ -57,21 +73,31 @@ class Source:
 
 
 def trained_on(config) -> Source:
-    """config: has dataset, root and train_split, and source where they are not files."""
+    """Returns the source that a config trains on.
+
+    Args:
+      config: `config.data`, with dataset, root and train_split. It also has source if the data do
+        not lie in files.
+    """
     dataset = _described(config.dataset, config)
     return Source(dataset, config.root, config.train_split, kind=_kind(config))
 
 
 def evaluated_on(config) -> Source:
-    """config: has dataset, root and val_split, and source where they are not files; val_dataset,
-    val_root and val_source, unless they are empty, go before these."""
+    """Returns the source that a config evaluates on.
+
+    Args:
+      config: `config.data`, with dataset, root and val_split. It also has source if the data do not
+        lie in files. Unless they are empty, val_dataset, val_root and val_source replace dataset,
+        root and source.
+    """
     dataset = _described(config.val_dataset or config.dataset, config)
     kind = getattr(config, "val_source", "") or _kind(config)
     return Source(dataset, config.val_root or config.root, config.val_split, kind=kind)
 
 
 def _kind(config) -> str:
-    # Configs in earlier checkpoints have none.
+    # Configs in earlier checkpoints have no `source`.
     return getattr(config, "source", FILES)
 
 
@@ -80,5 +106,5 @@ def _described(name: str, config) -> Dataset:
 
 
 def find_samples(dataset_name: str, root: str | os.PathLike, split: str) -> tuple[Sample, ...]:
-    """The samples of a dataset by its name, as `Source.samples` gives them."""
+    """Returns the samples of a dataset, given its name, as `Source.samples` does."""
     return Source(get_dataset(dataset_name), os.fspath(root), split).samples()

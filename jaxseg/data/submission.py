@@ -1,6 +1,6 @@
-"""Class maps as the benchmarks' servers take them: of Cityscapes and of ADE20K.
+"""Writes class maps in the formats of the Cityscapes and ADE20K benchmark servers.
 
-As MMSegmentation's `format_results` writes them.
+The files are those that MMSegmentation's `format_results` writes.
 """
 
 import pathlib
@@ -18,12 +18,15 @@ ClassMap = UInt8[np.ndarray, "h w"]
 
 
 def file_name(sample: Sample) -> str:
-    """The name of an image's submission: that of the image, with its whole suffix but the type."""
+    """Returns the name of an image's submission: the image's file name with the type `.png`."""
     return f"{sample.image.stem}.png"
 
 
 def cityscapes_ids() -> np.ndarray:
-    """uint8 [256], class -> raw id; what is no class stays, but for 255: that is id 0."""
+    """Returns a table from class to raw id, uint8 [256].
+
+    The ignored class 255 maps to id 0. All other values that are not a class map to themselves.
+    """
     ids = np.arange(256, dtype=np.uint8)
     ids[: len(RAW_IDS)] = RAW_IDS
     ids[IGNORE] = 0
@@ -31,29 +34,35 @@ def cityscapes_ids() -> np.ndarray:
 
 
 def cityscapes(class_map: ClassMap) -> Image.Image:
-    """Raw ids, in their colors."""
+    """Returns a class map as a palette image of raw ids in their published colors."""
     picture = Image.fromarray(cityscapes_ids()[class_map]).convert("P")
     picture.putpalette(RAW_PALETTE.tobytes())
     return picture
 
 
 def ade20k(class_map: ClassMap) -> Image.Image:
-    """Gray: classes from 1 on."""
+    """Returns a class map as a gray image in which classes count from 1."""
     return Image.fromarray(class_map + np.uint8(1))
 
 
 FORMATS = {"cityscapes": cityscapes, "ade20k": ade20k}
 
 
-def check_submission(dataset: Dataset):
-    """Raises ConfigError for a dataset without a form for submissions."""
+def check_submission(dataset: Dataset) -> None:
+    """Checks that a dataset has a submission format.
+
+    Raises:
+      ConfigError: if it has none.
+    """
     if dataset.name not in FORMATS:
         raise ConfigError(
-            f"there is no form for submissions of {dataset.name}; there is one of"
+            f"there is no format for submissions of {dataset.name}; there are formats for"
             f" {' and '.join(FORMATS)} (config.data.val_dataset)"
         )
 
 
-def write_class_map(folder: pathlib.Path, dataset: Dataset, sample: Sample, class_map: ClassMap):
-    """Writes the submission of one image."""
+def write_class_map(
+    folder: pathlib.Path, dataset: Dataset, sample: Sample, class_map: ClassMap
+) -> None:
+    """Writes the submission of one image into a folder."""
     FORMATS[dataset.name](class_map).save(folder / file_name(sample))

@@ -1,4 +1,4 @@
-"""What is in a dataset: sizes of images, values of labels and what they mean, and what is wrong."""
+"""Surveys a dataset: image sizes, label values and their meaning, and faults."""
 
 import collections
 import dataclasses
@@ -16,7 +16,12 @@ THREADS = 8
 
 @dataclasses.dataclass
 class Values:
-    """How often each of the 256 values is in the labels of one form."""
+    """Counts how often each of the 256 values occurs in the labels of one format.
+
+    Attributes:
+      pixels: the number of pixels with each value, int64 [256].
+      images: the number of labels that contain each value, int64 [256].
+    """
 
     pixels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
     images: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
@@ -24,8 +29,15 @@ class Values:
 
 @dataclasses.dataclass
 class Survey:
-    """Of a source: `sizes` (height, width) by how many images have it, values by label format, and
-    the `faults` that training or evaluation would stop at, a line each."""
+    """Holds what a survey found in a dataset.
+
+    Attributes:
+      dataset: the dataset.
+      sizes: the number of images of each (height, width).
+      values: the counts of label values, by label format.
+      faults: what training or evaluation would stop at, one line each.
+      labels_alone: the labels that have no image.
+    """
 
     dataset: Dataset
     sizes: collections.Counter[tuple[int, int]]
@@ -34,7 +46,7 @@ class Survey:
     labels_alone: tuple
 
     def class_pixels(self) -> np.ndarray:
-        """Pixels of every class, int64 [K]."""
+        """Returns the number of pixels of every class, int64 [K]."""
         counts = np.zeros(256, np.int64)
         for form, values in self.values.items():
             np.add.at(counts, form.train_ids, values.pixels)
@@ -59,7 +71,7 @@ class Survey:
 
 
 def survey(dataset: Dataset, pairs: Pairs) -> Survey:
-    """Reads every label, and of every image the header and the checksums."""
+    """Surveys a dataset: reads every label, and the header and checksums of every image."""
     named = " or ".join(f"*{form.suffix}" for form in dataset.label_formats)
     faults = [f"{image} has no label ({named})" for image in pairs.images_alone]
     result = Survey(dataset, collections.Counter(), {}, faults, pairs.labels_alone)
@@ -74,12 +86,12 @@ def survey(dataset: Dataset, pairs: Pairs) -> Survey:
                 values.pixels += pixels
                 values.images += pixels > 0
     if not faults and not result.class_pixels().any():
-        faults.append(f"no pixel of the {len(pairs.samples)} labels is of any class")
+        faults.append(f"none of the {len(pairs.samples)} labels has a pixel of any class")
     return result
 
 
 def _look(sample):
-    """(size of the image, pixels of every value of the label, what is wrong), or None for each."""
+    """Returns (image size, pixel count of each label value, fault), each of which may be None."""
     hw = pixels = None
     try:
         pictures.read_bytes(sample.image)
@@ -95,13 +107,13 @@ def _look(sample):
         (h, w), (label_h, label_w) = hw, raw.shape
         fault = f"{sample.image} is {h}x{w}, its label {label_h}x{label_w}"
         if raw.shape == hw[::-1]:
-            fault += " (an image is turned as its EXIF data say, a label is not)"
+            fault += " (images are rotated according to their EXIF data, labels are not)"
         return hw, pixels, fault
     return hw, pixels, None
 
 
 def _table(dataset, form, values):
-    """A line for every value there is: what it means, its share of pixels, in how many images."""
+    """Yields a line for every value found: its meaning, its share of pixels, its images."""
 
     def meaning(value):
         train_id = form.train_ids[value]
@@ -116,21 +128,21 @@ def _table(dataset, form, values):
 
 
 def _joins(form, values):
-    """Whether several values that there are mean the same class."""
+    """Returns whether several of the values found mean the same class."""
     meant = form.train_ids[values.pixels > 0]
     meant = meant[meant < UNKNOWN]
     return len(np.unique(meant)) < len(meant)
 
 
 def _classes(dataset, pixels):
-    """A line for every class that there is, of whichever values: its share of labeled pixels."""
+    """Yields a line for every class found, over all its values: its share of labeled pixels."""
     yield "  class, share of the labeled pixels"
     for k in np.flatnonzero(pixels):
         yield f"  {k:>5}  {dataset.classes[k]:<30}{pixels[k] / pixels.sum():>9.3%}"
 
 
 def _sizes(sizes, limit=5):
-    """The most frequent ones, and the extent of the others."""
+    """Returns a text with the most frequent sizes, and the range of the others."""
     common = sizes.most_common()
     text = ", ".join(f"{h}x{w} ({count})" for (h, w), count in common[:limit])
     if rest := [hw for hw, _ in common[limit:]]:

@@ -1,8 +1,8 @@
-"""Training and test transforms: NumPy arrays in, NumPy arrays out, the reference's arithmetic.
+"""Transforms NumPy images and labels for training and testing, with the reference's arithmetic.
 
-Images are uint8 [h, w, 3] in BGR until `normalize`, labels uint8 [h, w]. The random ones draw from
-`rng`, a `numpy.random.Generator`, in the order in which the reference (mmsegmentation 0.27 with
-mmcv 1.7) draws, so that the same draws give the same pixels.
+Images are uint8 [h, w, 3] in BGR until `normalize`. Labels are uint8 [h, w]. Random transforms draw
+from `rng`, a `numpy.random.Generator`. They draw in the order of the reference (mmsegmentation 0.27
+with mmcv 1.7), so the same draws give the same pixels.
 """
 
 import math
@@ -17,13 +17,18 @@ Label = np.ndarray
 
 
 def train_transform(first_rows, label: Label, config, rng) -> tuple[Image, Label]:
-    """A random crop of a random size: float32 [H, W, 3] in RGB and uint8 [H, W], [H, W] = crop_hw.
+    """Returns a random crop of a randomly resized sample, augmented and normalized.
 
-    Where the crop lies is decided by the label; of the image, only what it takes is asked for.
+    The label decides where the crop lies. Only the image rows that the crop needs are requested.
 
-    first_rows: given a number, as many rows of the image from its top, or more: uint8 [n, w, 3].
-    label: of the size of the whole image.
-    config: has scale_wh, ratio_range, crop_hw, cat_max_ratio, flip_probability, mean and std.
+    Args:
+      first_rows: a function that takes a number and returns at least as many rows of the image from
+        its top, uint8 [n, w, 3].
+      label: the label of the whole image.
+      config: has scale_wh, ratio_range, crop_hw, cat_max_ratio, flip_probability, mean and std.
+
+    Returns:
+      The image, float32 [H, W, 3] in RGB, and the label, uint8 [H, W], where (H, W) is `crop_hw`.
     """
     source_hw = label.shape
     hw = resized_hw(source_hw, random_scale(config.scale_wh, config.ratio_range, rng))
@@ -36,60 +41,72 @@ def train_transform(first_rows, label: Label, config, rng) -> tuple[Image, Label
 
 
 def test_transform(image: Image, config) -> Image:
-    """The whole image at test size: float32 [h', w', 3] in RGB.
+    """Returns the whole image at test size, normalized: float32 [h', w', 3] in RGB.
 
-    config: has test_scale_wh, test_multiple, mean and std.
+    Args:
+      config: has test_scale_wh, test_multiple, mean and std.
     """
     image = resize_to_multiple(resize(image, config.test_scale_wh), config.test_multiple)
     return normalize(image, config.mean, config.std)
 
 
 def scaled(scale_wh, ratio: float) -> tuple[int, int]:
-    """`scale_wh` times a ratio, each side truncated."""
+    """Returns `scale_wh` times a ratio, with each side truncated to an integer."""
     return int(scale_wh[0] * ratio), int(scale_wh[1] * ratio)
 
 
 def random_scale(scale_wh, ratio_range, rng) -> tuple[int, int]:
-    """`scale_wh` times one random ratio from `ratio_range`."""
+    """Returns `scale_wh` times one random ratio from `ratio_range`."""
     low, high = ratio_range
     return scaled(scale_wh, rng.random() * (high - low) + low)
 
 
 def resized_hw(hw, scale_wh) -> tuple[int, int]:
-    """The largest size of the same shape within `scale_wh`, whose two sides bound in any order:
-    its longer side the longer one of the image, its shorter side the shorter one."""
+    """Returns the largest (height, width) of the same aspect ratio that fits within `scale_wh`.
+
+    The sides of `scale_wh` may come in any order. The longer one limits the image's longer side,
+    and the shorter one limits its shorter side.
+    """
     factor = min(max(scale_wh) / max(hw), min(scale_wh) / min(hw))
     return int(hw[0] * factor + 0.5), int(hw[1] * factor + 0.5)
 
 
 def short_side_hw(hw, scale_wh, shortest: int) -> tuple[int, int]:
-    """The size of the same shape whose shorter side is that of `scale_wh`, or `shortest` where that
-    is more; the longer side of `scale_wh` bounds nothing (SETR_Resize of the reference)."""
+    """Returns the (height, width) of the same aspect ratio that has a given shorter side.
+
+    The shorter side is that of `scale_wh`, or `shortest` if that is larger. The longer side of
+    `scale_wh` limits nothing. The reference calls this SETR_Resize.
+    """
     short = max(min(scale_wh), shortest)
     return resized_hw(hw, (short * max(hw) / min(hw), short))
 
 
 def resize(image: Image, scale_wh) -> Image:
-    """Bilinear, without anti-aliasing, to `resized_hw`."""
+    """Resizes an image to `resized_hw`, bilinearly and without anti-aliasing."""
     return resize_to(image, resized_hw(image.shape[:2], scale_wh))
 
 
 def resize_to(image: Image, hw) -> Image:
-    """Bilinear, without anti-aliasing, to exactly this height and width."""
+    """Resizes an image to an exact (height, width), bilinearly and without anti-aliasing."""
     if tuple(hw) == image.shape[:2]:
         return image
     return cv2.resize(image, (hw[1], hw[0]), interpolation=cv2.INTER_LINEAR)
 
 
 def resize_box(first_rows, source_hw, hw, box) -> Image:
-    """`resize_to(image, hw)[box]`, to the bit, from the upper left part of the image alone.
+    """Returns the same bits as `resize_to(image, hw)[box]`, but resizes only a part of the image.
 
-    first_rows: as for `train_transform`, of an image of `source_hw`.
-    box: two slices, which may reach beyond `hw`.
+    That part is the upper left corner, down to the end of the box.
+
+    Args:
+      first_rows: as in `train_transform`.
+      source_hw: the (height, width) of the whole image.
+      hw: the (height, width) of the whole image after resizing.
+      box: two slices, which may reach beyond `hw`.
     """
-    # With the ratios of the whole image, OpenCV takes every pixel from where it would there.
+    # With the ratios of the whole image, OpenCV samples every pixel at the same source position.
     ratio_y, ratio_x = hw[0] / source_hw[0], hw[1] / source_hw[1]
-    # Two more: one for the pixel on the other side, and one since OpenCV rounds the size.
+    # Two extra: one for the second pixel of the interpolation, one since OpenCV rounds the size.
     rows = min(math.ceil(min(box[0].stop, hw[0]) / ratio_y) + 2, source_hw[0])
     columns = min(math.ceil(min(box[1].stop, hw[1]) / ratio_x) + 2, source_hw[1])
     part = first_rows(rows)[:rows, :columns]
@@ -99,7 +116,10 @@ def resize_box(first_rows, source_hw, hw, box) -> Image:
 
 
 def resize_label_box(label: Label, hw, box) -> Label:
-    """A box of the label at `hw`, by nearest neighbor (without the half-pixel center)."""
+    """Returns a box of the label resized to `hw`.
+
+    It takes the nearest neighbor, without the half-pixel center.
+    """
     rows, columns = (
         np.minimum(np.arange(size)[side] * (1 / (size / source)), source - 1).astype(np.intp)
         for source, size, side in zip(label.shape, hw, box, strict=True)
@@ -108,21 +128,28 @@ def resize_label_box(label: Label, hw, box) -> Label:
 
 
 def resize_to_multiple(image: Image, multiple: int) -> Image:
-    """Bilinear, each side stretched up to the next multiple; the shape changes a little."""
+    """Stretches each side of an image to the next multiple, bilinearly.
+
+    The aspect ratio changes slightly.
+    """
     return resize_to(image, multiple_hw(image.shape[:2], multiple))
 
 
 def multiple_hw(hw, multiple: int) -> tuple[int, int]:
-    """The smallest multiples that are not below the two sides."""
+    """Returns (height, width), each rounded up to the next multiple."""
     return -(-hw[0] // multiple) * multiple, -(-hw[1] // multiple) * multiple
 
 
 def random_crop(label: Label, hw, crop_hw, cat_max_ratio, rng) -> tuple[tuple, Label]:
-    """A random window of the label at `hw` in which no class covers `cat_max_ratio` or more: its
-    box, and the label in it; smaller than `crop_hw` where `hw` is.
+    """Draws a random window of the label resized to `hw` in which no class dominates.
 
-    After ten windows that fail, the eleventh is taken as it is. Ignored pixels do not count, and a
-    window with fewer than two classes fails.
+    A window fails if one class covers the share `cat_max_ratio` or more of it, or if it has fewer
+    than two classes. Ignored pixels do not count. After ten failures, the eleventh window is taken
+    as it is.
+
+    Returns:
+      The window's box, two slices, and the label in it. The label is smaller than `crop_hw` where
+      `hw` is smaller.
     """
     for _ in range(11):
         box = _random_box(hw, crop_hw, rng)
@@ -133,30 +160,31 @@ def random_crop(label: Label, hw, crop_hw, cat_max_ratio, rng) -> tuple[tuple, L
 
 
 def _largest_share(label: Label) -> float:
-    """The part of the pixels that the most frequent class has; 1 where there is none."""
+    """Returns the most frequent class's share of the labeled pixels, or 1 if there are none."""
     counts = cv2.calcHist([label], [0], None, [256], [0, 256])[:IGNORE].astype(np.int64)
     return counts.max() / counts.sum() if counts.any() else 1.0
 
 
 def _random_box(hw, crop_hw, rng) -> tuple[slice, slice]:
-    # Both are always drawn, also where the image is no larger than the crop.
+    # Both numbers are always drawn, even if the image is no larger than the crop.
     top = int(rng.integers(0, max(hw[0] - crop_hw[0], 0) + 1))
     left = int(rng.integers(0, max(hw[1] - crop_hw[1], 0) + 1))
     return slice(top, top + crop_hw[0]), slice(left, left + crop_hw[1])
 
 
 def random_flip(image: Image, label: Label, probability, rng) -> tuple[Image, Label]:
-    """Mirrored left to right, or not."""
+    """Mirrors an image and its label left to right, with the given probability."""
     if rng.random() < probability:
         return cv2.flip(image, 1), cv2.flip(label, 1)
     return image, label
 
 
 def photometric_distortion(image: Image, rng) -> Image:
-    """Brightness, contrast, saturation and hue, each changed with probability 1/2.
+    """Changes brightness, contrast, saturation and hue, each with probability 1/2.
 
-    Contrast comes before or after the two steps in HSV, with probability 1/2 each. Every step goes
-    back to uint8, as in the reference; so does the trip to HSV, which costs up to 3 levels.
+    Contrast comes before or after the two steps in HSV, with probability 1/2 each. Every step
+    returns to uint8, as in the reference. The conversion to HSV and back also does, and changes a
+    pixel by up to 3 levels.
     """
     if rng.integers(2):
         image = brightness(image, rng.uniform(-32, 32))
@@ -173,24 +201,34 @@ def photometric_distortion(image: Image, rng) -> Image:
 
 
 def brightness(image: Image, beta: float) -> Image:
+    """Adds `beta` levels to every value of an image."""
     return cv2.LUT(image, _scaled_levels(1.0, beta))
 
 
 def contrast(image: Image, alpha: float) -> Image:
+    """Multiplies every value of an image by `alpha`."""
     return cv2.LUT(image, _scaled_levels(alpha, 0.0))
 
 
 def saturation(image: Image, alpha: float) -> Image:
+    """Multiplies the saturation of an image, its second channel in HSV, by `alpha`."""
     return _change_hsv(image, 1, _scaled_levels(alpha, 0.0))
 
 
 def hue(image: Image, delta: int) -> Image:
-    """delta: in OpenCV's unit of two degrees."""
+    """Shifts the hue of an image.
+
+    Args:
+      delta: the shift, in OpenCV's unit of two degrees.
+    """
     return _change_hsv(image, 0, ((np.arange(256) + delta) % 180).astype(np.uint8))
 
 
 def _scaled_levels(alpha: float, beta: float) -> np.ndarray:
-    """uint8 [256]: every level times alpha plus beta, clipped and truncated (not rounded)."""
+    """Returns each of the 256 levels times alpha plus beta, uint8 [256].
+
+    The results are clipped and truncated, not rounded.
+    """
     levels = np.arange(256, dtype=np.float32) * alpha + beta
     return np.clip(levels, 0, 255).astype(np.uint8)
 
@@ -202,16 +240,21 @@ def _change_hsv(image: Image, channel: int, table: np.ndarray) -> Image:
 
 
 def normalize(image: Image, mean, std) -> Image:
-    """BGR uint8 -> RGB float32, (x − mean) / std per channel; mean and std are in RGB order."""
+    """Converts a uint8 image in BGR to float32 in RGB, (x − mean) / std per channel.
+
+    Args:
+      mean: one value per channel, in RGB order.
+      std: one value per channel, in RGB order.
+    """
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    # A table of the 256 levels: exact, and faster than the arithmetic on every pixel.
+    # A table of the 256 levels is exact, and faster than arithmetic on every pixel.
     levels = np.arange(256, dtype=np.float32)[:, None] - mean
     levels = (levels * (1 / std.astype(np.float64))).astype(np.float32)
     return cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), levels[:, None])
 
 
 def pad(array: np.ndarray, hw, value) -> np.ndarray:
-    """Filled up with `value` at the bottom and on the right to at least `hw`."""
+    """Pads an array with `value` at the bottom and on the right, to at least `hw`."""
     height, width = array.shape[:2]
     extra = ((0, max(hw[0] - height, 0)), (0, max(hw[1] - width, 0)))
     if extra == ((0, 0), (0, 0)):

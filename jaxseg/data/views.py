@@ -1,6 +1,6 @@
-"""The views of an image that an evaluation shows to the network: sizes, mirror images, padding.
+"""Plans the views of an image for evaluation: sizes, mirror images, padding.
 
-Knows pixels only; how the scores of views are averaged is `jaxseg.inference`'s business.
+This module handles pixels only. `jaxseg.inference` averages the scores of the views.
 """
 
 from collections import Counter
@@ -19,13 +19,13 @@ Hw = tuple[int, int]
 
 
 class View(NamedTuple):
-    """One way to show an image.
+    """Describes one way to show an image to the network.
 
     Attributes:
-      sizes: heights and widths that the image is resized to, one after the other.
-      mirrored: left to right, before it is padded.
-      padded_hw: filled up at the bottom and on the right to this size.
-      weight: how many of the recipe's views show the same.
+      sizes: the (height, width) pairs that the image is resized to, one after the other.
+      mirrored: whether it is mirrored left to right, before it is padded.
+      padded_hw: the (height, width) that it is padded to, at the bottom and on the right.
+      weight: how many of the recipe's views are identical to this one.
     """
 
     sizes: tuple[Hw, ...]
@@ -35,20 +35,21 @@ class View(NamedTuple):
 
     @property
     def hw(self) -> Hw:
-        """The size without padding."""
+        """The (height, width) without padding."""
         return self.sizes[-1]
 
 
 def evaluation_rule(config):
-    """The settings of `config.eval.protocol`.
+    """Returns the settings of the protocol that `config.eval.protocol` names.
 
     Raises:
-      ConfigError: for another protocol than these two or none, and for settings that make no view.
+      ConfigError: if the protocol is missing or is neither "ss" nor "ms", or if its settings are
+        invalid.
     """
     if "protocol" not in config.eval:
         raise ConfigError(
-            "config.eval has no protocol: the config is of an earlier jaxseg; --mode eval takes the"
-            " recipe's file of today instead, by --config"
+            "config.eval has no protocol: the config is of an earlier jaxseg. Pass the recipe's"
+            " current file to --mode eval with --config."
         )
     protocol = config.eval.protocol
     if protocol not in ("ss", "ms"):
@@ -64,11 +65,17 @@ def evaluation_rule(config):
 
 
 def plan_views(hw: Hw, config) -> list[View]:
-    """The views of an image of this size, in the order of the recipe, each of them once.
+    """Plans the distinct views of an image of this size, in the order of the recipe.
 
-    The test size times each ratio, and their mirror images if the rule says so. Two views show the
-    same where all sizes on the way are the same: ratios below 1 often end at the same shortest
-    side.
+    The recipe has a view of the test size times each ratio, and its mirror image if the rule asks
+    for it. Two views are identical if all their sizes, intermediate ones too, are equal. Ratios
+    below 1 often end at the same shortest side.
+
+    Args:
+      hw: the image's (height, width).
+
+    Raises:
+      ConfigError: as in `evaluation_rule`.
     """
     rule = evaluation_rule(config)
     counts = Counter()
@@ -89,19 +96,23 @@ def plan_views(hw: Hw, config) -> list[View]:
 
 
 def resize(image: np.ndarray, sizes: tuple[Hw, ...]) -> np.ndarray:
-    """An image at the last of these sizes, uint8 [h', w', 3]."""
+    """Resizes an image to each of the sizes in turn, and returns uint8 [h', w', 3]."""
     for hw in sizes:
         image = transforms.resize_to(image, hw)
     return image
 
 
 def cut_window(resized: np.ndarray, view: View, top: int, left: int, hw: Hw, config) -> np.ndarray:
-    """A window of a view as the network takes it: float32 [*hw, 3] in RGB, normalized.
+    """Cuts a window out of a view: float32 [*hw, 3] in RGB, normalized, as the network takes it.
 
-    resized: the image at the size of the view, not mirrored yet.
+    Args:
+      resized: the image at the size of the view, not mirrored yet.
+      top: the window's first row in the view.
+      left: the window's first column in the view.
+      hw: the window's (height, width).
     """
     shown = resized[:, ::-1] if view.mirrored else resized
     window = np.ascontiguousarray(shown[top : top + hw[0], left : left + hw[1]])
-    if evaluation_rule(config).pad == "before_normalize":  # with black, not with the mean
+    if evaluation_rule(config).pad == "before_normalize":  # pads with black, not with the mean
         window = transforms.pad(window, hw, 0)
     return transforms.pad(transforms.normalize(window, config.data.mean, config.data.std), hw, 0)

@@ -249,7 +249,7 @@ def test_label_value_outside_the_table_is_named_with_its_file(tmp_path):
 
 def test_color_picture_in_the_place_of_a_label_is_refused(tmp_path):
     write_cityscapes(tmp_path, "ulm_000000_000019", label=np.zeros((*HW, 3), np.uint8))
-    with pytest.raises(DataError, match="is no label"):
+    with pytest.raises(DataError, match="is not a label"):
         read_sample(only_sample(tmp_path))
 
 

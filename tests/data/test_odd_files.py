@@ -63,7 +63,7 @@ def test_a_photograph_is_turned_by_its_metadata_and_its_label_is_not(tmp_path):
     exif[0x0112] = 6  # stored lying on its side
     Image.fromarray(np.zeros((*HW, 3), np.uint8)).save(image, exif=exif)
     (sample,) = find_samples("ade20k", tmp_path, "training")
-    with pytest.raises(DataError, match="turned as its EXIF data say") as error:
+    with pytest.raises(DataError, match="rotated according to their EXIF data") as error:
         read_sample(sample)
     assert f"{image}: {HW[::-1]}" in str(error.value)
     Image.fromarray(np.zeros(HW[::-1], np.uint8)).save(label)
@@ -99,7 +99,7 @@ def test_a_label_of_one_bit_has_the_values_0_and_1(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_a_label_with_several_channels_is_refused(tmp_path, mode):
-    with pytest.raises(DataError, match="is no label: it has the shape"):
+    with pytest.raises(DataError, match="is not a label: it has the shape"):
         with_label(tmp_path, Image.fromarray(NOISE, "RGBA").convert(mode))
 
 

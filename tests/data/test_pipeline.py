@@ -206,7 +206,7 @@ def test_wrong_labels_are_never_skipped(tmp_path):
     os.replace(first.label, second.label)
     first.label.write_bytes(first.image.read_bytes())
     config = make_config(tmp_path, skip_corrupt=True)
-    with pytest.raises(DataError, match="is no label"):
+    with pytest.raises(DataError, match="is not a label"):
         next(pipeline.training_batches(config, batch_size=2, seed=0))
 
 

@@ -94,7 +94,7 @@ def test_pairs_of_different_sizes_are_named_by_the_size_that_is_read(tmp_path):
     assert pictures.image_hw(image) == pictures.read_image(image).shape[:2] == HW[::-1]
     found = survey_of("ade20k", tmp_path, "training")
     (fault,) = found.faults
-    assert fault.startswith(f"{image} is 8x6, its label 6x8 (an image is turned as its EXIF")
+    assert fault.startswith(f"{image} is 8x6, its label 6x8 (images are rotated")
 
 
 def test_many_sizes_are_summed_up(tmp_path):
@@ -122,4 +122,4 @@ def test_values_of_one_class_are_summed_up(tmp_path):
 def test_a_dataset_without_a_pixel_of_any_class_is_a_fault(tmp_path):
     write_cityscapes(tmp_path, "ulm_000000_000019", label=np.zeros(HW, np.uint8))
     (fault,) = survey_of("cityscapes", tmp_path, "train").faults
-    assert fault == "no pixel of the 1 labels is of any class"
+    assert fault == "none of the 1 labels has a pixel of any class"

@@ -219,7 +219,7 @@ def test_without_such_features_those_there_are_are_listed(copied, missing, said)
     features["featuresDict"]["features"] = {k: kept[k] for k in kept if not k.startswith(missing)}
     file.write_text(json.dumps(features))
     source = Source(CITYSCAPES, str(root), "val", kind=CITY)
-    with pytest.raises(DataError, match=f"does not tell its {said}") as error:
+    with pytest.raises(DataError, match=f"Cannot tell which feature .* holds the {said}") as error:
         source.samples()
     assert "\n  image_id: Text(" in str(error.value)
 

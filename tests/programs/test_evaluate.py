@@ -119,7 +119,7 @@ def test_a_saved_run_is_evaluated_by_the_protocol_of_the_overrides(setting, tmp_
     save_weights(tmp_path / "run", variables, config.to_dict())
     changes = SLIDE | {"protocol": "ms", "ms.ratios": (0.5, 1.0)}
     overrides = [f"--config.eval.{key}={value}" for key, value in changes.items()]
-    evaluate_checkpoint(str(tmp_path / "run"), None, tmp_path / "out", overrides)
+    evaluate_checkpoint(tmp_path / "run", tmp_path / "out", overrides=overrides)
     slid = in_the_way_of(config, SLIDE | {"protocol": "ms"})
     expected, whole = (expected_scores(c, model, variables).miou for c in (slid, config))
     assert f"{expected:.3f}" != f"{whole:.3f}"
@@ -142,7 +142,7 @@ def test_a_split_without_labels_is_predicted_and_written_for_the_server(setting,
         on_image=lambda index, _, class_map: predicted.update({index: class_map}),
     )
     overrides = [f"--config.data.root={tmp_path}", "--config.data.val_split=test"]
-    write_submission(str(tmp_path / "run"), None, tmp_path / "out", overrides)
+    write_submission(tmp_path / "run", tmp_path / "out", overrides=overrides)
     written = sorted((tmp_path / "out" / "submission").iterdir())
     assert [path.name for path in written] == names
     for index, path in enumerate(written):
@@ -155,8 +155,8 @@ def test_a_dataset_without_a_server_is_refused(setting, tmp_path):
     config, _, variables = setting
     save_weights(tmp_path / "run", variables, config.to_dict())
     overrides = ["--config.data.val_dataset=potsdam"]
-    with pytest.raises(ConfigError, match="no form for submissions of potsdam"):
-        write_submission(str(tmp_path / "run"), None, tmp_path / "out", overrides)
+    with pytest.raises(ConfigError, match="no format for submissions of potsdam"):
+        write_submission(tmp_path / "run", tmp_path / "out", overrides=overrides)
 
 
 def test_another_dataset_may_be_evaluated_on_than_trained_on(setting):

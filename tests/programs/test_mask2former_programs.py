@@ -57,5 +57,5 @@ def test_from_a_file_to_training_and_back(config, tmp_path, capsys):
         np.testing.assert_array_equal(after[path], array, err_msg=path)
 
     scores = json.loads((run / "metrics.json").read_text())
-    evaluate_checkpoint(run, None, tmp_path / "evaluated", [])
+    evaluate_checkpoint(run, tmp_path / "evaluated")
     assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text()) == scores

@@ -79,7 +79,7 @@ def test_converted_vit_says_what_became_of_every_tensor(tmp_path, capsys):
     assert counts["8"] == "layer scale 1: the pre-training had none"
     for why in ("class token, which the model does not have", NO_ADAPTER, *NO_HEADS):
         assert why in printed
-    assert "to be trained before it is of use" in printed
+    assert "train it before use" in printed
     report = json.loads((run / "conversion.json").read_text())
     assert report["used"].keys() | report["ignored"].keys() == tensors.keys()
 

@@ -1,4 +1,4 @@
-"""The datasets by name."""
+"""Lists the datasets by name."""
 
 from jaxseg.data.datasets import custom
 from jaxseg.data.datasets.ade20k import ADE20K
@@ -38,7 +38,11 @@ DATASETS = {
 
 
 def get_dataset(name: str) -> Dataset:
-    """The dataset of that name. Raises ConfigError with the known names."""
+    """Returns the dataset of that name.
+
+    Raises:
+      ConfigError: if there is none. The message lists the known names.
+    """
     if name not in DATASETS:
         known = ", ".join([*DATASETS, f"{custom.NAME} (configs/custom.py)"])
         raise ConfigError(f"Unknown dataset {name!r}. Known: {known}.")

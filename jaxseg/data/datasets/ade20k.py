@@ -1,4 +1,7 @@
-"""ADE20K as in ADEChallengeData2016: 150 classes. Zhou et al., arXiv:1608.05442."""
+"""Describes ADE20K as released in ADEChallengeData2016: scenes, 150 classes.
+
+Source: Zhou et al., arXiv:1608.05442.
+"""
 
 from jaxseg.data.datasets.description import (
     IGNORE,
@@ -46,6 +49,6 @@ ADE20K = Dataset(
     images="images/{split}",
     image_suffix=".jpg",
     labels=("annotations/{split}",),
-    # Raw 0 is everything else.
+    # The raw value 0 marks everything that belongs to no class.
     label_formats=(LabelFormat(".png", label_table({0: IGNORE} | {k + 1: k for k in range(150)})),),
 )

@@ -1,4 +1,7 @@
-"""Cityscapes: 19 classes of street scenes. Cordts et al., arXiv:1604.01685."""
+"""Describes Cityscapes: street scenes, 19 classes.
+
+Source: Cordts et al., arXiv:1604.01685.
+"""
 
 from jaxseg.data.datasets.description import (
     IGNORE,
@@ -9,10 +12,10 @@ from jaxseg.data.datasets.description import (
     names,
 )
 
-# The raw id of each of the 19 classes, from the label table that is published with the dataset;
-# the other ids from 0 to 33 exist and are ignored.
+# The raw id of each of the 19 classes, from the label table that is published with the dataset. The
+# other ids from 0 to 33 exist and are ignored.
 RAW_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-# The colors of the raw ids from 0 to 33, and of the license plate (-1, the last one).
+# The colors of the raw ids from 0 to 33. The last color is that of the license plate (id -1).
 RAW_PALETTE = colors("""
     000000 000000 000000 000000 000000 6f4a00 510051 804080 f423e8 faaaa0 e6968c 464646
     66669c be9999 b4a5b4 966464 96785a 999999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4

@@ -1,5 +1,7 @@
-"""COCO-Stuff: 171 classes of things and stuff, on 164k images and on 10k. Caesar et al.,
-arXiv:1612.03716."""
+"""Describes COCO-Stuff: 171 classes of things and stuff, with 164k images and with 10k.
+
+Source: Caesar et al., arXiv:1612.03716.
+"""
 
 import dataclasses
 
@@ -48,7 +50,7 @@ PALETTE = colors("""
         004020 40a0c0 c04040 8040a0 4020c0 c0c0c0 0040a0 c0a0c0 c0c000 804060 c02040 c04080 40c060
         40a040 404000
 """)
-# The raw ids are COCO's category ids less one; these belong to no class.
+# The raw ids are COCO's category ids minus one. The ids in `UNUSED` belong to no class.
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 RAW_IDS = tuple(raw for raw in range(182) if raw not in UNUSED)
 
@@ -68,12 +70,12 @@ COCO_STUFF_164K = Dataset(
 COCO_STUFF_10K = dataclasses.replace(
     COCO_STUFF_164K,
     name="coco_stuff10k",
-    # Unlike in the files of the same suffix for 164k, 0 is what has no label.
+    # In files of this suffix, 0 marks unlabeled pixels here, but is a class in COCO-Stuff 164k.
     label_formats=(
         LabelFormat(
             "_labelTrainIds.png", label_table({0: IGNORE} | {k + 1: k for k in range(171)})
         ),
     ),
     label_origin="The release has .mat files; MMSegmentation's coco_stuff10k.py makes these labels "
-    "of them and sorts the images into the splits.",
+    "from them and sorts the images into the splits.",
 )

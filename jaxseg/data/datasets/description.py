@@ -1,7 +1,7 @@
-"""What a dataset is: its classes and colors, its label values, and the folders it lies in.
+"""Defines how a dataset is described: its classes, colors, label values and folders.
 
-Plain description, one file per family of datasets, from `ade20k` to `potsdam`. `datasets` finds and
-reads what is described.
+Each family of datasets has one file with its description, from `ade20k` to `potsdam`.
+`jaxseg.data.datasets` finds a description by its name, and `jaxseg.data.readers` reads the files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 
 IGNORE = 255
-UNKNOWN = 254  # in a label table: no such raw value exists, so meeting one is an error
+UNKNOWN = 254  # in a label table: the raw value does not exist, so a pixel with it is an error
 
 
 @dataclass(frozen=True, eq=False)
 class LabelFormat:
-    """One way in which a dataset's labels are stored.
+    """Describes one way in which a dataset's labels are stored.
 
-    suffix: takes the place of the image suffix in the file name.
-    train_ids: uint8 [256], raw value -> class index, `IGNORE` or `UNKNOWN`.
+    Attributes:
+      suffix: replaces the image suffix in the file name.
+      train_ids: uint8 [256], the class index, `IGNORE` or `UNKNOWN` of every raw value.
     """
 
     suffix: str
@@ -28,18 +29,22 @@ class LabelFormat:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """What a dataset means and how its folders are laid out.
+    """Describes a dataset: its name, its classes and how its folders are laid out.
 
-    classes: the K class names; index = train id.
-    palette: uint8 [K, 3], RGB.
-    images: folder below the root, with `{split}`; files are found in it recursively.
-    labels: the same for labels, in order of preference; the first that exists is read.
-    labels_of: in the place of `labels`, for splits whose labels lie elsewhere.
-    label_formats: in order of preference; the first whose file exists is read.
-    split_list: text file below the root, with `{split}`, that names the images of a split in order,
-      one a line and without suffix; "" where a split is all that its folder holds.
-    subfolders: those that the release has below images and labels, for messages.
-    label_origin: how one comes by the labels, for messages.
+    Attributes:
+      name: the name in configs.
+      classes: the K class names. The index of a name is its train id.
+      palette: the color of each class, uint8 [K, 3] in RGB.
+      images: the folder of images below the root, with `{split}`. It is searched recursively.
+      image_suffix: the end of the file name of every image.
+      labels: the same as `images` for labels, in order of preference. The first folder that exists
+        is read.
+      label_formats: in order of preference. The first format whose file exists is read.
+      labels_of: replaces `labels` for splits whose labels lie elsewhere.
+      split_list: a text file below the root, with `{split}`. It names the images of a split in
+        order, one per line and without suffix. If it is "", a split is all that its folder holds.
+      subfolders: the subfolders that the release has below images and labels, for messages.
+      label_origin: how to obtain the labels, for messages.
     """
 
     name: str
@@ -52,20 +57,23 @@ class Dataset:
     labels_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     split_list: str = ""
     subfolders: str = ""
-    label_origin: str = "Labels are read as they were released; nothing has to be converted first."
+    label_origin: str = "Labels are read as released; nothing has to be converted first."
 
     def image_folder(self, split: str) -> str:
+        """Returns the folder of a split's images, below the root."""
         return self.images.format(split=split)
 
     def label_folders(self, split: str) -> list[str]:
+        """Returns the folders of a split's labels below the root, in order of preference."""
         folders = self.labels_of.get(split, self.labels)
         return [folder.format(split=split) for folder in folders]
 
     def split_list_file(self, split: str) -> str:
+        """Returns the file that names a split's images, below the root."""
         return self.split_list.format(split=split)
 
     def expected_tree(self, root: Path, splits: Sequence[str]) -> str:
-        """The folders and files that belong below `root`, as text for messages."""
+        """Returns the folders and files that belong below `root`, as text for messages."""
         label_names = " or ".join(f"*{form.suffix}" for form in self.label_formats)
         lines = [f"  {root}/"]
         for split in splits:
@@ -79,9 +87,12 @@ class Dataset:
 
 
 def label_table(train_ids: Mapping[int, int]) -> np.ndarray:
-    """uint8 [256]: the given raw values; else, 255 is ignored and everything else `UNKNOWN`."""
+    """Returns the train id of every raw value, uint8 [256].
+
+    Of the raw values that `train_ids` lacks, 255 becomes `IGNORE` and the others `UNKNOWN`.
+    """
     table = np.full(256, UNKNOWN, np.uint8)
-    # 255 is "ignore" in ready-made labels, and what the id -1 (license plate) becomes in uint8.
+    # In ready-made labels, 255 means "ignore". It is also the id -1 (license plate) as uint8.
     table[255] = IGNORE
     table[list(train_ids)] = list(train_ids.values())
     table.flags.writeable = False
@@ -89,16 +100,16 @@ def label_table(train_ids: Mapping[int, int]) -> np.ndarray:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """The class names in a text, which commas separate."""
+    """Splits a text at its commas into class names."""
     return tuple(" ".join(name.split()) for name in text.split(","))
 
 
 def colors(text: str) -> np.ndarray:
-    """uint8 [K, 3] from RRGGBB numbers, which blanks separate."""
+    """Parses RRGGBB numbers, separated by blanks, into uint8 [K, 3]."""
     return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, 3)
 
 
 def ranges(values: np.ndarray) -> str:
-    """'0-18, 255' for 0, 1, … 18, 255."""
+    """Writes ascending numbers as ranges: '0-18, 255' for 0, 1, … 18, 255."""
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs)

@@ -1,5 +1,8 @@
-"""Mapillary Vistas v1.2 (Neuhold et al., ICCV 2017): in its own classes, with and without the one
-for what is unlabelled, and mapped to Cityscapes' 19, as published and without its quirk."""
+"""Describes Mapillary Vistas v1.2 in four variants (Neuhold et al., ICCV 2017).
+
+Two have the dataset's own classes, with and without the class for unlabeled pixels. Two are mapped
+to the 19 classes of Cityscapes: one with the published table, and one without the table's quirk.
+"""
 
 import dataclasses
 
@@ -42,7 +45,8 @@ MAPILLARY_66 = Dataset(
     palette=PALETTE,
     images="{split}/images",
     image_suffix=".jpg",
-    # As in the newer download, which holds v2.0 too, and as in the older one.
+    # The first folder is that of the newer download, which also holds v2.0. The older one has the
+    # second.
     labels=("{split}/v1.2/labels", "{split}/labels"),
     label_formats=(LabelFormat(".png", label_table({k: k for k in range(66)})),),
 )
@@ -57,7 +61,7 @@ MAPILLARY_65 = dataclasses.replace(
     ),
 )
 
-# The raw ids of the classes of Cityscapes.
+# The raw ids of Mapillary that make up each class of Cityscapes.
 RAW_IDS = {
     "road": (13, 24, 41),  # also lane markings and manholes
     "sidewalk": (2, 15),  # also curbs
@@ -66,7 +70,7 @@ RAW_IDS = {
     "fence": (3,),
     "pole": (45, 47),  # also utility poles
     "traffic light": (48,),
-    "traffic sign": (50,),  # from the front
+    "traffic sign": (50,),  # seen from the front
     "vegetation": (30,),
     "terrain": (29,),
     "sky": (27,),
@@ -75,7 +79,7 @@ RAW_IDS = {
     "car": (55,),
     "truck": (61,),
     "bus": (54,),
-    "train": (58,),  # all that is on rails
+    "train": (58,),  # everything on rails
     "motorcycle": (57,),
     "bicycle": (52,),
 }
@@ -88,8 +92,11 @@ CITYSCAPES_IDS = label_table(
 
 
 def train_ids_as_published() -> np.ndarray:
-    """uint8 [256], as the reference has it: of the raw ids up to 65, those that no class takes are
-    ignored, but the values above, which the dataset does not use, become 0 (road), even 255."""
+    """Returns the reference's train id of every raw id, uint8 [256].
+
+    Raw ids up to 65 that belong to no class are ignored. The dataset does not use the values above
+    65. The reference maps them to 0 (road), even 255.
+    """
     table = np.where(np.arange(256) < len(CLASSES), CITYSCAPES_IDS, 0).astype(np.uint8)
     table.flags.writeable = False
     return table
@@ -103,7 +110,7 @@ MAPILLARY_TO_CITYSCAPES = dataclasses.replace(
     label_formats=(LabelFormat(".png", train_ids_as_published()),),
 )
 
-# Without the quirk: values above 65 are errors, but for 255, which is ignored.
+# This variant lacks the quirk: values above 65 are errors, except 255, which is ignored.
 MAPILLARY_TO_CITYSCAPES_STRICT = dataclasses.replace(
     MAPILLARY_TO_CITYSCAPES,
     name="mapillary_to_cityscapes_strict",

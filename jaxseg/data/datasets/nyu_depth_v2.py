@@ -1,4 +1,7 @@
-"""NYU Depth v2: rooms, 40 classes. Silberman et al., ECCV 2012; Gupta et al., CVPR 2013."""
+"""Describes NYU Depth v2: rooms, 40 classes.
+
+Sources: Silberman et al., ECCV 2012, and Gupta et al., CVPR 2013.
+"""
 
 from jaxseg.data.datasets.ade20k import ADE20K
 from jaxseg.data.datasets.description import IGNORE, Dataset, LabelFormat, label_table, names
@@ -15,8 +18,8 @@ NYU_DEPTH_V2 = Dataset(
     images="image",
     image_suffix=".png",
     labels=("label40",),
-    # Raw 0 has no label.
+    # The raw value 0 marks unlabeled pixels.
     label_formats=(LabelFormat(".png", label_table({0: IGNORE} | {k + 1: k for k in range(40)})),),
     split_list="{split}.txt",
-    label_origin="Images, labels of 40 classes and lists are made of the release's .mat files.",
+    label_origin="Images, labels of 40 classes and lists are made from the release's .mat files.",
 )

@@ -1,5 +1,7 @@
-"""Pascal Context: 59 classes on the images of VOC 2010, without and with a background class.
-Mottaghi et al., CVPR 2014."""
+"""Describes Pascal Context: images of VOC 2010, 59 classes, without and with a background class.
+
+Source: Mottaghi et al., CVPR 2014.
+"""
 
 import dataclasses
 
@@ -19,9 +21,9 @@ PASCAL_CONTEXT_59 = Dataset(
     images="JPEGImages",
     image_suffix=".jpg",
     labels=("SegmentationClassContext",),
-    # 0 is the background.
+    # The raw value 0 marks the background.
     label_formats=(LabelFormat(".png", label_table({0: IGNORE} | {k + 1: k for k in range(59)})),),
-    label_origin="Labels and lists are made of the release by MMSegmentation's pascal_context.py.",
+    label_origin="MMSegmentation's pascal_context.py makes labels and lists from the release.",
     split_list="ImageSets/SegmentationContext/{split}.txt",
 )
 

@@ -1,4 +1,4 @@
-"""ISPRS Potsdam: aerial images of a city in tiles, 6 classes."""
+"""Describes ISPRS Potsdam: aerial images of a city in tiles, 6 classes."""
 
 from jaxseg.data.datasets.description import (
     IGNORE,
@@ -16,7 +16,7 @@ POTSDAM = Dataset(
     images="img_dir/{split}",
     image_suffix=".png",
     labels=("ann_dir/{split}",),
-    # 0 is the boundary between two of them.
+    # The raw value 0 marks the boundary between two classes.
     label_formats=(LabelFormat(".png", label_table({0: IGNORE} | {k + 1: k for k in range(6)})),),
     label_origin="MMSegmentation's potsdam.py cuts the release into these tiles.",
 )

@@ -1,4 +1,4 @@
-"""Pictures that are stored decoded: arrays of uint8 in the form of `.npy` files."""
+"""Stores decoded pictures as uint8 arrays in the format of `.npy` files."""
 
 import io
 from typing import BinaryIO
@@ -9,30 +9,42 @@ MAGIC = np.lib.format.MAGIC_PREFIX
 
 
 def begins(file: BinaryIO) -> bool:
-    """Whether a file is one; it stands at its beginning, before and after."""
+    """Returns whether an open file holds a stored array.
+
+    The file must be at its beginning, and is there again afterwards.
+    """
     beginning = file.read(len(MAGIC))
     file.seek(0)
     return beginning == MAGIC
 
 
 def to_bytes(array: np.ndarray) -> bytes:
+    """Returns the content of a file that stores an array."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     return file.getvalue()
 
 
 def from_bytes(content: bytes) -> np.ndarray:
-    """Not copied, and so read-only. Raises OSError, as decoders of pictures do."""
+    """Returns the array in a file's content, read-only, since it is not copied.
+
+    Raises:
+      OSError: if the content is damaged. Decoders of pictures raise the same.
+    """
     file = io.BytesIO(content)
     shape = read_shape(file)
     values = np.frombuffer(content, np.uint8, offset=file.tell())
     if values.size != np.prod(shape):
-        raise OSError(f"it holds {values.size} values, where {shape} are needed")
+        raise OSError(f"it holds {values.size} values, but its header gives the shape {shape}")
     return values.reshape(shape)
 
 
 def read_shape(file: BinaryIO) -> tuple[int, ...]:
-    """From the header at the beginning of a file. Raises OSError."""
+    """Reads the shape of a stored array from the header at the beginning of a file.
+
+    Raises:
+      OSError: if the header is damaged, or if the array is not of uint8.
+    """
     try:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)

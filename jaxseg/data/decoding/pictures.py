@@ -1,7 +1,7 @@
-"""Pictures of images and of labels: from the bytes of a file to arrays.
+"""Decodes picture files of images and labels to arrays.
 
-Files in the form of `jaxseg.data.decoding.arrays` are pictures, too; what is read of them is
-read-only. What cannot be read is a `CorruptFileError` that names the file.
+Files in the format of `jaxseg.data.decoding.arrays` are also picture files. Arrays read from them
+are read-only. A file that cannot be read raises a `CorruptFileError` that names it.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from jaxseg.errors import CorruptFileError, DataError
 
 
 class PictureFile(Protocol):
-    """A picture file: a `pathlib.Path`, or what stands for one, such as a record of many.
+    """Represents a picture file: a `pathlib.Path`, or an object in its place, such as a record.
 
     `str` gives its name for messages.
     """
 
     @property
     def stem(self) -> str:
-        """Its file name without the last suffix."""
+        """The file name without the last suffix."""
 
     def read_bytes(self) -> bytes: ...
 
@@ -32,17 +32,23 @@ class PictureFile(Protocol):
 
 
 def read_image(picture: PictureFile) -> np.ndarray:
-    """uint8 [h, w, 3], BGR. Raises CorruptFileError."""
+    """Reads an image as uint8 [h, w, 3] in BGR.
+
+    Raises:
+      CorruptFileError: if it cannot be read.
+    """
     image = OpenedImage(picture)
     return image.first_rows(image.hw[0])
 
 
 class OpenedImage:
-    """An image that is read and, if it is a PNG, decoded only as far down as it is asked for.
+    """Reads an image file, and decodes a PNG only as far down as its rows are requested.
 
-    hw: its height and width.
+    Attributes:
+      hw: the image's (height, width).
 
-    Raises CorruptFileError.
+    Raises:
+      CorruptFileError: if the file cannot be read.
     """
 
     def __init__(self, picture: PictureFile):
@@ -55,7 +61,13 @@ class OpenedImage:
             self.hw = self._whole.shape[:2]
 
     def first_rows(self, count: int) -> np.ndarray:
-        """uint8 [count or more, w, 3], BGR, from the top. Raises CorruptFileError."""
+        """Returns at least `count` rows from the top, uint8 [n, w, 3] in BGR.
+
+        An image with fewer rows is returned whole.
+
+        Raises:
+          CorruptFileError: if they cannot be decoded.
+        """
         if self._png:
             return self._decode(self._png.first(count) or self._content)
         return self._whole
@@ -71,7 +83,11 @@ class OpenedImage:
 
 
 def image_hw(picture: PictureFile) -> tuple[int, int]:
-    """The size that `read_image` gives, from the header alone. Raises CorruptFileError."""
+    """Returns the (height, width) that `read_image` gives, reading only the header.
+
+    Raises:
+      CorruptFileError: if the header cannot be read.
+    """
     with _opened(picture) as file:
         if arrays.begins(file):
             return arrays.read_shape(file)[:2]
@@ -82,34 +98,44 @@ def image_hw(picture: PictureFile) -> tuple[int, int]:
 
 
 def read_raw_label(picture: PictureFile) -> np.ndarray:
-    """uint8 [h, w] of the values as stored: gray ones of 1 to 16 bits, or indices of a palette.
+    """Reads a label's values as stored: gray values of 1 to 16 bits, or indices of a palette.
 
-    Raises CorruptFileError, or DataError where there is not one value from 0 to 255 per pixel.
+    Returns:
+      The values, uint8 [h, w].
+
+    Raises:
+      CorruptFileError: if the file cannot be read.
+      DataError: if the file does not have one value from 0 to 255 per pixel.
     """
     content = read_bytes(picture)
     with _decoding(picture):
         if content.startswith(arrays.MAGIC):
             raw = arrays.from_bytes(content)
         else:
-            # Pillow, since OpenCV would turn the indices of a palette picture into colors. It does
-            # not turn pictures by their metadata either, which is as the reference reads labels.
+            # Pillow keeps the indices of a palette picture, while OpenCV would convert them to
+            # colors. Like the reference's reader of labels, Pillow does not rotate pictures
+            # according to their metadata.
             raw = np.array(Image.open(io.BytesIO(png.uncompressed(content))))
     if raw.ndim != 2:
         raise DataError(
-            f"{picture} is no label: it has the shape {raw.shape}, where one value per pixel,"
-            " [h, w], is needed. Color pictures of labels will not do; use the label ids as the"
-            " dataset ships them."
+            f"{picture} is not a label: it has the shape {raw.shape}, but one value per pixel,"
+            " [h, w], is needed. Labels cannot be read from color pictures; use the label ids that"
+            " come with the dataset."
         )
     if raw.dtype != np.uint8 and (raw.min() < 0 or raw.max() > 255):
         raise DataError(
-            f"{picture} is no label: it holds values from {raw.min()} to {raw.max()}, where those"
-            " of labels are from 0 to 255. Is it a map of instances or of depth?"
+            f"{picture} is not a label: it holds values from {raw.min()} to {raw.max()}, but labels"
+            " hold values from 0 to 255. Is it a map of instances or of depth?"
         )
     return raw.astype(np.uint8, copy=False)
 
 
 def raw_label_hw(picture: PictureFile) -> tuple[int, int]:
-    """The size that `read_raw_label` gives, from the header alone. Raises CorruptFileError."""
+    """Returns the (height, width) that `read_raw_label` gives, reading only the header.
+
+    Raises:
+      CorruptFileError: if the header cannot be read.
+    """
     with _opened(picture) as file:
         if arrays.begins(file):
             return arrays.read_shape(file)[:2]
@@ -125,17 +151,21 @@ def _opened(picture):
 
 @contextlib.contextmanager
 def _decoding(picture):
-    """What goes wrong inside is a CorruptFileError."""
+    """Turns the errors of decoders into a CorruptFileError."""
     try:
         yield
     except UnidentifiedImageError as error:
-        raise _corrupt(picture, "it is no picture of a known format") from error
+        raise _corrupt(picture, "its format is unknown") from error
     except (OSError, SyntaxError) as error:
         raise _corrupt(picture, str(error)) from error
 
 
 def read_bytes(picture: PictureFile) -> bytes:
-    """The content of a picture file that is whole, by its checksums. Raises CorruptFileError."""
+    """Reads the content of a picture file, and verifies its checksums.
+
+    Raises:
+      CorruptFileError: if the file cannot be read, is empty or is damaged.
+    """
     try:
         content = picture.read_bytes()
     except OSError as error:
@@ -148,13 +178,13 @@ def read_bytes(picture: PictureFile) -> bytes:
 
 
 def _fault(content: bytes) -> str | None:
-    """What is wrong with a picture file, as far as its bytes tell.
+    """Returns what is wrong with a picture file, as far as its bytes show, or None.
 
-    Decoders differ in what they do with a damaged file, down to returning a partly gray picture.
+    Decoders treat damaged files differently; some return a partly gray picture.
     """
     if content.startswith(png.SIGNATURE[:4]):
         return png.fault(content)
-    # JPEG has no checksums, but the last "start of scan" is followed by an "end of image".
+    # JPEG has no checksums. In a complete file, an "end of image" follows the last "start of scan".
     if content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
         return f"it ends early, after {len(content)} bytes"
     return None

@@ -1,8 +1,8 @@
-"""PNG files: their checksums, and the first rows of one without the others.
+"""Verifies the checksums of PNG files, and extracts the first rows without the others.
 
-The data of a PNG are compressed from the top to the bottom. As much of them as the first rows need
-is decompressed here, by a library that is faster at it than those of the decoders, and put as it is
-into a PNG of these rows alone; a decoder then undoes the filters of the rows.
+A PNG is compressed from top to bottom. This module decompresses only as much as the first rows
+need, with a library that is faster than those of the decoders. It puts the decompressed data as
+they are into a PNG of these rows alone. A decoder then undoes the filters of the rows.
 """
 
 import itertools
@@ -18,7 +18,10 @@ _HEADER = ">IIBBBBB"  # width, height, bits, color type, compression, filters, i
 
 
 def fault(content: bytes) -> str | None:
-    """What is wrong with a file, by its checksums; they cover everything but the lengths."""
+    """Returns what is wrong with a file, by its checksums, or None.
+
+    The checksums cover everything except the lengths of the blocks.
+    """
     for kind, start, end in _blocks(content):
         checksum = int.from_bytes(content[end - 4 : end])
         if isal_zlib.crc32(memoryview(content)[start + 4 : end - 4]) != checksum:
@@ -30,8 +33,14 @@ def fault(content: bytes) -> str | None:
 
 @dataclass(frozen=True)
 class PngRows:
-    """The rows of a file: its header's fields, the blocks before and after the compressed data, and
-    these."""
+    """Holds a PNG file, taken apart so that its first rows can be extracted.
+
+    Attributes:
+      header: the header's fields, in the order of `_HEADER`.
+      before: the blocks between the header and the compressed data.
+      data: the compressed data.
+      after: the blocks after the compressed data.
+    """
 
     header: tuple[int, ...]
     before: bytes
@@ -40,13 +49,14 @@ class PngRows:
 
     @property
     def hw(self) -> tuple[int, int]:
+        """The (height, width) of the picture."""
         width, height = self.header[:2]
         return height, width
 
     def first(self, count: int) -> bytes | None:
-        """A PNG file of the first `count` rows, uncompressed; None where the data are damaged.
+        """Returns an uncompressed PNG file of the first `count` rows, or None for damaged data.
 
-        What is wrong with the data further down goes unnoticed.
+        Damage further down in the data goes unnoticed.
         """
         width, height, bits, color_type, *methods = self.header
         count = min(count, height)
@@ -65,8 +75,12 @@ class PngRows:
 
 
 def rows(content: bytes) -> PngRows | None:
-    """The rows of a file without a fault; None where it is no PNG, or its rows do not lie one after
-    the other as they are shown: interlaced, animated, or turned by its metadata."""
+    """Takes an undamaged PNG file apart, so that its first rows can be extracted.
+
+    Returns:
+      The parts of the file. None if it is not a PNG, or if its rows are not stored in the order in
+      which they are shown: because it is interlaced, animated, or rotated by its metadata.
+    """
     if not content.startswith(SIGNATURE + b"\0\0\0\rIHDR"):
         return None
     blocks = list(_blocks(content))
@@ -89,14 +103,19 @@ def rows(content: bytes) -> PngRows | None:
 
 
 def uncompressed(content: bytes) -> bytes:
-    """The same picture without compression, which takes a decoder less time, or `content` itself
-    where `rows` cannot take it apart."""
+    """Returns the same picture as an uncompressed PNG file, which decodes faster.
+
+    If `rows` cannot take the file apart, `content` itself is returned.
+    """
     found = rows(content)
     return (found and found.first(found.hw[0])) or content
 
 
 def _blocks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, end) of all that are whole. Each is length, kind, data, checksum."""
+    """Yields (kind, start, end) of every complete block, which PNG calls a chunk.
+
+    A block consists of length, kind, data and checksum.
+    """
     start = len(SIGNATURE)
     while start + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, start)
@@ -108,7 +127,7 @@ def _blocks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _block(kind: bytes, *parts: bytes) -> Iterator[bytes]:
-    """A block as the pieces that it is made of."""
+    """Yields the pieces of a block in order."""
     checksum = isal_zlib.crc32(kind)
     for part in parts:
         checksum = isal_zlib.crc32(part, checksum)
@@ -118,7 +137,7 @@ def _block(kind: bytes, *parts: bytes) -> Iterator[bytes]:
 
 
 def _stored(data: bytes) -> Iterator[bytes]:
-    """A zlib stream (RFC 1950, 1951) of uncompressed parts, as the pieces that it is made of."""
+    """Yields the pieces of a zlib stream (RFC 1950, 1951) whose parts are not compressed."""
     yield b"\x78\x01"
     longest, view = 2**16 - 1, memoryview(data)
     for start in range(0, len(data), longest):

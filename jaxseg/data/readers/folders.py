@@ -1,4 +1,4 @@
-"""Datasets as folders of files, in the layouts in which they are released."""
+"""Reads datasets as folders of files, in the layouts of their releases."""
 
 import itertools
 import os
@@ -15,35 +15,39 @@ from jaxseg.errors import DataError, first_few
 def pairs(
     dataset: Dataset, root: Path, splits: Sequence[str], *, labeled: bool, complete: bool
 ) -> Pairs:
-    """What there is below `root`, one split after the other.
+    """Finds the images and labels below `root`, one split after the other.
 
-    labeled: False leaves labels aside, whether there are any or not.
-    complete: an image without a label is a DataError.
+    Args:
+      labeled: False ignores all labels, whether or not there are any.
+      complete: True also raises a DataError for an image without a label.
 
     Raises:
-      DataError: where there are no images of a split, no list of them, or images that it names are
-        missing: with the folders expected and what was found in their place.
+      DataError: if a split has no images, if the list that names them is missing, or if listed
+        images are missing. The message shows the expected folders and what was found instead.
     """
     parts = [_pairs_of_split(dataset, root, split, splits, labeled, complete) for split in splits]
     return Pairs(*(tuple(itertools.chain(*lists)) for lists in zip(*parts, strict=True)))
 
 
 def _pairs_of_split(dataset, root, split, splits, labeled, complete):
-    """(samples, images alone, labels alone). `splits` are all that are wanted, for messages."""
+    """Returns (samples, images alone, labels alone) of one split.
+
+    `splits` are all the requested splits, for messages.
+    """
     image_dir = root / dataset.image_folder(split)
     label_dirs = [root / folder for folder in dataset.label_folders(split)]
     label_dir = next((folder for folder in label_dirs if folder.is_dir()), label_dirs[0])
     image_names = _files_below(image_dir, dataset.image_suffix)
     if not image_names:
         remedy = (
-            "Set data.root (data.val_root, where evaluation has a root of its own) to the folder "
+            "Set data.root (data.val_root, if evaluation has a root of its own) to the folder "
             "that holds these"
         )
         if dataset.name == custom.NAME:
-            remedy += ", or data.images and data.image_suffix to what there is"
+            remedy += ", or set data.images and data.image_suffix to what was found"
         if dataset is CITYSCAPES:
             remedy += (
-                ", or have street scenes made up there: "
+                ", or generate street scenes there: "
                 f"python -m jaxseg.data.synthetic --output {root}"
             )
         raise DataError(
@@ -75,8 +79,8 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
             f"{len(unlabeled)} of {len(image_names)} {dataset.name} images of the split {split!r} "
             f"have no label:{first_few([image_dir / name for name in unlabeled])}\n"
             f"{_expected_and_found(dataset, root, splits, label_dir)}\n"
-            f"{dataset.label_origin} Unpack them into the same root, or take the images without "
-            "labels away. (--mode eval --format-only needs none.)"
+            f"{dataset.label_origin} Unpack them into the same root, or remove the images without "
+            "labels. (--mode eval --format-only needs no labels.)"
         )
     alone = [
         label_dir / name
@@ -91,7 +95,10 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
 
 
 def _listed(dataset, root, split, splits, image_names) -> list[str]:
-    """The image names of a split as its list has them; they are among `image_names`."""
+    """Returns the image names of a split in the order of its list.
+
+    A listed name that is not among `image_names` is a DataError.
+    """
     path = root / dataset.split_list_file(split)
     if not path.is_file():
         raise DataError(
@@ -109,13 +116,16 @@ def _listed(dataset, root, split, splits, image_names) -> list[str]:
         raise DataError(
             f"{len(missing)} of {len(listed)} {dataset.name} images of the split {split!r} are "
             f"missing:{first_few([image_dir / name for name in missing])}\n"
-            f"{path} names them. Complete the images, or take these lines out of it."
+            f"{path} names them. Add the missing images, or remove these lines from the list."
         )
     return listed
 
 
 def _files_below(folder: Path, suffix: str | tuple[str, ...]) -> list[str]:
-    """Paths relative to `folder`, sorted; symbolic links are followed, hidden files passed over."""
+    """Returns the sorted paths of files relative to `folder`.
+
+    Symbolic links are followed, and hidden files are skipped.
+    """
     return sorted(
         (Path(directory) / name).relative_to(folder).as_posix()
         for directory, _, names in os.walk(folder, followlinks=True)
@@ -129,7 +139,7 @@ def _expected_and_found(dataset: Dataset, root: Path, splits: Sequence[str], wan
 
 
 def _listing(root: Path, wanted: Path, limit: int = 6) -> str:
-    """The folders from `root` on the way to `wanted`, each with the first few names in it."""
+    """Lists the folders from `root` down to `wanted`, each with the first few names in it."""
     if not root.is_dir():
         parent = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
         return f"  {root} does not exist\n  {parent}/ holds {_names(parent, limit)}"

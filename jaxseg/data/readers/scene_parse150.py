@@ -1,9 +1,9 @@
-"""`scene_parse150` of TensorFlow Datasets: ADE20K's images with the labels of their instances.
+"""Reads `scene_parse150` of TensorFlow Datasets: ADE20K's images with instance labels.
 
-Its builder takes the instance labels of the Places Challenge 2017, not those of the benchmark of
-150 classes: red is one of 100 countable classes, from 1 on and in the order of the 150, green the
-number of the instance. The other 50 (wall, sky, floor and so on) are 0 there, like what has no
-class, and so are ignored.
+The builder of that dataset takes the instance labels of the Places Challenge 2017, not the labels
+of the 150-class benchmark. Red is one of 100 countable classes, from 1 on, in the order of the 150
+classes. Green is the number of the instance. The other 50 classes (wall, sky, floor and so on) are
+0, like pixels without a class, and are therefore ignored.
 """
 
 import io
@@ -17,7 +17,7 @@ from jaxseg.data.datasets.description import IGNORE, LabelFormat, label_table, n
 from jaxseg.data.decoding.pictures import PictureFile, read_image
 
 NAME = "scene_parse150"
-# What the benchmark calls validation is "test" there.
+# The benchmark's validation split is called "test" in TensorFlow Datasets.
 SPLITS = {"val": "test", "validation": "test"}
 UNCOUNTABLE = names("""
     wall, building, sky, floor, tree, ceiling, road, grass, sidewalk, earth, mountain, plant,
@@ -33,7 +33,11 @@ LABELS = LabelFormat(".png", label_table(TRAIN_IDS))
 
 @dataclass(frozen=True)
 class RedChannel:
-    """The red channel of a color picture, as a gray picture."""
+    """Reads the red channel of a color picture as a gray picture.
+
+    Attributes:
+      colors: the color picture.
+    """
 
     colors: PictureFile
 

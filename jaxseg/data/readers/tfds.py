@@ -1,8 +1,8 @@
-"""Prepared datasets of TensorFlow Datasets (TFDS), read without TensorFlow.
+"""Reads prepared datasets of TensorFlow Datasets (TFDS), without TensorFlow.
 
-Of the records, pictures come as the bytes that were stored, so that they are decoded and checked
-as those of files are. A dataset has to be prepared in the format ArrayRecord; the code that built
-it is not needed.
+Pictures are read from the records as the stored bytes. They are then decoded and checked like
+picture files. A dataset must be prepared in the ArrayRecord format. The code that built it is not
+needed.
 """
 
 import functools
@@ -23,7 +23,7 @@ from jaxseg.data.samples import Pairs
 from jaxseg.errors import ConfigError, DataError, first_few
 
 FORMAT = "array_record"
-# What a split may be called where it is not there by its own name.
+# Another name of a split, for datasets that do not have it under its own name.
 SPLITS = {"training": "train", "train": "training", "val": "validation", "validation": "val"}
 LABEL_NAMES = re.compile("segmentation|annotation|label|mask")
 ID_FEATURES = ("image_id", "file_name", "filename", "image/filename", "image/id", "id")
@@ -33,26 +33,26 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 def pairs(
     name: str, dataset: Dataset, root: Path, splits: Sequence[str], *, labeled: bool
 ) -> Pairs:
-    """What there is in these splits, one after the other, in the order of the records.
+    """Finds the samples of these splits, one after the other, in the order of the records.
 
-    The values of the labels are those of the dataset as released: of its `label_formats`, the last.
+    The label values are those of the release, which the last of `dataset.label_formats` describes.
 
     Args:
-      name: NAME[/CONFIG][:VERSION]; without a version, the newest.
-      root: what TFDS calls data_dir.
-      labeled: False leaves labels aside, whether there are any or not.
+      name: NAME[/CONFIG][:VERSION]. Without a version, the newest is read.
+      root: the folder that TFDS calls data_dir.
+      labeled: False ignores all labels, whether or not there are any.
 
     Raises:
-      ConfigError: where the package tensorflow_datasets is not installed.
-      DataError: where the dataset, a split or a file of it is missing, where it is of another
-        format, and where it cannot be said which of its features are image and label.
+      ConfigError: if the package tensorflow_datasets is not installed.
+      DataError: if the dataset, one of its splits or one of its files is missing, if its format is
+        not ArrayRecord, or if its image and label features cannot be determined.
     """
     folder = _prepared(name, root)
     info = _tfds().builder_from_directory(folder).info
     if info.file_format.value != FORMAT:
         raise DataError(
             f"{folder} is in the format {info.file_format.value}, which only TensorFlow can read."
-            f" Prepare it anew in another folder.\n{_preparation(name)}"
+            f" Prepare it again in another folder.\n{_preparation(name)}"
         )
     image_key, label_key = _image_and_label(name, info.features, labeled)
     instances = info.name == scene_parse150.NAME
@@ -75,20 +75,31 @@ def pairs(
 
 @dataclass(frozen=True)
 class Records:
-    """The examples of a split, opened at the first look, by every process for itself."""
+    """Reads the examples of a split.
+
+    Every process opens the files for itself, when it first reads an example.
+
+    Attributes:
+      folder: the folder of the prepared dataset.
+      split: the split's name in that dataset.
+    """
 
     folder: Path
     split: str
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        """An example, its pictures undecoded. Raises OSError where it cannot be read."""
+        """Returns an example with undecoded pictures.
+
+        Raises:
+          OSError: if it cannot be read.
+        """
         try:
             return self._opened[index]
         except RuntimeError as error:
             raise OSError(str(error)) from error
 
     def name(self, index: int) -> str:
-        """What the example says that it is, or its place."""
+        """Returns the name that the example holds, or one made of its split and its place."""
         try:
             example = self[index]
         except OSError:
@@ -113,7 +124,13 @@ class Records:
 
 @dataclass(frozen=True)
 class Feature:
-    """One picture of one example, as a `Picture`."""
+    """Reads one picture of one example as a `PictureFile`.
+
+    Attributes:
+      records: the examples of the split.
+      index: the place of the example in the split.
+      key: the feature's name.
+    """
 
     records: Records
     index: int
@@ -136,7 +153,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Example:
-    """As a `Sample`, but that the name is read from the record, where it is asked for."""
+    """Acts as a `Sample` whose name is read from the record only when it is needed."""
 
     image: PictureFile
     label: PictureFile
@@ -148,7 +165,7 @@ class Example:
 
 
 def _tfds():
-    """The package, which is only needed here: it takes most of a second to import."""
+    """Imports tensorflow_datasets only when it is needed, since that takes most of a second."""
     try:
         import tensorflow_datasets
     except ImportError as error:
@@ -159,7 +176,7 @@ def _tfds():
 
 
 def _prepared(name: str, root: Path) -> Path:
-    """The folder of the dataset: that of the newest version, unless `name` says which."""
+    """Returns the dataset's folder: that of the newest version, unless `name` has a version."""
     folder = root / name.replace(":", "/")
     if (folder / "dataset_info.json").is_file():
         return folder
@@ -189,7 +206,7 @@ def _preparation(name: str) -> str:
 
 
 def _split(name: str, info, wanted: str) -> str:
-    """The split's name there; all of its files are."""
+    """Returns the split's name in the dataset, after a check that all its files exist."""
     special = scene_parse150.SPLITS if info.name == scene_parse150.NAME else {}
     names = (wanted, SPLITS.get(wanted), special.get(wanted))
     split = next((split for split in names if split in info.splits), None)
@@ -209,10 +226,10 @@ def _pictures(features) -> dict[str, Any]:
 
 
 def _image_and_label(name: str, features, labeled: bool) -> tuple[str, str | None]:
-    """Which features these are.
+    """Returns the names of the features that hold the image and the label.
 
-    The label is the picture of one channel, or else of three, whose name says so where there are
-    several; the image is the other one of three channels, or that named "image".
+    The label is the picture with one channel, or else one with three. If there are several, its
+    name tells. The image is the other picture with three channels, or the one named "image".
     """
     pictures = _pictures(features)
     colors = [key for key, feature in pictures.items() if feature.shape[-1] == 3]
@@ -228,10 +245,10 @@ def _image_and_label(name: str, features, labeled: bool) -> tuple[str, str | Non
     if image is None or (labeled and label is None):
         listed = "".join(f"\n  {key}: {feature}" for key, feature in features.items())
         raise DataError(
-            f"tfds:{name} does not tell its {'labels' if image else 'images'}. Needed are an Image"
-            " of three channels (named image, where there are several), and for labels an Image of"
-            " one channel (named segmentation, annotation, label or mask, where there are several)."
-            f" Its features are:{listed}"
+            f"Cannot tell which feature of tfds:{name} holds the {'labels' if image else 'images'}."
+            " Images need an Image of three channels, named image if there are several. Labels need"
+            " an Image of one channel, named segmentation, annotation, label or mask if there are"
+            f" several. The features are:{listed}"
         )
     return image, label
 

@@ -1,1 +1,1 @@
-"""Procedural street scenes with labels: a toy town, painted by code."""
+"""Paints procedural street scenes with labels: a toy town made by code alone."""

@@ -1,4 +1,4 @@
-"""python -m jaxseg.data.synthetic --output DIR: writes painted street scenes to train on."""
+"""Writes painted street scenes to train on: python -m jaxseg.data.synthetic --output DIR."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from jaxseg.errors import exit_with_message
 
 def main(arguments: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(prog="jaxseg synth", description=__doc__)
-    parser.add_argument("--output", required=True, help="folder to write; made if missing")
+    parser.add_argument("--output", required=True, help="folder to write; created if missing")
     parser.add_argument("--train", type=int, default=300, help="training scenes")
     parser.add_argument("--val", type=int, default=60, help="validation scenes")
     parser.add_argument("--height", type=int, default=256)

@@ -1,4 +1,4 @@
-"""What lies behind everything: the sky, the ground plane, and the end of the street."""
+"""Paints what lies behind everything: the sky, the ground plane, and the end of the street."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,14 @@ from jaxseg.data.synthetic.canvas import Canvas, mix, pick
 
 @dataclass(frozen=True)
 class Strip:
-    """A lengthwise strip of the ground from `left` to `right` (x in metres)."""
+    """Describes a strip of the ground that runs along the street.
+
+    Attributes:
+      left: x of its left edge, in meters.
+      right: x of its right edge, in meters.
+      label: the raw id.
+      color: RGB.
+    """
 
     left: float
     right: float
@@ -23,7 +30,7 @@ GRAIN = {c.ROAD: 0.09, c.PARKING: 0.14, c.SIDEWALK: 0.10, c.TERRAIN: 0.30, c.RAI
 
 
 def sky(canvas: Canvas, zenith, cloudiness: float, rng) -> None:
-    """A gradient down to the haze at the horizon, with clouds."""
+    """Paints the sky: a gradient down to the haze at the horizon, with clouds."""
     rows, width = int(canvas.camera.horizon) + 2, canvas.label.shape[1]
     depth = np.linspace(0, 1, rows)[:, None, None] ** 1.5
     colors = np.broadcast_to(mix(zenith, canvas.haze, depth), (rows, width, 3))
@@ -38,11 +45,14 @@ def sky(canvas: Canvas, zenith, cloudiness: float, rng) -> None:
 
 
 def ground(canvas: Canvas, strips: list[Strip], marks, shadow_edge, rng) -> None:
-    """The ground plane, texture and all, computed per pixel.
+    """Paints the ground plane with its textures, computed per pixel.
 
-    marks: (kind, x, z) of road markings: "dashed" and "solid" lines along x, "zebra" across at z.
-    shadow_edge: (side, z [n], reach [n]): houses on `side` (-1 or 1) shade what lies beyond x =
-        `reach` at the distance z; None without sun.
+    Args:
+      strips: the strips of the ground, from left to right.
+      marks: the road markings (kind, x, z). "dashed" and "solid" are lines along the road at x, and
+        "zebra" lies across the road at z.
+      shadow_edge: (side, z [n], reach [n]). Houses on `side` (-1 or 1) shade the ground beyond x =
+        `reach` at the distance z. None means that there is no sun.
     """
     camera = canvas.camera
     height, width = canvas.label.shape
@@ -97,12 +107,12 @@ def ground(canvas: Canvas, strips: list[Strip], marks, shadow_edge, rng) -> None
 
 
 def _cycle(x, period):
-    """`x % period`, faster."""
+    """Returns `x % period`, but is faster."""
     return x - np.floor(x / period) * period
 
 
 def _sampled(tile, x, z, per_metre):
-    """The tile, repeated over the ground, smoothed away where it is finer than the pixels."""
+    """Repeats a tile over the ground, and fades it where it is finer than the pixels."""
     shape = x.shape
     columns = x * per_metre
     rows = np.broadcast_to(z * per_metre, shape)
@@ -111,7 +121,7 @@ def _sampled(tile, x, z, per_metre):
 
 
 def street_end(canvas: Canvas, z: float, rng) -> None:
-    """Houses and trees across the far end of the street."""
+    """Paints houses and trees across the far end of the street."""
     x = -70.0
     while x < 70:
         width, tall = rng.uniform(7, 16), rng.uniform(7, 17)

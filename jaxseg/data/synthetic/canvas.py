@@ -1,7 +1,8 @@
-"""A picture and its label map, painted together in metres through a pinhole camera.
+"""Paints a picture and its label map together, in meters, through a pinhole camera.
 
-World coordinates: x to the right of the camera, y up from the ground, z ahead of it, in metres.
-Colors are RGB. Painting goes from far to near; what is painted later covers what was there.
+World coordinates are in meters: x points to the right of the camera, y up from the ground, and z
+ahead of the camera. Colors are RGB. Painting goes from far to near, and later paint covers earlier
+paint.
 """
 
 import functools
@@ -22,7 +23,14 @@ SUBPIXEL_BITS = 4
 
 @dataclass(frozen=True)
 class Camera:
-    """focal, horizon (row) and center (column of the vanishing point) in pixels, eye in metres."""
+    """Describes a pinhole camera that looks along the street.
+
+    Attributes:
+      focal: the focal length in pixels.
+      horizon: the row of the horizon, in pixels.
+      center: the column of the vanishing point, in pixels.
+      eye: the height of the camera in meters.
+    """
 
     focal: float
     horizon: float
@@ -30,14 +38,25 @@ class Camera:
     eye: float
 
     def project(self, points) -> np.ndarray:
-        """[n, 3] metres -> [n, 2] pixels (column, row); z must be positive."""
+        """Projects points [n, 3] in meters to pixels [n, 2] (column, row).
+
+        z must be positive.
+        """
         points = np.asarray(points, np.float64)
         pixels = (points[:, :2] - (0, self.eye)) / points[:, 2:]
         return pixels * (self.focal, -self.focal) + (self.center, self.horizon)
 
 
 class Canvas:
-    """image: uint8 [h, w, 3]; label: uint8 [h, w] of raw ids. Far things fade into `haze`."""
+    """Holds a picture and its label map; distant things fade into `haze`.
+
+    Attributes:
+      image: uint8 [h, w, 3] in RGB.
+      label: uint8 [h, w] of raw ids.
+      camera: the camera that sees the scene.
+      haze: the color of the haze, in RGB.
+      visibility: the distance in meters at which 1/e of a color is left.
+    """
 
     def __init__(self, hw, camera: Camera, haze, visibility: float):
         self.image = np.zeros((*hw, 3), np.uint8)
@@ -45,23 +64,28 @@ class Canvas:
         self.camera, self.haze, self.visibility = camera, np.array(haze, np.float32), visibility
 
     def fade(self, color, z: float) -> np.ndarray:
-        """A color (or colors [..., 3]) as seen from `z` metres away."""
+        """Returns a color (or colors [..., 3]) as seen from `z` meters away."""
         clear = math.exp(-z / self.visibility)
         return color * np.float32(clear) + self.haze * np.float32(1 - clear)
 
     def first_visible(self, x: float) -> float:
-        """How far ahead a thing at `x` must be to stand within the picture."""
+        """Returns how far ahead a thing at `x` must be to stand within the picture."""
         camera, width = self.camera, self.label.shape[1]
         return camera.focal * abs(x) / (camera.center if x < 0 else width - camera.center)
 
     def polygon(self, points, color, label: int | None = None) -> None:
-        """A filled polygon of 3-D points; one without a label or without a color leaves that as
-        it was."""
+        """Fills a polygon of 3-D points.
+
+        Without a color the picture stays as it was. Without a label the label map does.
+        """
         points = np.asarray(points, np.float64)
         self.fill(self.camera.project(points), points[:, 2].min(), color, label)
 
     def fill(self, corners, z: float, color, label: int | None) -> None:
-        """The same for a polygon that is projected already: pixels [n, 2] at the distance z."""
+        """Fills a projected polygon, pixels [n, 2], as `polygon` does.
+
+        The color fades as at the distance `z`.
+        """
         corners = [self._fixed_point(corners)]
         if color is not None:
             color = self.fade(np.asarray(color), z).tolist()
@@ -70,7 +94,11 @@ class Canvas:
             cv2.fillPoly(self.label, corners, label, cv2.LINE_8, SUBPIXEL_BITS)
 
     def shade(self, points, factor: float) -> None:
-        """Darkens a polygon of 3-D points to a share of its brightness, for shadows."""
+        """Casts a shadow on a polygon of 3-D points.
+
+        Args:
+          factor: the share of its brightness that remains.
+        """
         corners = self.camera.project(points)
         box, origin = self._box(corners)
         if box is None:
@@ -82,10 +110,13 @@ class Canvas:
         view[:] = view * (1 - mask[..., None])
 
     def texture(self, corners, texture: np.ndarray, label: int | None) -> None:
-        """A picture stretched over a quadrilateral: top left, top right, bottom right, bottom left.
+        """Stretches a picture over a quadrilateral.
 
-        texture: uint8 [h, w, 3], or [h, w, 4] with the opacity last. The label covers what is more
-        than half opaque, but a fence (with its gaps) as a whole.
+        Args:
+          corners: the 3-D points at the top left, top right, bottom right and bottom left.
+          texture: uint8 [h, w, 3], or [h, w, 4] with the opacity last.
+          label: covers the pixels that are more than half opaque. The label of a fence covers the
+            whole quadrilateral, gaps included.
         """
         corners = np.asarray(corners, np.float64)
         projected = self.camera.project(corners)
@@ -113,14 +144,18 @@ class Canvas:
             self.label[box][solid] = label
 
     def pen(self, x: float, z: float, squeeze: float = 1.0) -> "Pen":
+        """Returns a pen for a figure that stands at (x, z)."""
         return Pen(self, x, z, squeeze)
 
     def _fixed_point(self, points) -> np.ndarray:
-        # The half: OpenCV counts from the center of the first pixel, the camera from its edge.
+        # Subtracts a half: OpenCV counts from the first pixel's center, the camera from its edge.
         return np.rint((points - 0.5) * 2**SUBPIXEL_BITS).astype(np.int32)
 
     def _box(self, points):
-        """The part of the canvas around projected points, and its top left corner."""
+        """Returns the part of the canvas around projected points, and its top left corner.
+
+        Both are None if no point lies on the canvas.
+        """
         height, width = self.label.shape
         left, top = np.clip(np.floor(points.min(axis=0)), 0, (width, height)).astype(int)
         right, bottom = np.clip(np.ceil(points.max(axis=0)), 0, (width, height)).astype(int)
@@ -131,9 +166,14 @@ class Canvas:
 
 @dataclass
 class Pen:
-    """Draws flat figures that face the camera, in metres around a point on the ground.
+    """Draws flat figures that face the camera, in meters around a point on the ground.
 
-    squeeze: the width of the figure, for things seen at an angle; negative mirrors it.
+    Attributes:
+      canvas: the canvas to draw on.
+      x: the position of the point across the street.
+      z: the distance of the point.
+      squeeze: scales the width of the figure, for things seen at an angle. A negative value mirrors
+        the figure.
     """
 
     canvas: Canvas
@@ -142,18 +182,22 @@ class Pen:
     squeeze: float
 
     def polygon(self, points, color, label=None) -> None:
+        """Fills a polygon of points [n, 2]."""
         camera, scale = self.canvas.camera, self.canvas.camera.focal / self.z
         origin = (camera.center + self.x * scale, camera.horizon + camera.eye * scale)
         corners = np.asarray(points) * (scale * self.squeeze, -scale) + origin
         self.canvas.fill(corners, self.z, color, label)
 
     def box(self, left, bottom, right, top, color, label=None) -> None:
+        """Fills an upright rectangle."""
         self.polygon([(left, bottom), (right, bottom), (right, top), (left, top)], color, label)
 
     def disc(self, center, radius, color, label=None, corners=14) -> None:
+        """Fills a circle, which is drawn as a polygon with this number of corners."""
         self.polygon(circle(corners) * radius + center, color, label)
 
     def line(self, start, end, width, color, label=None) -> None:
+        """Draws a line of a given width."""
         start, end = np.array(start, float), np.array(end, float)
         along = (end - start) / max(np.hypot(*(end - start)), 1e-6)
         side = np.array([-along[1], along[0]]) * width / 2
@@ -162,7 +206,10 @@ class Pen:
 
 @functools.cache
 def circle(corners: int) -> np.ndarray:
-    """[n, 2] on the unit circle; with 8 corners the sides of an octagon lie level."""
+    """Returns the corners of a regular polygon on the unit circle, [n, 2].
+
+    With 8 corners, the top and bottom sides of the octagon are level.
+    """
     angle = np.linspace(0, 2 * np.pi, corners, endpoint=False) + np.pi / corners
     points = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     points.flags.writeable = False
@@ -170,10 +217,13 @@ def circle(corners: int) -> np.ndarray:
 
 
 def mix(a, b, share: float) -> np.ndarray:
-    """Between two colors: `a` at 0, `b` at 1."""
+    """Mixes two colors: a share of 0 gives `a`, and a share of 1 gives `b`."""
     return np.asarray(a, np.float64) * (1 - share) + np.asarray(b, np.float64) * share
 
 
 def pick(rng, options):
-    """One of a sequence (numpy's `choice` would turn it into an array first)."""
+    """Picks one element of a sequence at random.
+
+    numpy's `choice` would convert the sequence to an array first.
+    """
     return options[int(rng.integers(len(options)))]

@@ -1,4 +1,4 @@
-"""Houses, walls and fences: everything that stands along the street as a long upright surface."""
+"""Paints houses, walls and fences: the long upright surfaces along the street."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,17 @@ from jaxseg.data.synthetic.canvas import Canvas, mix, pick
 
 @dataclass(frozen=True)
 class House:
-    """side: -1 left, 1 right; x: of its front; it stands from z to z + length."""
+    """Describes a house beside the street.
+
+    Attributes:
+      side: -1 for the left, 1 for the right.
+      x: the position of its front across the street, in meters.
+      z: the distance of its near end, in meters.
+      length: it stands from z to z + length, in meters.
+      height: the height of its eaves, in meters.
+      color: of its front, RGB.
+      free_end: whether the end toward the camera can be seen.
+    """
 
     side: int
     x: float
@@ -19,11 +29,11 @@ class House:
     length: float
     height: float
     color: tuple
-    free_end: bool  # whether the end towards the camera can be seen
+    free_end: bool
 
 
 def plan_row(side: int, x: float, far: float, rng) -> list[House]:
-    """Houses from behind the camera to `far`, some with a gap between them."""
+    """Plans a row of houses from behind the camera to `far`, some with a gap between them."""
     houses, z = [], rng.uniform(-6, 0)
     low = rng.random() < 0.4
     gap, last_height = 1.0, 0.0
@@ -39,7 +49,7 @@ def plan_row(side: int, x: float, far: float, rng) -> list[House]:
 
 
 def paint_house(canvas: Canvas, house: House, sunlit: bool, rng) -> None:
-    """The front along the street and, where it shows, the end that faces the camera."""
+    """Paints a house's front and, if it is visible, the end that faces the camera."""
     near, far = max(house.z, 1.5), house.z + house.length
     color, visible = np.asarray(house.color, np.float64), canvas.first_visible(house.x)
     density = np.clip(canvas.camera.focal / max(near, visible), 3, 11)
@@ -58,19 +68,19 @@ def paint_house(canvas: Canvas, house: House, sunlit: bool, rng) -> None:
             canvas.polygon([*eaves, peak], roof, c.BUILDING)
     shade = 1.0 if sunlit else 0.78
     front = _facade(far - near, house.height, density, color * shade, rng, True)
-    # Left houses show their far end on the right of the picture, right houses on the left.
+    # The far end of a left house is on the right in the picture, that of a right house on the left.
     ends = (near, far) if house.side < 0 else (far, near)
     canvas.texture(_upright(house.x, ends[0], house.x, ends[1], 0, house.height), front, c.BUILDING)
 
 
 def _facade(width, height, density, color, rng, shops: bool) -> np.ndarray:
-    """uint8 picture of a house front with windows, `density` pixels per metre."""
-    down = np.arange(int(height * density) + 1)[:, None] / density  # metres below the eaves
+    """Returns a picture of a house front with windows, uint8, `density` pixels per meter."""
+    down = np.arange(int(height * density) + 1)[:, None] / density  # meters below the eaves
     along = np.arange(int(width * density) + 1)[None] / density
     spacing, half = rng.uniform(2.0, 3.0), rng.uniform(0.45, 0.7)
     glass, frame = mix((58, 72, 92), (130, 150, 170), rng.random() * 0.6), mix(color, 245, 0.6)
     accent = pick(rng, ((170, 52, 48), (38, 92, 80), (46, 66, 120), (196, 140, 50), (90, 60, 90)))
-    # Every pixel gets a number, and every number its color at the end.
+    # Every pixel gets a number; at the end, the palette turns the numbers into colors.
     palette = np.array(
         [
             *(color, color * 0.9, frame, accent, color * 0.7, mix(color, 255, 0.35)),
@@ -115,7 +125,7 @@ def _facade(width, height, density, color, rng, shops: bool) -> np.ndarray:
 
 
 def paint_wall(canvas: Canvas, x, near, far, rng) -> None:
-    """A garden or retaining wall of stone along the street."""
+    """Paints a garden wall or a retaining wall of stone along the street."""
     near, height = max(near, canvas.first_visible(x) * 0.9), rng.uniform(1.9, 3.2)
     if near >= far:
         return
@@ -138,7 +148,10 @@ def paint_wall(canvas: Canvas, x, near, far, rng) -> None:
 
 
 def paint_fence(canvas: Canvas, x, near, far, rng) -> None:
-    """Pickets or bars with rails; one sees through, but all of it counts as fence."""
+    """Paints a fence of pickets or bars with rails.
+
+    It can be seen through, but all of it is labeled as fence.
+    """
     near, height = max(near, canvas.first_visible(x) * 0.9), rng.uniform(1.4, 2.1)
     if near >= far:
         return
@@ -160,5 +173,8 @@ def paint_fence(canvas: Canvas, x, near, far, rng) -> None:
 
 
 def _upright(x0, z0, x1, z1, bottom, top):
-    """Corners of an upright rectangle from (x0, z0) on the left to (x1, z1) on the right."""
+    """Returns the corners of an upright rectangle.
+
+    It stands from (x0, z0) on the left to (x1, z1) on the right.
+    """
     return [(x0, top, z0), (x1, top, z1), (x1, bottom, z1), (x0, bottom, z0)]

@@ -1,4 +1,4 @@
-"""People on foot, bicycles and motorcycles, and people riding them."""
+"""Paints people on foot, bicycles and motorcycles, and their riders."""
 
 import numpy as np
 
@@ -20,10 +20,10 @@ RUBBER = (34, 34, 38)
 
 
 def person(canvas: Canvas, x, z, rng) -> None:
-    """Someone who stands or walks, 1.2 to 1.9 m tall."""
+    """Paints a person who stands or walks, 1.2 to 1.9 m tall."""
     tall = rng.uniform(1.55, 1.9) if rng.random() < 0.85 else rng.uniform(1.2, 1.4)
     canvas.shade(blot(x, z, 0.45), 0.65)
-    # Drawn for a height of 1.8 m, then scaled; wider than life, as figures of a toy town are.
+    # The figure is drawn for a height of 1.8 m, then scaled. Like a toy, it is wider than life.
     pen = Scaled(canvas.pen(x, z, squeeze=pick(rng, (-1, 1)) * 1.25), tall / 1.8)
     top, legs = np.array(pick(rng, CLOTHES)), np.array(pick(rng, TROUSERS))
     skin, hair = np.array(pick(rng, SKIN)), pick(rng, HAIR)
@@ -54,12 +54,17 @@ def person(canvas: Canvas, x, z, rng) -> None:
     extra = rng.random()
     if extra < 0.3:  # a bag
         pen.box(-0.42, 0.72, -0.2, 1.02, pick(rng, CLOTHES), label)
-    elif extra < 0.5:  # a rucksack
+    elif extra < 0.5:  # a backpack
         pen.box(-0.32, 1.02, -0.17, 1.42, pick(rng, CLOTHES), label)
 
 
 def bicycle(canvas: Canvas, x, z, rng, squeeze: float | None = None) -> None:
-    """Seen from the side, or at an angle: `squeeze` below 1; negative, it faces the other way."""
+    """Paints a bicycle, seen from the side or at an angle.
+
+    Args:
+      squeeze: scales the width, as in `Pen`. Below 1, the bicycle is seen at an angle; a negative
+        value turns it the other way. None draws a value.
+    """
     canvas.shade(blot(x, z, 0.7), 0.75)
     pen = canvas.pen(x, z, squeeze=squeeze or _turned(rng))
     frame = np.array(pick(rng, ((30, 160, 170), (40, 180, 180), (20, 130, 150))))
@@ -80,7 +85,11 @@ def bicycle(canvas: Canvas, x, z, rng, squeeze: float | None = None) -> None:
 
 
 def motorcycle(canvas: Canvas, x, z, rng, squeeze: float | None = None) -> None:
-    """`squeeze` as for a bicycle."""
+    """Paints a motorcycle.
+
+    Args:
+      squeeze: as in `bicycle`.
+    """
     canvas.shade(blot(x, z, 0.9), 0.7)
     pen = canvas.pen(x, z, squeeze=squeeze or _turned(rng))
     paint = np.array(pick(rng, ((190, 30, 34), (150, 24, 30), (214, 50, 40))))
@@ -102,10 +111,14 @@ def motorcycle(canvas: Canvas, x, z, rng, squeeze: float | None = None) -> None:
 
 
 def rider(canvas: Canvas, x, z, kind: int, rng) -> None:
-    """Someone on a bicycle or motorcycle (`kind` is its label), along the street or across it."""
+    """Paints a person on a bicycle or motorcycle, along the street or across it.
+
+    Args:
+      kind: the label of the vehicle, BICYCLE or MOTORCYCLE.
+    """
     squeeze, motor = _turned(rng), kind == c.MOTORCYCLE
     (motorcycle if motor else bicycle)(canvas, x, z, rng, squeeze)
-    # The body keeps most of its width where the vehicle is foreshortened.
+    # The body keeps most of its width, even if the vehicle is foreshortened.
     pen = canvas.pen(x, z, squeeze=np.sign(squeeze) * max(abs(squeeze), 0.8) * 1.15)
     seat = (-0.3, 0.86) if motor else (-0.22, 0.98)
     hand = (0.36, 1.12) if motor else (0.32, 1.12)
@@ -140,7 +153,7 @@ def _turned(rng) -> float:
 
 
 def _wheel(pen: Pen, hub, radius, label) -> None:
-    """A tyre and spokes."""
+    """Paints a tire and spokes."""
     rim = circle(15)
     rim = np.concatenate([rim, rim[:1]])
     ring = np.concatenate([rim * radius, rim[::-1] * (radius - 0.085)]) + hub
@@ -152,7 +165,7 @@ def _wheel(pen: Pen, hub, radius, label) -> None:
 
 
 class Scaled:
-    """A pen whose figure is scaled as a whole."""
+    """Draws like a `Pen`, but scales the whole figure."""
 
     def __init__(self, pen: Pen, scale: float):
         self.pen, self.scale = pen, scale

@@ -1,4 +1,4 @@
-"""The plan of a street: what lies and stands where, before anything is painted."""
+"""Plans a street: what lies and stands where, before anything is painted."""
 
 from dataclasses import dataclass
 
@@ -8,30 +8,34 @@ from jaxseg.data.synthetic import canvas as c
 from jaxseg.data.synthetic.backdrop import Strip
 from jaxseg.data.synthetic.canvas import pick
 
-LANE = 3.3  # metres
+LANE = 3.3  # width in meters
 
 
 @dataclass
 class Street:
-    """Positions across the street in metres from the camera; sides are -1 (left) and 1 (right)."""
+    """Holds the layout of a street.
 
-    lanes: list[tuple[float, bool]]  # (middle, driven away from the camera)
+    Positions across the street are in meters from the camera. Sides are -1 (left) and 1 (right).
+    """
+
+    lanes: list[tuple[float, bool]]  # (middle, whether it leads away from the camera)
     road: dict[int, float]  # side -> where the lanes end
-    parking: dict[int, float]  # side -> middle of the strip where cars stand; some sides
+    parking: dict[int, float]  # side -> middle of the parking strip, for sides that have one
     rails: float | None  # middle of the tram track
-    kerb: dict[int, float]  # side -> where the pavement begins
-    verge: dict[int, float]  # side -> where it ends and grass begins
+    kerb: dict[int, float]  # side -> where the sidewalk begins
+    verge: dict[int, float]  # side -> where the sidewalk ends and grass begins
     edge: dict[int, float]  # side -> where walls and fences stand
     park: dict[int, bool]  # side -> whether there is a park, with the houses behind it
-    strips: list[Strip]
+    strips: list[Strip]  # of the ground, from left to right
     crossing: float | None  # how far ahead a zebra crossing is
 
     def on_crossing(self, z: float, length: float) -> bool:
+        """Returns whether a vehicle from `z` to `z + length` would stand on the zebra crossing."""
         near = self.crossing
         return near is not None and z < near + 4 and z + length > near - 0.5
 
     def marks(self) -> list[tuple[str, float, float]]:
-        """Lines between the lanes and along the edges, and a zebra crossing."""
+        """Returns the lines between the lanes and along the edges, and the zebra crossing."""
         middles = sorted(middle for middle, _ in self.lanes)
         marks = [("dashed", middle + LANE / 2, 0.0) for middle in middles[:-1]]
         marks += [("solid", self.road[side] - side * 0.25, 0.0) for side in (-1, 1)]
@@ -39,7 +43,10 @@ class Street:
 
 
 def plan_street(tram: bool, rng) -> Street:
-    """Lanes for both directions; on either side parking, rails, pavement and grass, or some."""
+    """Plans the lanes for both directions, and the strips of ground on either side.
+
+    Every side has a sidewalk and grass. A side may also have parking or rails.
+    """
     count = {side: 1 if rng.random() < 0.6 else 2 for side in (-1, 1)}
     own = (int(rng.integers(count[1])) + 0.5) * LANE  # the camera drives in the middle of a lane
     lanes = [
@@ -54,7 +61,7 @@ def plan_street(tram: bool, rng) -> Street:
     road, parking, kerb, verge, edge, park, rails, strips = {}, {}, {}, {}, {}, {}, None, []
     for side in (-1, 1):
         at = road[side] = side * count[side] * LANE - own
-        bands = []  # (width, label, color), outwards
+        bands = []  # (width, label, color), from the road outwards
 
         def reach(bands=bands, at=at, side=side):
             return at + side * sum(width for width, *_ in bands)

@@ -1,4 +1,4 @@
-"""What stands at the roadside: trees, hedges, lamp posts, traffic lights and signs."""
+"""Paints what stands at the roadside: trees, hedges, lamp posts, traffic lights and signs."""
 
 import functools
 
@@ -13,7 +13,10 @@ METAL = (84, 98, 118)
 
 @functools.cache
 def _foliage(kind: int) -> tuple[np.ndarray, ...]:
-    """A crown of leaves, uint8 [s, s, 4] at falling sizes s. Made once; the same in every scene."""
+    """Returns a crown of leaves, uint8 [s, s, 4] at decreasing sizes s.
+
+    It is made once, and is the same in every scene.
+    """
     rng = np.random.default_rng(kind)
     size = 128
     crown = np.zeros((size, size, 4), np.uint8)
@@ -23,7 +26,7 @@ def _foliage(kind: int) -> tuple[np.ndarray, ...]:
         for lobe in lobes
         for _ in range(45)
     ]
-    # Dark ones first, so that the light ones lie on top.
+    # Dark dabs come first, so that light ones lie on top.
     dabs.sort(key=lambda dab: -dab[0][1] + rng.normal(0, 0.25))
     for (dx, dy), radius in dabs:
         height = np.clip(0.5 - dy * 0.55 + dx * 0.15 + rng.normal(0, 0.12), 0, 1)
@@ -35,7 +38,7 @@ def _foliage(kind: int) -> tuple[np.ndarray, ...]:
 
 
 def foliage(canvas: Canvas, x, z, bottom, width, height, color, rng) -> None:
-    """A mass of leaves, `width` by `height` metres."""
+    """Paints a mass of leaves, `width` by `height` meters."""
     pixels = canvas.camera.focal / z * max(width, height)
     sizes = _foliage(int(rng.integers(6)))
     crown = next((s for s in reversed(sizes) if s.shape[0] >= pixels), sizes[0])
@@ -52,6 +55,7 @@ def _green(rng) -> np.ndarray:
 
 
 def tree(canvas: Canvas, x, z, rng) -> None:
+    """Paints a tree with a trunk and a crown of leaves."""
     height, color = rng.uniform(5, 9), _green(rng)
     trunk = mix((96, 74, 54), (124, 112, 100), rng.random())
     pen = canvas.pen(x, z)
@@ -68,13 +72,14 @@ def tree(canvas: Canvas, x, z, rng) -> None:
 
 
 def hedge(canvas: Canvas, x, near, far, rng) -> None:
+    """Paints a hedge along the street."""
     height, color = rng.uniform(0.9, 1.7), _green(rng)
     for z in np.arange(far, near, -1.1):
         foliage(canvas, x, z, -0.2, 2.0, height + 0.2, color * rng.uniform(0.9, 1.1), rng)
 
 
 def lamp_post(canvas: Canvas, x, z, rng) -> None:
-    """A pole with an arm over the road."""
+    """Paints a lamp post: a pole with an arm over the road."""
     pen, height = canvas.pen(x, z), rng.uniform(5.5, 7.5)
     reach = -np.sign(x) * rng.uniform(1.2, 2.2)
     _post(pen, height, 0.2, METAL)
@@ -91,7 +96,7 @@ def _post(pen, height, width, color) -> None:
 
 
 def traffic_light(canvas: Canvas, x, z, rng) -> None:
-    """A dark housing with one of its three lamps lit, on a post."""
+    """Paints a traffic light: a dark housing on a post, with one of its three lamps lit."""
     pen, bottom = canvas.pen(x, z), rng.uniform(2.1, 2.6)
     _post(pen, bottom + 0.1, 0.17, METAL)
     pen.box(-0.4, bottom - 0.1, 0.4, bottom + 1.6, (240, 232, 200), c.LIGHT)
@@ -106,6 +111,7 @@ def traffic_light(canvas: Canvas, x, z, rng) -> None:
 
 
 def traffic_sign(canvas: Canvas, x, z, rng) -> None:
+    """Paints one of seven kinds of traffic sign on a post."""
     pen, middle = canvas.pen(x, z), rng.uniform(2.2, 2.7)
     _post(pen, middle + 0.3, 0.13, METAL)
     red, white, blue = (206, 32, 40), (246, 246, 244), (30, 90, 180)
@@ -146,7 +152,7 @@ def traffic_sign(canvas: Canvas, x, z, rng) -> None:
 
 
 def bin_or_box(canvas: Canvas, x, z, rng) -> None:
-    """Street furniture that belongs to no class."""
+    """Paints street furniture that belongs to no class."""
     pen = canvas.pen(x, z)
     color = np.array(pick(rng, ((70, 96, 72), (196, 150, 60), (80, 80, 90))))
     canvas.shade(blot(x, z, 0.6), 0.7)
@@ -156,6 +162,6 @@ def bin_or_box(canvas: Canvas, x, z, rng) -> None:
 
 
 def blot(x, z, radius):
-    """Corners of a flat polygon on the ground, for a contact shadow."""
+    """Returns the corners of a flat polygon on the ground, for a contact shadow."""
     rim = circle(12) * (radius, radius * 0.6) + (x, z)
     return np.insert(rim, 1, 0.0, axis=1)

@@ -1,4 +1,4 @@
-"""One street scene: what stands where, painted from far to near, and the light on all of it."""
+"""Renders one street scene: places things, paints them from far to near, and lights them."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +14,21 @@ from jaxseg.data.synthetic.plan import Street, plan_street
 
 @dataclass(frozen=True)
 class Weather:
-    """zenith, haze: RGB of the sky above and at the horizon; tint: gain per channel of light."""
+    """Describes the weather, which sets the sky, the light and the haze.
+
+    Attributes:
+      zenith: the color of the sky overhead, in RGB.
+      haze: the color of the sky at the horizon, in RGB.
+      tint: the gain of the light per channel.
+      visibility: in meters, as in `Canvas`.
+      cloudiness: higher values give more clouds.
+      sunny: whether houses cast shadows.
+    """
 
     zenith: tuple
     haze: tuple
     tint: tuple
-    visibility: float  # metres
+    visibility: float
     cloudiness: float
     sunny: bool
 
@@ -33,9 +42,14 @@ WEATHERS = (
 
 
 def render(rng: np.random.Generator, hw, feature: int) -> tuple[np.ndarray, np.ndarray]:
-    """A scene: uint8 [h, w, 3] in RGB and uint8 [h, w] of raw label ids.
+    """Renders a scene.
 
-    feature: 0, 1 or 2 makes sure of a tram, a bus or a lorry.
+    Args:
+      hw: the (height, width) in pixels.
+      feature: 0 guarantees a tram, 1 a bus and 2 a truck.
+
+    Returns:
+      The picture, uint8 [h, w, 3] in RGB, and the label, uint8 [h, w] of raw ids.
     """
     height, width = hw
     weather = pick(rng, WEATHERS)
@@ -61,10 +75,10 @@ def render(rng: np.random.Generator, hw, feature: int) -> tuple[np.ndarray, np.n
         houses.paint_house(canvas, house, house.side != sun, rng)
     for side in (-1, 1):
         _paint_border(canvas, street.edge[side], street.park[side], rng)
-        if rng.random() < 0.25:  # a railing between the road and the pavement
+        if rng.random() < 0.25:  # a railing between the road and the sidewalk
             at = canvas.first_visible(street.kerb[side]) + rng.uniform(0, 6)
             houses.paint_fence(canvas, street.kerb[side] + side * 0.2, at, at + 14, rng)
-    # What is nearer is painted later; a thing's place is that of its near end.
+    # Nearer things are painted later. The distance of a thing is that of its near end.
     things = [*_traffic(canvas, street, feature, rng), *_roadside(canvas, street, rng)]
     for _, paint in sorted(things, key=lambda thing: -thing[0]):
         paint()
@@ -73,7 +87,7 @@ def render(rng: np.random.Generator, hw, feature: int) -> tuple[np.ndarray, np.n
 
 
 def _shadow(fronts, sun: int, rng):
-    """The edge of the shadow that the houses on the sunny side cast on the ground."""
+    """Returns the edge of the shadow that the houses on the sunny side cast on the ground."""
     if not sun:
         return None
     length = rng.uniform(0.35, 0.9)
@@ -88,7 +102,10 @@ def _shadow(fronts, sun: int, rng):
 
 
 def _paint_border(canvas: Canvas, edge: float, park: bool, rng) -> None:
-    """Stretches of wall, fence or hedge with openings between them; fewer around a park."""
+    """Paints stretches of wall, fence or hedge with openings between them.
+
+    A park has fewer of them.
+    """
     stretches, z = [], canvas.first_visible(edge) * rng.uniform(0.7, 1)
     kinds = [houses.paint_fence, houses.paint_wall, None]
     kinds += [None] if park else [houses.paint_wall, roadside.hedge]
@@ -102,7 +119,7 @@ def _paint_border(canvas: Canvas, edge: float, park: bool, rng) -> None:
 
 
 def _traffic(canvas: Canvas, street: Street, feature: int, rng):
-    """Vehicles and riders: yields pairs of a distance and what paints the thing there."""
+    """Yields vehicles and riders, as pairs (distance, function that paints the thing)."""
     start = 5.0 if street.crossing is None else street.crossing + 4.5
     wanted = {1: vehicles.bus, 2: vehicles.lorry}.get(feature)
     for index in rng.permutation(len(street.lanes)):
@@ -136,7 +153,7 @@ def _traffic(canvas: Canvas, street: Street, feature: int, rng):
 
 
 def _roadside(canvas: Canvas, street: Street, rng):
-    """What stands and walks beside the road, in the form of `_traffic`."""
+    """Yields the things and people beside the road, in the form of `_traffic`."""
     for side in (-1, 1):
         kerb, verge, edge = street.kerb[side], street.verge[side], street.edge[side]
         x = kerb + side * 0.4
@@ -146,7 +163,7 @@ def _roadside(canvas: Canvas, street: Street, rng):
             z = street.crossing + 0.3
             yield z, partial(roadside.traffic_light, canvas, kerb + side * 0.5, z, rng)
 
-        # One after the other along the pavement, so that few stand in front of each other.
+        # They follow one another along the sidewalk, so that few hide each other.
         things = [
             *[people.person] * int(rng.integers(1, 4)),
             *[people.bicycle] * int(rng.integers(0, 3)),
@@ -179,13 +196,13 @@ def _roadside(canvas: Canvas, street: Street, rng):
 
 
 def _ahead(canvas: Canvas, x: float, nearest: float, farthest: float, rng) -> float:
-    """A distance at which a thing at `x` is in the picture."""
+    """Draws a distance at which a thing at `x` is in the picture."""
     visible = max(nearest, canvas.first_visible(x) * 1.08)
     return visible + rng.random() * max(farthest - visible, 4)
 
 
 def _ego_vehicle(canvas: Canvas, rng) -> None:
-    """The bonnet of the car that carries the camera, and the frame left by rectification."""
+    """Paints the hood of the car with the camera, and the frame that rectification leaves."""
     height, width = canvas.label.shape
     if rng.random() < 0.85:
         color = np.array(pick(rng, ((44, 46, 52), (70, 76, 88), (92, 30, 34), (150, 152, 156))))
@@ -203,14 +220,14 @@ def _ego_vehicle(canvas: Canvas, rng) -> None:
             canvas.label[part] = c.BORDER
 
 
-# How uneven the surfaces are: standard deviation of their brightness, as a share.
+# How uneven the surface of each label is: the relative standard deviation of its brightness.
 ROUGHNESS = np.full(256, 0.02, np.float32)
 ROUGHNESS[[c.VEGETATION, c.TERRAIN, c.WALL, c.BUILDING]] = (0.10, 0.08, 0.05, 0.03)
 ROUGHNESS[[c.SKY, c.EGO]] = 0.004
 
 
 def _develop(canvas: Canvas, weather: Weather, rng) -> np.ndarray:
-    """Surface grain, the color of the light, exposure, lens and sensor."""
+    """Applies surface grain, the color of the light, exposure, lens and sensor to the picture."""
     height, width = canvas.label.shape
     grain = rng.standard_normal((height, width), np.float32)
     light = 1 + cv2.GaussianBlur(grain, (3, 3), 0.6) * 1.5 * ROUGHNESS[canvas.label]

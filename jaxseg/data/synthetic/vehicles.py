@@ -1,4 +1,4 @@
-"""Cars, lorries, buses and trams: outlines seen from the side, drawn out to their width."""
+"""Paints cars, trucks, buses and trams: outlines seen from the side, extruded to their width."""
 
 import itertools
 
@@ -7,8 +7,8 @@ import numpy as np
 from jaxseg.data.synthetic import canvas as c
 from jaxseg.data.synthetic.canvas import Canvas, circle, mix, pick
 
-# Every kind has colors of its own, as the fleets of a town do, so that a small network learns
-# the kinds in minutes; the shapes differ too, and the colors change with the light.
+# Every kind has its own colors, like the fleets of a town, so that a small network learns the kinds
+# in minutes. The shapes differ too, and the colors change with the light.
 CARS = (
     (52, 92, 168),
     (34, 58, 112),
@@ -26,9 +26,14 @@ TYRE, RIM = (30, 30, 33), (156, 158, 162)
 
 
 class Body:
-    """One vehicle in its place. Outlines are (along, height) in metres, `along` from 0 at the rear.
+    """Paints the parts of one vehicle in its place.
 
-    x: of its middle; z: of its near end. It drives `away` from the camera, or towards it.
+    Outlines are points (along, height) in meters, where `along` counts from 0 at the rear.
+
+    Args:
+      x: the position of the vehicle's middle.
+      z: the distance of its near end.
+      away: whether it drives away from the camera, not toward it.
     """
 
     def __init__(self, canvas: Canvas, x, z, width, length, label, away: bool):
@@ -38,24 +43,31 @@ class Body:
         canvas.shade([(x + a * width, 0, z + b) for a, b in footprint], 0.42)
 
     def place(self, along: float) -> float:
+        """Returns the distance z of a point of the outline."""
         return self.z + (along if self.away else self.length - along)
 
     @property
     def near(self) -> float:
+        """The position of the near end along the outline."""
         return 0 if self.away else self.length
 
     def hull(self, outline, color, side_shade=0.9) -> None:
-        """A body with this outline: its ends and top, from far to near, and its visible side."""
+        """Paints a body with this outline: its ends, its top and its visible side."""
         color = np.asarray(color, np.float64)
         edges = itertools.pairwise(outline)
         for start, end in sorted(edges, key=lambda e: -self.place(e[0][0]) - self.place(e[1][0])):
             rise, run = abs(end[1] - start[1]), abs(end[0] - start[0])
-            tone = 1.12 - 0.34 * rise / (rise + run)  # the sky lights what faces up
+            tone = 1.12 - 0.34 * rise / (rise + run)  # surfaces that face up are lit by the sky
             self.across(start, end, -0.5, 0.5, color * tone, self.label)
         self.flank(outline, color * side_shade, self.label)
 
     def across(self, start, end, left, right, color, label=None) -> None:
-        """Between two points of the outline; left and right as shares of the width."""
+        """Paints a surface across the vehicle, between two points of the outline.
+
+        Args:
+          left: the left end, as a share of the width.
+          right: the right end, as a share of the width.
+        """
         (a0, h0), (a1, h1) = start, end
         x0, x1, z0, z1 = (
             self.x + left * self.width,
@@ -65,23 +77,24 @@ class Body:
         self.canvas.polygon([(x0, h0, z0), (x1, h0, z0), (x1, h1, z1), (x0, h1, z1)], color, label)
 
     def near_end(self, left, bottom, right, top, color, label=None) -> None:
-        """A rectangle on the end that faces the camera."""
+        """Paints a rectangle on the end that faces the camera."""
         self.across((self.near, bottom), (self.near, top), left, right, color, label)
 
     def flank(self, outline, color, label=None) -> None:
-        """A polygon on the side that faces the camera, if one does."""
+        """Paints a polygon on the side that faces the camera, if one does."""
         side = self.x - np.sign(self.x) * self.width / 2
         if side * self.x > 0:
             points = [(side, height, self.place(along)) for along, height in outline]
             self.canvas.polygon(points, color, label)
 
     def windows(self, first, last, bottom, top, panes: int, color) -> None:
-        """A row of panes along the side."""
+        """Paints a row of panes along the side."""
         pane = (last - first) / panes
         for left in first + pane * np.arange(panes):
             self.flank(rectangle(left + 0.06, bottom, left + pane - 0.06, top), color)
 
     def wheels(self, positions, radius) -> None:
+        """Paints the wheels on the side, and those at the near end."""
         rim = circle(14) * radius
         for along in positions:
             self.flank(np.add(rim, (along, radius)), TYRE, self.label)
@@ -90,24 +103,28 @@ class Body:
             self.near_end(middle - 0.08, 0, middle + 0.08, radius, TYRE, self.label)
 
     def lamps(self, height, half=0.1) -> None:
+        """Paints the two lamps of the near end: tail lamps or headlamps."""
         color = (216, 34, 36) if self.away else (255, 250, 224)
         for left, right in ((-0.47, -0.3), (0.3, 0.47)):
             self.near_end(left, height - half, right, height + half, color)
 
     def number_plate(self, height) -> None:
+        """Paints the license plate of the near end."""
         self.near_end(-0.15, height, 0.15, height + 0.14, (236, 236, 228))
 
 
 def rectangle(left, bottom, right, top):
+    """Returns the corners of a rectangle."""
     return [(left, bottom), (left, top), (right, top), (right, bottom)]
 
 
 def between(start, end, share):
+    """Returns the point at a share of the way from `start` to `end`."""
     return tuple(s + (e - s) * share for s, e in zip(start, end, strict=True))
 
 
 def car(canvas: Canvas, x, z, away: bool, rng) -> None:
-    """A saloon, estate, small car or van."""
+    """Paints a sedan, station wagon, small car or van."""
     length, roof, boot, slope, bonnet = pick(
         rng,
         (
@@ -119,7 +136,7 @@ def car(canvas: Canvas, x, z, away: bool, rng) -> None:
     )
     waist, paint = roof * 0.62, np.array(pick(rng, CARS), np.float64)
     body = Body(canvas, x, z, 1.85, length, c.CAR, away)
-    screen = length - bonnet  # where the windscreen meets the bonnet
+    screen = length - bonnet  # where the windshield meets the hood
     rear, front = ((boot, waist), (boot + slope, roof)), ((screen, waist), (screen - 0.75, roof))
     body.hull(
         [(0, 0.28), (0, waist - 0.06), rear[0], front[0], (length, waist * 0.82), (length, 0.28)],
@@ -151,7 +168,7 @@ def car(canvas: Canvas, x, z, away: bool, rng) -> None:
 
 
 def lorry(canvas: Canvas, x, z, away: bool, rng) -> None:
-    """A cab and a box or tarpaulin on a chassis."""
+    """Paints a truck: a cab, and a box or tarpaulin on a chassis."""
     length, box_top = rng.uniform(7, 9), rng.uniform(3.1, 3.7)
     cab_paint = np.array(pick(rng, CABS), np.float64)
     load = np.array(pick(rng, LORRIES), np.float64)
@@ -195,7 +212,7 @@ def lorry(canvas: Canvas, x, z, away: bool, rng) -> None:
 
 
 def bus(canvas: Canvas, x, z, away: bool, rng) -> None:
-    """A city bus: one color, a dark band of windows, a lit destination."""
+    """Paints a city bus: one color, a dark band of windows, a lit destination sign."""
     paint, length, top = np.array(pick(rng, BUSES), np.float64), rng.uniform(9.5, 12), 3.05
     body = Body(canvas, x, z, 2.55, length, c.BUS, away)
     body.hull([(0, 0.35), (0, top), (length, top), (length, 0.35)], paint)
@@ -216,7 +233,7 @@ def bus(canvas: Canvas, x, z, away: bool, rng) -> None:
 
 
 def tram(canvas: Canvas, x, z, away: bool, rng) -> None:
-    """A train on the street: long, in two colors, low over the rails, under a wire."""
+    """Paints a tram: long, in two colors, low over the rails, with a current collector."""
     lower, upper = np.array(pick(rng, TRAMS), np.float64), np.array((238, 230, 208), np.float64)
     length, top = rng.uniform(20, 28), 3.45
     body = Body(canvas, x, z, 2.5, length, c.TRAIN, away)

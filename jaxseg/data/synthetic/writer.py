@@ -1,7 +1,7 @@
-"""A made-up dataset in the layout of Cityscapes, for demonstrations and tests.
+"""Writes a synthetic dataset in the layout of Cityscapes, for demonstrations and tests.
 
-The scenes come from code alone (`scene`) and are the same for the same arguments.
-Labels are raw ids, so that the real reader, its label table and the metric are all exercised.
+The scenes come from code alone (`scene`), and the same arguments give the same scenes. Labels are
+raw ids, so that the real reader, its label table and the metric are all exercised.
 """
 
 import hashlib
@@ -24,10 +24,23 @@ CITIES = {
 
 
 def write_street_scenes(root, *, train, val, image_hw=(256, 512), seed=0) -> Path:
-    """Writes `train` and `val` scenes of `image_hw` pixels below `root` and returns it.
+    """Writes a set of scenes below `root`.
 
-    A finished set of the same parameters is left as it is; one of others, or one that was
-    interrupted, is replaced. Raises DataError rather than touch files that it did not write.
+    A finished set with the same parameters is left as it is. A set with other parameters, or an
+    interrupted one, is replaced.
+
+    Args:
+      root: the folder, which is created if it is missing.
+      train: the number of training scenes.
+      val: the number of validation scenes.
+      image_hw: the (height, width) of every scene in pixels.
+      seed: the scenes depend on it.
+
+    Returns:
+      The folder `root`.
+
+    Raises:
+      DataError: if `root` holds a dataset that was not written by this function. It is not touched.
     """
     root = Path(root)
     wanted = {
@@ -43,7 +56,7 @@ def write_street_scenes(root, *, train, val, image_hw=(256, 512), seed=0) -> Pat
             return root
     elif (root / "leftImg8bit").exists() or (root / "gtFine").exists():
         raise DataError(
-            f"{root} holds a dataset that was not made here (it has no {STAMP}), and is not "
+            f"{root} holds a dataset that was not made here (it has no {STAMP}), so it is not "
             "overwritten. Choose another folder."
         )
     root.mkdir(parents=True, exist_ok=True)
@@ -55,7 +68,7 @@ def write_street_scenes(root, *, train, val, image_hw=(256, 512), seed=0) -> Pat
             rng = np.random.default_rng((seed, split_index, index))
             image, label = scene.render(rng, image_hw, feature=index % 3)
             _write_pair(root, split, index, image, label)
-    # Last, so that it vouches for everything before it.
+    # Written last, so that "finished" guarantees that everything before it is complete.
     _write_stamp(stamp, wanted | {"finished": True})
     return root
 
@@ -70,13 +83,13 @@ def _write_pair(root: Path, split: str, index: int, image, label) -> None:
     ):
         folder = root / kind / split / city
         folder.mkdir(parents=True, exist_ok=True)
-        # Noise hardly compresses, however long one tries.
+        # Noise hardly compresses, so a higher level of compression would only cost time.
         _, encoded = cv2.imencode(".png", pixels, (cv2.IMWRITE_PNG_COMPRESSION, 1))
         (folder / f"{name}_{ending}.png").write_bytes(encoded.tobytes())
 
 
 def _painter_version() -> str:
-    """A hash of the painting code, so that a set is made anew when the code changes."""
+    """Returns a hash of the painting code, so that changed code replaces the set."""
     files = sorted(set(Path(__file__).parent.glob("*.py")) - {Path(__file__)})
     files = [file for file in files if not file.name.startswith("__")]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
