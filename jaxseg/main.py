@@ -27,8 +27,8 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "directory for all that a run writes; default runs/VARIANT"
 )
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(map(": ".join, MODES.items())))
-# For --mode compile: nothing runs, and no device is looked for. At O1, XLA takes a third of the time
-# to compile.
+# For --mode compile: nothing runs, and no device is looked for. At O1, XLA compiles in a third of
+# the time.
 ABSENT_DEVICES = {
     "JAX_OPTIMIZATION_LEVEL": "O1",
     "JAX_ENABLE_COMPILATION_CACHE": "false",  # the report reads the compiled program itself

@@ -1,4 +1,4 @@
-"""Training: one loop that reads from top to bottom."""
+"""Trains a model in one loop that reads from top to bottom."""
 
 import contextlib
 import json
@@ -41,19 +41,23 @@ from jaxseg.training.step_timer import StepTimer
 
 
 class NonFiniteError(JaxsegError):
-    """The loss or a gradient is not a number."""
+    """Signals that the loss or a gradient is not finite."""
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path):
-    """Trains as `config` says, from scratch or from where `workdir` stands.
+    """Trains a model, and resumes the run in `workdir` if there is one.
 
-    Returns when all steps are made, or after SIGTERM with everything saved; started again on the
-    same directory it goes on as if it had never stopped. Several processes
-    (`jaxseg.distributed.processes`) train as one, and all of them stop where one has to.
+    The function returns when all steps are made, or after SIGTERM with everything saved. If it is
+    called again with the same directory, it continues as if it had never stopped. Several processes
+    (`jaxseg.distributed.processes`) train as one run. If one must stop, all of them stop.
+
+    Args:
+      config: the resolved config.
+      workdir: the directory of checkpoints, logs and results. It is created if necessary.
 
     Raises:
-      JaxsegError: for a config, dataset or checkpoint that does not fit, and for a loss or gradient
-        that is not finite, with the step and the name of the first bad tensor.
+      JaxsegError: if the config, dataset or checkpoint does not fit, or if the loss or a gradient
+        is not finite. The latter message names the step and the first bad tensor.
     """
     workdir = pathlib.Path(workdir)
     kernel_setting, _ = kernels.kernel_setting(config.model)
@@ -80,11 +84,10 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     shardings = infer_shardings(shapes, config.sharding, mesh)
     abstract = with_shardings(shapes, shardings)
 
-    # The own work directory, then weights to start from, then scratch.
+    # Resume the run in the work directory. Without one, start from weights or from scratch.
     if config.init and not any((workdir / "checkpoints").glob("[0-9]*")):
-        initial_weights.check_available(
-            config.init
-        )  # what is missing is missed before anything is computed
+        # Missing weights are reported before anything is computed.
+        initial_weights.check_available(config.init)
     saved = Checkpoints(workdir / "checkpoints", config.to_dict(), config.checkpoint.keep)
     state, origin = saved.restore_latest(abstract), "resumed"
     if state is None:
@@ -104,7 +107,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     main_process = jax.process_index() == 0
     with (
         contextlib.closing(batches),
-        contextlib.closing(saved),  # waits for the save in progress, also when something is raised
+        contextlib.closing(saved),  # waits for the save in progress, even after an exception
         Report(
             workdir, total_steps=config.steps, start_step=first_step, enabled=main_process
         ) as report,
@@ -117,7 +120,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         def due(every):
             return step > 0 and (step == config.steps or step % every == 0)
 
-        # Every turn begins with the state after `step` updates, and what is due for it.
+        # Each iteration begins with the state after `step` updates and does what is due for it.
         while True:
             stopping = stop_signal.at(step)
             evaluation_due = due(config.eval.every_steps) and not saved.evaluated(step)
@@ -130,7 +133,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
                     stopping = scores is None
                 if scores or (step > first_step and (save_due or stopping)):
                     saved.save(state, step, scores)
-                timer = StepTimer()  # this is no part of the time of a step
+                timer = StepTimer()  # evaluation and saving do not count as time of a step
             if step == config.steps or stopping:
                 break
 
@@ -140,7 +143,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
             previous = logs
             with jax.set_mesh(mesh):
                 state, logs = train_step(state, put_batch(batch, mesh))
-            # The step before is looked at while this one is computed.
+            # Check the previous step while the devices compute this one.
             check_finite(step, previous, state)
             step += 1
             profile.after(step - first_step, state)
@@ -153,14 +156,14 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
 
         saved.finish(state)
         if stopping:
-            report.message(f"SIGTERM: saved at step {step}; start again to go on from there")
+            report.message(f"SIGTERM: saved at step {step}; start again to resume from there")
 
 
 def check(config: ConfigDict, mesh: jax.sharding.Mesh):
-    """Refuses what would fail later and less clearly.
+    """Checks the settings that would otherwise fail later and with a less clear message.
 
     Raises:
-      ConfigError: naming the setting and what it may be.
+      ConfigError: if a setting does not fit. The message names it and its allowed values.
     """
     check_batch(config.batch_size, config.optim.accumulation, mesh)
     kernels.check_kernels(config.model, mesh.devices.flat[0].platform)
@@ -183,10 +186,10 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
 
 
 def make_writable(workdir: pathlib.Path):
-    """Makes the work directory, or says why it cannot be written to.
+    """Creates the work directory and checks that all processes can write to it.
 
     Raises:
-      ConfigError: where that is so, or where the processes do not have the same directory.
+      ConfigError: if it cannot be written to, or if the processes do not share it.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -201,12 +204,21 @@ def make_writable(workdir: pathlib.Path):
     if without := multihost.processes_without_shared_file(workdir):
         raise ConfigError(
             f"the work directory {workdir.absolute()}: process {', '.join(map(str, without))} does"
-            " not see in its own what process 0 writes; choose one with --workdir that all share"
+            " not see what process 0 writes there; choose a directory that all processes share"
+            " with --workdir"
         )
 
 
 def start_from_weights(config: ConfigDict, state: TrainState) -> tuple[TrainState, str]:
-    """`state` with the weights of `config.init`, and what was taken from there."""
+    """Loads the weights of `config.init` into a fresh state.
+
+    Returns:
+      The state, and a sentence for the log that says what was loaded from where.
+
+    Raises:
+      ConfigError: if there is no such source.
+      CheckpointError: if it cannot be read, or its backbone belongs to another model.
+    """
     fresh = {"params": state.params, "batch_stats": state.batch_stats}
     window = config.model.backbone.get("window")
     variables, origin = initial_weights.load_initial_weights(
@@ -219,7 +231,15 @@ def start_from_weights(config: ConfigDict, state: TrainState) -> tuple[TrainStat
 def describe(
     report: Report, config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, origin: str
 ):
-    """The start-up header, and beside the results the resolved config and the manifest."""
+    """Prints the header of the run and writes the resolved config and the manifest.
+
+    Args:
+      report: prints the header. The files are written to its work directory.
+      config: the resolved config.
+      mesh: the device mesh.
+      state: the state the run begins with.
+      origin: where that state comes from, for the header.
+    """
     training, evaluation = trained_on(config.data), evaluated_on(config.data)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     report.header(
@@ -252,7 +272,16 @@ def describe(
 
 
 def check_finite(step: int, logs: dict[str, jax.Array] | None, state: TrainState):
-    """Raises NonFiniteError for the logs of the `step`-th update that must not be built upon."""
+    """Checks that the loss and the gradients of an update are finite.
+
+    Args:
+      step: the number of the update.
+      logs: its logs, or None if there was no update yet.
+      state: a state whose parameters name the tensors.
+
+    Raises:
+      NonFiniteError: if the loss or a gradient is not finite. It names the first such tensor.
+    """
     if logs is None:
         return
     loss, norm = float(logs["loss"]), float(logs["gradient_norm"])
@@ -268,7 +297,11 @@ def check_finite(step: int, logs: dict[str, jax.Array] | None, state: TrainState
 
 
 def evaluate_now(config, model, state, mesh, workdir, report, stop_signal) -> dict | None:
-    """Evaluates the state and reports; returns the scores to save, or None if told to stop."""
+    """Evaluates the state and reports its scores.
+
+    Returns:
+      The scores to save with the checkpoint, or None if the evaluation was asked to stop.
+    """
     step = int(state.step)
     pictures = workdir / "predictions" / f"step_{step:06d}"
     try:

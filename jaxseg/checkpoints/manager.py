@@ -1,7 +1,7 @@
-"""Checkpoints on disk; the only file that imports orbax.
+"""Saves and restores the checkpoints of a training run with Orbax.
 
-A checkpoint holds two parts, the model (parameters, batch statistics, moving average) and the
-optimizer, so that evaluation and prediction read only the first; and the resolved config, so that
+A checkpoint has two parts: the model (parameters, batch statistics, moving average) and the
+optimizer. Evaluation and prediction read only the model. The resolved config is stored too, so that
 they need no config file. The step is the data position.
 """
 
@@ -22,20 +22,30 @@ from jaxseg.distributed import multihost
 from jaxseg.errors import CheckpointError
 from jaxseg.training.state import TrainState
 
-# Settings that a run may change when it goes on: they do not alter what is computed.
+# Settings that a resumed run may change, because they do not alter what is computed.
 MAY_CHANGE_ON_RESUME = re.compile(
     r"(variant|log_steps|init|deterministic|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
     r"|data\.(root|source|workers|prefetch|skip_corrupt|val_.*|test_.*)|model\.(kernels|backbone\.remat(_keeps)?))$"
 )
 
-ATTEMPTS = 3  # to save, in a row
-SAVE_SECONDS = 600  # for all processes to finish; after one's error, the others wait for so long
-SET_ASIDE_SUFFIX = ".aside"  # ends the name of a checkpoint until another of its step is complete
+ATTEMPTS = 3  # failures to save in a row after which the run ends
+# Time limit for all processes to finish saving. If one fails, the others wait for this long.
+SAVE_SECONDS = 600
+# Suffix of an old checkpoint until a new one of the same step is complete.
+SET_ASIDE_SUFFIX = ".aside"
 
 
 def config_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What a run may not change when it goes on, one line per key."""
-    # As both would be read back: JSON has lists for tuples.
+    """Lists the differences between two configs that a resumed run must not have.
+
+    Args:
+      saved: the config of the checkpoint.
+      current: the config of the run.
+
+    Returns:
+      One line per key, with both values.
+    """
+    # Compare both in the form in which they are read back, because JSON turns tuples into lists.
     saved, current = (flatten_config(json.loads(json.dumps(config))) for config in (saved, current))
     keys = sorted(key for key in saved | current if not MAY_CHANGE_ON_RESUME.match(key))
     absent = "(absent)"
@@ -52,10 +62,15 @@ def _model_part(state: TrainState) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of one run: keeps the newest few and the best by mIoU.
+    """Saves and restores the checkpoints of one run, and keeps the newest few and the best by mIoU.
 
-    Saving is asynchronous; a checkpoint appears under its name only when it is complete, and only
-    then older ones are removed. All of several processes save and restore together.
+    Saving is asynchronous. A checkpoint appears under its name only when it is complete, and only
+    then are older ones removed. With several processes, all of them must save and restore together.
+
+    Args:
+      directory: where the checkpoints are.
+      config: the resolved config, stored in every checkpoint.
+      keep: number of newest checkpoints to keep.
     """
 
     def __init__(self, directory: pathlib.Path, config: Mapping[str, Any], keep: int):
@@ -65,7 +80,7 @@ class Checkpoints:
         self._failures: list[str] = []  # in a row
         multihost.on_process_0(self._recover_set_aside)
         for unfinished in sorted(self.directory.glob("*.orbax-checkpoint-tmp*")):
-            logging.warning("passing over a half-written checkpoint: %s", unfinished)
+            logging.warning("ignoring an incomplete checkpoint: %s", unfinished)
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
@@ -85,12 +100,18 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, step: int, metrics: Mapping[str, float] | None = None):
-        """Saves in the background; returns once the arrays are copied off the devices.
+        """Saves in the background and returns once the arrays are copied off the devices.
 
-        Where the save before has failed, it is reported here, and this one takes its place.
+        If the previous save failed, the failure is reported here. It is not repeated, because this
+        save replaces it.
+
+        Args:
+          state: the state to save.
+          step: its number of updates.
+          metrics: its scores, if it was evaluated. "mIoU" decides which checkpoint is the best.
 
         Raises:
-          CheckpointError: where saving fails time after time.
+          CheckpointError: if saving fails `ATTEMPTS` times in a row.
         """
         self._finish_pending_save()
         while not self._attempt(step, lambda: self._start(state, step, metrics)):
@@ -98,10 +119,13 @@ class Checkpoints:
         self._saving = step, metrics
 
     def finish(self, state: TrainState):
-        """Waits until `state`, the one saved last, is on disk; saves it again where that failed.
+        """Waits until the last saved state is on disk, and saves it again if that failed.
+
+        Args:
+          state: the state that was given to `save` last.
 
         Raises:
-          CheckpointError: where saving fails time after time.
+          CheckpointError: if saving fails `ATTEMPTS` times in a row.
         """
         while self._saving:
             saving = self._saving
@@ -109,7 +133,7 @@ class Checkpoints:
                 self.save(state, *saving)
 
     def _finish_pending_save(self):
-        """Waits for the save in progress; whether it did not fail."""
+        """Waits for the save in progress, if any, and returns whether it succeeded."""
         if self._saving is None:
             return True
         (step, _), self._saving = self._saving, None
@@ -120,7 +144,7 @@ class Checkpoints:
         return done
 
     def _attempt(self, step: int, action: Callable[[], Any]) -> bool:
-        """Whether a part of saving succeeds, in all processes; the failure is reported."""
+        """Does a part of saving, reports a failure, and returns whether all processes succeeded."""
         error = None
         try:
             action()
@@ -132,16 +156,16 @@ class Checkpoints:
         if len(self._failures) == ATTEMPTS:
             raise CheckpointError(
                 f"cannot save step {step} in {self.directory}, {ATTEMPTS} times in a row:"
-                f" {self._failures[0]}. The checkpoints before are intact; start again to go on"
+                f" {self._failures[0]}. The earlier checkpoints are intact; start again to resume"
                 " from there"
             ) from error
-        _report(error, "saving step %d failed, is tried again: %s", step, self._failures[-1])
-        self._checkpointer.reload()  # what is there, not what would have been
+        _report(error, "saving step %d failed, trying again: %s", step, self._failures[-1])
+        self._checkpointer.reload()  # forget the checkpoint that was not written
         return False
 
     def _start(self, state, step, metrics):
         if any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints):
-            # A damaged one was passed over, or one gets its metrics.
+            # The old one is damaged and was skipped, or it is saved again with its metrics.
             saved = self.directory / str(step)
             multihost.on_process_0(lambda: saved.rename(f"{saved}{SET_ASIDE_SUFFIX}"))
             self._checkpointer.reload()
@@ -156,7 +180,7 @@ class Checkpoints:
         )
 
     def _recover_set_aside(self):
-        """Removes what was put aside, or puts it back where nothing has taken its place."""
+        """Removes each checkpoint that was set aside, or puts it back if no new one replaced it."""
         for aside in self.directory.glob(f"*{SET_ASIDE_SUFFIX}"):
             if aside.with_suffix("").exists():
                 shutil.rmtree(aside)
@@ -164,13 +188,17 @@ class Checkpoints:
                 aside.rename(aside.with_suffix(""))
 
     def restore_latest(self, abstract: TrainState) -> TrainState | None:
-        """The state of the newest readable checkpoint, on the devices `abstract` asks for.
+        """Restores the state of the newest readable checkpoint.
 
-        Returns None where there is no checkpoint.
+        Args:
+          abstract: shapes, types and shardings of the state.
+
+        Returns:
+          The state with these shardings, or None if there is no checkpoint.
 
         Raises:
-          CheckpointError: where the checkpoint was written with another config, or where there are
-            checkpoints but none can be read.
+          CheckpointError: if the checkpoint was written with another config or contains only
+            weights, or if there are checkpoints but none can be read.
         """
         found = list(reversed(self._checkpointer.checkpoints))
         for checkpoint in found:
@@ -191,7 +219,7 @@ class Checkpoints:
             except Exception as raised:
                 error = raised
             if multihost.any_process(error is not None):
-                text = "passing over checkpoint %d, which cannot be read: %s"
+                text = "ignoring checkpoint %d, which cannot be read: %s"
                 _report(error, text, checkpoint.step, error or "in another process")
                 continue
             model = parts["model"]
@@ -199,16 +227,16 @@ class Checkpoints:
         if found:
             raise CheckpointError(
                 f"none of the {len(found)} checkpoints in {self.directory} can be read (see the"
-                " warnings above); choose another --workdir to start afresh"
+                " warnings above); choose another --workdir to start from scratch"
             )
         return None
 
     def evaluated(self, step: int) -> bool:
-        """Whether the checkpoint of this step carries its evaluation."""
+        """Returns whether the checkpoint of this step contains the scores of its evaluation."""
         return any(c.step == step and c.metrics for c in self._checkpointer.checkpoints)
 
     def close(self):
-        """Waits for the save in progress."""
+        """Waits for the save in progress and closes the checkpoints."""
         self._checkpointer.close()
 
     def _refuse_another_config(self, saved, step):
@@ -222,7 +250,7 @@ class Checkpoints:
 
 
 def _report(error, text, *values):
-    """By process 0, and by the one that has the error: only errors are printed by all."""
+    """Logs a failure in process 0 and in the failed process, as only errors are printed by all."""
     logging.log(logging.ERROR if error else logging.WARNING, text, *values)
 
 
@@ -234,6 +262,6 @@ def _refuse_weights_alone(checkpoint):
     if "optimizer" not in ocp.checkpointables_metadata(checkpoint).metadata:
         run = checkpoint.parent.parent
         raise CheckpointError(
-            f"{run} holds weights alone, not a run that could go on; train from them with"
+            f"{run} contains only weights and cannot be resumed; train from them with"
             f" --config.init={run} and another --workdir"
         )

@@ -1,4 +1,4 @@
-"""Weights alone: finding, reading and writing the model part of a checkpoint."""
+"""Finds, reads and writes the model part of checkpoints."""
 
 import json
 import pathlib
@@ -16,16 +16,19 @@ from jaxseg.models.segmentation_model import SegmentationModel, Variables, varia
 
 
 def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
-    """The checkpoint that `path` means: itself, or the best (else newest) of a run's directory.
+    """Returns the checkpoint that `path` refers to.
+
+    Args:
+      path: a checkpoint, or the directory of a run. Of a run, the checkpoint with the highest mIoU
+        is chosen, or the newest if none was evaluated.
 
     Raises:
-      CheckpointError: where there is none.
+      CheckpointError: if there is no checkpoint.
     """
     path = pathlib.Path(path).absolute()
     if path.is_file():
         raise CheckpointError(
-            f"{path} is a file; a PyTorch checkpoint is to be converted first: python -m"
-            " converters.convert"
+            f"{path} is a file; convert a PyTorch checkpoint first: python -m converters.convert"
         )
     if path.name.isdigit() and path.is_dir():
         return path
@@ -43,12 +46,18 @@ def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: Mapping[str, Any]):
-    """Writes weights alone, for evaluation, prediction, and training to start from.
+    """Writes a checkpoint of weights without optimizer state.
 
-    Array by array, so that variables which lie in a file take little memory on their way.
+    It can be evaluated, used for prediction, or trained from. Arrays are written one at a time, so
+    that variables that are views of a file take little memory.
+
+    Args:
+      directory: the work directory to create.
+      variables: {"params", "batch_stats"}.
+      config: the resolved config of the model.
 
     Raises:
-      CheckpointError: where `directory` already has checkpoints.
+      CheckpointError: if `directory` already has checkpoints or is a file.
     """
     checkpoint = pathlib.Path(directory).absolute() / "checkpoints" / "0"
     if checkpoint.parent.exists():
@@ -56,7 +65,7 @@ def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: 
     if directory.is_file():
         raise CheckpointError(f"{directory} is a file; choose a directory")
     context = ocp.Context()
-    # Orbax's own database would be put together in memory.
+    # OCDBT, Orbax's own database format, would be assembled in memory.
     context.array.saving.use_ocdbt = False
     context.memory.deepcopy_host_arrays = False
     context.memory.write_concurrent_bytes = 1 << 28
@@ -66,14 +75,17 @@ def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: 
 
 
 def load_saved_config(checkpoint: pathlib.Path) -> dict[str, Any]:
-    """The resolved config that a checkpoint was made with."""
+    """Returns the resolved config that a checkpoint was made with.
+
+    A config of an earlier version is upgraded.
+    """
     config = _with_tuples(ocp.checkpointables_metadata(checkpoint).custom_metadata["config"])
     upgrade(config)
     return config
 
 
 def _with_tuples(value):
-    """JSON has no tuples, and configs no lists."""
+    """Turns lists into tuples, because JSON has no tuples and configs have no lists."""
     match value:
         case dict():
             return {key: _with_tuples(item) for key, item in value.items()}
@@ -83,7 +95,7 @@ def _with_tuples(value):
 
 
 def stored_shapes(checkpoint: pathlib.Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the variables in a checkpoint, by path."""
+    """Returns the shapes of the variables in a checkpoint, by path."""
     model = ocp.checkpointables_metadata(checkpoint).metadata["model"]
     return parameter_paths.shapes({part: model[part] for part in ("params", "batch_stats")})
 
@@ -91,14 +103,15 @@ def stored_shapes(checkpoint: pathlib.Path) -> dict[str, tuple[int, ...]]:
 def load_variables(
     checkpoint: pathlib.Path, abstract: Mapping[str, Any], leave: Container[str] = ()
 ) -> dict[str, Any]:
-    """The variables to evaluate: the moving average where the run kept one.
+    """Loads the variables to evaluate, with the moving average if the run kept one.
 
     Args:
+      checkpoint: the directory of the checkpoint.
       abstract: shapes, types and shardings of {"params", "batch_stats"}.
-      leave: paths of what the checkpoint holds besides, not to be read.
+      leave: paths of variables in the checkpoint that are not read.
 
     Raises:
-      CheckpointError: where the checkpoint is of another model.
+      CheckpointError: if the checkpoint belongs to another model.
     """
     wanted, stored = parameter_paths.by_path(abstract), stored_shapes(checkpoint)
     kept = {path: shape for path, shape in stored.items() if path not in leave}
@@ -118,10 +131,10 @@ def load_variables(
 def load_on_device(
     checkpoint: pathlib.Path, model: SegmentationModel, device: jax.Device | None = None
 ) -> Variables:
-    """The variables of `model` on one device, by default the first of this process.
+    """Loads the variables of `model` onto one device, by default the first of this process.
 
     Raises:
-      CheckpointError: where the checkpoint is of another model.
+      CheckpointError: if the checkpoint belongs to another model.
     """
     sharding = jax.sharding.SingleDeviceSharding(device or jax.local_devices()[0])
     return load_variables(checkpoint, with_shardings(variable_shapes(model), sharding))

@@ -1,6 +1,6 @@
 """Packs a config's dataset into a few large ArrayRecord files.
 
-    python -m jaxseg.data.pack --config configs/cityscapes.py --config.data.root=cityscapes \\
+    jaxseg pack --config configs/cityscapes.py --config.data.root=cityscapes \\
         --output packed/cityscapes
 
 This helps where storage is slow with many small files. Training, evaluation and all other programs

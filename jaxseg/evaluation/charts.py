@@ -1,6 +1,6 @@
-"""Charts of an evaluation: which classes are taken for which, and how good each class is.
+"""Draws charts of an evaluation: the confusion matrix and one bar per class.
 
-Both are RGB uint8 [h, w, 3], as large as the number of classes asks for.
+Both are RGB uint8 [h, w, 3]. Their size grows with the number of classes.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,16 @@ GAP = 6
 
 
 def confusion_chart(confusion: Int[np.ndarray, "rows columns"], classes: Sequence[str]) -> Picture:
-    """A square for every pair (label, prediction): its share of the label's pixels.
+    """Draws the confusion matrix, with one square for every pair (label, prediction).
 
-    A row is a class as labeled, and adds up to one; rows without pixels are gray. Squares large
-    enough say the share in per cent. `confusion` is `Scores.confusion`, whose last row and column
-    are values outside the classes; they are shown where there are any.
+    The color of a square is its share of the label's pixels. A row is a class of the labels and
+    adds up to one. Rows without pixels are gray. Squares that are large enough also show the share
+    in percent.
+
+    Args:
+      confusion: `Scores.confusion`, int64 [C + 1, C + 1]. Its last row and column count values
+        outside the classes. They are shown only if they count any pixel.
+      classes: names of the C classes.
     """
     counts = np.asarray(confusion, np.float64)
     outside = counts[-1].any() or counts[:, -1].any()
@@ -56,7 +61,13 @@ def confusion_chart(confusion: Int[np.ndarray, "rows columns"], classes: Sequenc
 def class_bars(
     values: Float[np.ndarray, "k"], classes: Sequence[str], title: str = "IoU"
 ) -> Picture:
-    """A bar from 0 to 1 for every class, in per cent beside it; "absent" where it is undefined."""
+    """Draws one horizontal bar from 0 to 1 per class, with the value in percent next to it.
+
+    Args:
+      values: one value per class, in 0..1. Values that are not finite are labeled "absent".
+      classes: names of the classes.
+      title: what the values are.
+    """
     line, length = 22, 500
     font = ImageFont.load_default(15)
     head = _text_width([*classes, title], font) + 2 * GAP
@@ -76,7 +87,7 @@ def class_bars(
 
 
 def _columns_head(names, height, cell, font):
-    """The names of the columns, written upwards."""
+    """Draws the names of the columns, reading upwards."""
     strip = Image.new("RGB", (height, cell * len(names)), PAPER)
     draw = ImageDraw.Draw(strip)
     for column, name in enumerate(names):
@@ -85,7 +96,7 @@ def _columns_head(names, height, cell, font):
 
 
 def _blend(share):
-    """From paper to `FULL`; the root lets small confusions be seen."""
+    """Blends from `PAPER` to `FULL`. The square root makes small confusions visible."""
     weight = float(share) ** 0.5
     return tuple(round((1 - weight) * p + weight * f) for p, f in zip(PAPER, FULL, strict=True))
 

@@ -1,4 +1,4 @@
-"""Scores of a model on a dataset: every image once, over all processes."""
+"""Scores a model on a dataset, with every image used once over all processes."""
 
 import itertools
 import pathlib
@@ -19,7 +19,7 @@ from jaxseg.models.segmentation_model import SegmentationModel, Variables
 
 
 class Stopped(Exception):
-    """The evaluation was asked to stop before its end."""
+    """Signals that an evaluation was asked to stop before its end."""
 
 
 def evaluate(
@@ -33,24 +33,30 @@ def evaluate(
     on_image: Callable[[int, np.ndarray, np.ndarray], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> metrics.Scores:
-    """Scores of a model on the validation split, every image at its own size.
+    """Scores a model on a dataset, with every image at its own size.
 
-    Views and windows are those of `config.eval`, over all devices. Counts are added up in int64 on
-    the host.
+    The views and windows are those of `config.eval`, run over all devices. Pixels are counted in
+    int64 on the host. With several processes, all of them must call this together.
 
     Args:
-      variables: on the devices of `mesh`, however they are sharded.
-      source: evaluated on; the validation split where None.
-      pictures: where to write panels of the first `config.eval.pictures` images and of as many of
-        the worst, with a table of all (`jaxseg.evaluation.gallery`), if anywhere.
-      on_image: called, where there are no pictures, with the index of each sample of this process,
-        its label and its class map, both uint8 [h, w].
-      stop: asked before every image.
+      model: the model to evaluate.
+      variables: its variables on the devices of `mesh`, with any sharding.
+      config: the resolved config.
+      mesh: the devices of all processes.
+      source: the data to evaluate on. None is the validation split of `config.data`.
+      pictures: directory for panels of the first `config.eval.pictures` images, for as many of the
+        worst images, and for a table of all images (`jaxseg.evaluation.gallery`). None writes none.
+      on_image: called with the index of each sample of this process, its label and its class map,
+        both uint8 [h, w]. It is not called if `pictures` is given.
+      stop: called before every image. If it returns true, the evaluation ends.
+
+    Returns:
+      The scores of the whole dataset, the same in every process.
 
     Raises:
-      Stopped: when `stop()` is true.
-      DataError: where a sample is missing or bad.
-      ConfigError: where `config.eval` describes views or windows that cannot be.
+      Stopped: if `stop()` returned true.
+      DataError: if a sample is missing or bad.
+      ConfigError: if `config.eval` describes impossible views or windows.
     """
     source = source or evaluated_on(config.data)
     dataset, samples = source.dataset, source.samples()
@@ -80,7 +86,10 @@ def _images(samples, config, stop) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _sum_over_processes(total):
-    """Of int64, in halves of 32 bits: JAX has no longer integers here."""
+    """Sums an int64 array over all processes.
+
+    The gather moves each number as two int32 halves, because JAX has no longer integers here.
+    """
     halves = multihost_utils.process_allgather(total.view(np.int32))
     gathered = np.ascontiguousarray(halves).view(np.int64)
     return gathered.reshape(-1, *total.shape).sum(axis=0)

@@ -1,7 +1,7 @@
-"""The images of an evaluation one by one: panels of the first and of the worst, scores of all.
+"""Writes panels of the first and the worst images of an evaluation, and the scores of all images.
 
-In the folder given: NAME.png of the first images, `worst/RANK_NAME.png` of those with the lowest
-IoU, and `images.csv`, which has all of them, the worst first.
+The folder contains NAME.png for the first images and `worst/RANK_NAME.png` for those with the
+lowest IoU. `images.csv` lists all images that have a score, the worst first.
 """
 
 import csv
@@ -24,16 +24,23 @@ UNDEFINED = -1.0  # a score of an image without labeled pixels, or of another pr
 
 
 class Gallery:
-    """Looks at each image as it is evaluated; every process at its own.
+    """Scores and draws the images of an evaluation, each process its own images.
 
-    An image's IoU is the mean over the classes in its label or prediction. Images without any
+    The IoU of an image is the mean over the classes in its label or prediction. Images without any
     labeled pixel have no score.
     """
 
     def __init__(
         self, directory: pathlib.Path, samples: Sequence[Sample], dataset: Dataset, count: int
     ):
-        """count: how many of the first and how many of the worst are drawn."""
+        """Prepares an empty gallery.
+
+        Args:
+          directory: where to write panels and the table.
+          samples: all samples of the evaluation, over all processes.
+          dataset: the names and colors of the classes.
+          count: how many of the first images to draw, and how many of the worst.
+        """
         self._directory, self._samples, self._dataset = directory, samples, dataset
         self._count = count
         self._scores = np.full((len(samples), 2), UNDEFINED, np.float32)  # IoU, accuracy
@@ -42,7 +49,13 @@ class Gallery:
     def add(
         self, index: int, label: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"]
     ):
-        """One image."""
+        """Scores one image and draws it if it is among the first.
+
+        Args:
+          index: the place of the image in the samples.
+          label: its label.
+          prediction: its class map.
+        """
         if index < self._count:
             self._draw(
                 self._directory / f"{self._samples[index].name}.png", index, label, prediction
@@ -57,7 +70,7 @@ class Gallery:
         self._worst = sorted(self._worst, key=lambda image: image[:2])[: self._count]
 
     def close(self):
-        """Writes what only all images together tell; to be called by all processes."""
+        """Writes the panels of the worst images and the table. All processes must call it."""
         scores = multihost_utils.process_allgather(self._scores)
         scores = scores.reshape(-1, len(self._samples), 2).max(axis=0)
         scored = np.flatnonzero(scores[:, 0] != UNDEFINED)

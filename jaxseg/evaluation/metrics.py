@@ -1,8 +1,9 @@
-"""How well a segmentation agrees with its labels: counts, and scores made of them.
+"""Computes the confusion matrix of a segmentation and the scores that follow from it.
 
-The rules are those of mmsegmentation's `eval_metrics`, which produced the published numbers:
-sums over all images first, ratios after. One matrix with a place for values outside the classes
-holds everything they need: intersection, predicted area and labeled area of every class.
+The rules are those of mmsegmentation's `eval_metrics`, which produced the published numbers. Counts
+are summed over all images first, and ratios are taken of the sums. One matrix contains everything
+the scores need: intersection, predicted area and labeled area of every class. Its last row and
+column count values outside the classes.
 """
 
 import dataclasses
@@ -19,15 +20,25 @@ def confusion_matrix(
 ) -> Int[np.ndarray, "rows columns"]:
     """Counts the pixels of every pair (label, prediction).
 
-    The result is int64 [num_classes + 1, num_classes + 1]: rows are labels, columns predictions,
-    the last of each stands for every value outside 0..num_classes-1. Pixels labeled
-    `ignore_index` count nowhere. Both arrays have the same shape, any integer type, any number
-    of images. (The reference adds in float32, which drops pixels beyond 2^24, which Cityscapes val
-    has.)
+    The reference adds in float32. This drops pixels beyond 2^24, a number that Cityscapes val
+    exceeds.
+
+    Args:
+      prediction: class indices, of any integer type and any number of images.
+      label: class indices, of the same shape.
+      num_classes: number of classes.
+      ignore_index: the label of pixels that are not counted.
+
+    Returns:
+      int64 [num_classes + 1, num_classes + 1]. Rows are labels and columns are predictions. The
+      last row and column count every value outside 0..num_classes-1.
+
+    Raises:
+      ValueError: if the shapes differ.
     """
     if prediction.shape != label.shape:
         raise ValueError(
-            f"prediction {prediction.shape} and label {label.shape} are not of the same shape"
+            f"prediction {prediction.shape} and label {label.shape} have different shapes"
         )
     size, labeled = num_classes + 1, label != ignore_index
     row, column = (_inside(values[labeled], num_classes) for values in (label, prediction))
@@ -35,20 +46,29 @@ def confusion_matrix(
 
 
 def _inside(values, num_classes):
-    """Values in 0..num_classes-1 stay, all others become num_classes."""
+    """Replaces all values outside 0..num_classes-1 by num_classes."""
     values = values.astype(np.int64)
     return np.where((values >= 0) & (values < num_classes), values, num_classes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """Scores of a dataset, all in 0..1; nan where the reference divides zero by zero.
+    """Holds the scores of a dataset, all in 0..1.
 
-    A class in neither labels nor predictions has no IoU. One that is predicted but never
-    labeled has IoU 0, which counts in `miou`, and no accuracy. Arrays are float64 [C], and
-    `pixels` is the labeled area, int64 [C]. `outside` is the share of it that is predicted as
-    none of the classes, by heads that have more outputs. `confusion` is what all of it is computed
-    from, int64 [C + 1, C + 1].
+    A score is NaN where the reference divides zero by zero. A class in neither labels nor
+    predictions has no IoU. A class that is predicted but never labeled has no accuracy. Its IoU is
+    0 and counts in `miou`.
+
+    Attributes:
+      confusion: the matrix that everything is computed from, int64 [C + 1, C + 1].
+      iou: intersection over union per class, float64 [C].
+      acc: accuracy (recall) per class, float64 [C].
+      dice: Dice coefficient per class, float64 [C].
+      fscore: F1 score per class, float64 [C].
+      pixels: labeled area per class in pixels, int64 [C].
+      aacc: share of the labeled area that is predicted correctly.
+      outside: share of the labeled area that is predicted as none of the classes. Only heads with
+        more outputs than there are classes do this.
     """
 
     confusion: np.ndarray
@@ -62,44 +82,55 @@ class Scores:
 
     @property
     def miou(self) -> float:
+        """Returns the mean IoU over the classes that have one."""
         return _mean(self.iou)
 
     @property
     def macc(self) -> float:
+        """Returns the mean accuracy over the classes that have one."""
         return _mean(self.acc)
 
     @property
     def mdice(self) -> float:
+        """Returns the mean Dice coefficient over the classes that have one."""
         return _mean(self.dice)
 
     @property
     def mfscore(self) -> float:
+        """Returns the mean F1 score over the classes that have one."""
         return _mean(self.fscore)
 
     @property
     def iou_classes(self) -> int:
-        """Over how many classes `miou` is averaged."""
+        """Returns the number of classes that `miou` is averaged over."""
         return int(np.isfinite(self.iou).sum())
 
     @property
     def acc_classes(self) -> int:
-        """Over how many classes `macc` is averaged."""
+        """Returns the number of classes that `macc` is averaged over."""
         return int(np.isfinite(self.acc).sum())
 
     def reported(self) -> dict[str, float]:
-        """The means as the reference reports them, rounded to 0.01 per cent."""
+        """Returns the means as the reference reports them, rounded to 0.01 percent."""
         raw = {"mIoU": self.miou, "mAcc": self.macc, "aAcc": self.aacc}
         raw |= {"mDice": self.mdice, "mFscore": self.mfscore}
         return {name: round(100 * value, 2) / 100 for name, value in raw.items()}
 
 
 def compute_scores(confusion: Int[np.ndarray, "rows columns"]) -> Scores:
-    """Scores from the summed `confusion_matrix` of a dataset, [C + 1, C + 1]."""
+    """Computes the scores of a dataset from its confusion matrix.
+
+    Args:
+      confusion: the sum of `confusion_matrix` over all images, [C + 1, C + 1].
+
+    Raises:
+      ValueError: if the matrix is not square.
+    """
     confusion = np.asarray(confusion, np.int64)
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
-        raise ValueError(f"a confusion matrix is square, this one has shape {confusion.shape}")
-    # A prediction outside the classes keeps its pixel in the labeled area; a label outside
-    # them still enlarges the predicted area, and with it the union.
+        raise ValueError(f"a confusion matrix must be square; this one has shape {confusion.shape}")
+    # A pixel predicted outside the classes still counts in the labeled area. A pixel labeled
+    # outside them still counts in the predicted area, and therefore in the union.
     intersection = np.diag(confusion)[:-1]
     labeled = confusion[:-1].sum(axis=1)
     predicted = confusion[:, :-1].sum(axis=0)
@@ -110,7 +141,7 @@ def compute_scores(confusion: Int[np.ndarray, "rows columns"]) -> Scores:
         iou=_ratio(intersection, labeled + predicted - intersection),
         acc=recall,
         dice=_ratio(2 * intersection, labeled + predicted),
-        # Unlike dice, undefined as soon as precision or recall is: the reference's mFscore.
+        # Unlike dice, this is undefined if precision or recall is, as in the reference's mFscore.
         fscore=_ratio(2 * precision * recall, precision + recall),
         pixels=labeled,
         aacc=float(_ratio(intersection.sum(), labeled.sum())),
@@ -124,6 +155,6 @@ def _ratio(numerator, denominator):
 
 
 def _mean(values):
-    """Mean over the defined values; nan, without numpy's warning, where there is none."""
+    """Returns the mean of the finite values, or NaN without numpy's warning if there are none."""
     defined = values[np.isfinite(values)]
     return float(defined.mean()) if defined.size else float("nan")

@@ -1,4 +1,4 @@
-"""Tables and files of the scores of an evaluation."""
+"""Prints the scores of an evaluation and writes them to files."""
 
 import csv
 import io
@@ -21,7 +21,15 @@ from jaxseg.reporting.report import Report
 def print_evaluation(
     scores: Scores, classes: Sequence[str], console: rich.console.Console | None = None
 ):
-    """The scores of every class in per cent, then the means and over how many they go."""
+    """Prints the scores of every class in percent, then the means.
+
+    The means tell how many classes they are averaged over.
+
+    Args:
+      scores: the scores to print.
+      classes: names of the classes.
+      console: where to print. None is standard output.
+    """
     columns = (scores.iou, scores.acc, scores.dice)
     rows = [(name, *map(_percent, values)) for name, *values in zip(classes, *columns, strict=True)]
     console = console or rich.console.Console()
@@ -45,7 +53,10 @@ def print_evaluation(
 
 
 def report_evaluation(report: Report, step: int, scores: Scores, classes: Sequence[str]):
-    """Prints the scores at `step` and records them in the logs of a run."""
+    """Prints the scores at `step` and records them in the logs of a run.
+
+    Nothing happens if the report is not enabled.
+    """
     if report.enabled:
         print_evaluation(scores, classes, report.console)
         iou = dict(zip(classes, scores.iou.tolist(), strict=True))
@@ -53,10 +64,11 @@ def report_evaluation(report: Report, step: int, scores: Scores, classes: Sequen
 
 
 def write_evaluation(directory: str | os.PathLike, scores: Scores, classes: Sequence[str]):
-    """Writes the scores of a dataset.
+    """Writes the scores of a dataset into a directory.
 
-    `metrics.json` (rounded as reported), `per_class.csv` (0..1; empty: undefined), and as charts
-    `confusion.png` and `per_class.png`.
+    `metrics.json` contains the means, rounded as reported. `per_class.csv` contains the scores of
+    each class in 0..1, and nothing where a score is undefined. The charts are `confusion.png` and
+    `per_class.png`.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -83,7 +95,7 @@ def write_evaluation(directory: str | os.PathLike, scores: Scores, classes: Sequ
 
 
 def _rounded_means(scores):
-    """The reported numbers; rounded again, which only turns 0.5417000000000001 into 0.5417."""
+    """Returns the reported numbers rounded again, which turns 0.5417000000000001 into 0.5417."""
     return {name: round(value, 4) for name, value in scores.reported().items()}
 
 

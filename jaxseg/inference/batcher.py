@@ -1,4 +1,4 @@
-"""Runs a model on crops of images, in batches of a few shapes, over all devices."""
+"""Runs a model on image crops, in batches of few shapes, over all devices."""
 
 import functools
 from collections import defaultdict, deque
@@ -19,10 +19,15 @@ Run = Callable[[Any, Float[Array, "b h w 3"]], Float[Array, "b p q k"]]
 
 @functools.cache
 def compile_forward(model: SegmentationModel, outputs: int | None, mesh: Mesh) -> Run:
-    """(variables, images) -> logits at the stride of the head, compiled once per shape.
+    """Returns the jitted function (variables, images) -> logits, compiled once per shape.
 
-    Of the first `outputs` outputs of the head, or of all: some published heads have more outputs
-    than their dataset has classes.
+    The logits are float32 at the stride of the head, sharded over the batch.
+
+    Args:
+      model: the model to run.
+      outputs: number of leading outputs of the head to keep, or None for all. Some published heads
+        have more outputs than their dataset has classes.
+      mesh: the devices to shard the logits over.
     """
 
     def run(variables, images):
@@ -33,11 +38,12 @@ def compile_forward(model: SegmentationModel, outputs: int | None, mesh: Mesh) -
 
 
 class Crop:
-    """A part of an image that waits for its logits.
+    """Represents a part of an image that was sent to a `Batcher`.
 
     Attributes:
-      waiting: True until it is part of a batch.
-      logits: once that batch is through.
+      shape: the shape of its pixels.
+      waiting: True until its batch is started.
+      logits: the logits [p, q, k] on the host, or None until its batch is done.
     """
 
     def __init__(self, shape: tuple[int, ...]):
@@ -45,16 +51,25 @@ class Crop:
 
 
 class Batcher:
-    """Collects crops by shape and runs them when a batch of a shape is full.
+    """Collects crops by shape and runs a batch of them when it is full.
 
-    A batch has as many crops on every device, and is filled up with zeros where it has to run
-    before it is full: so there is one compiled program per shape of crops. Two batches at most are
-    on the devices; what came before lies on the host.
+    A batch has the same number of crops on every device. A batch that must run before it is full is
+    padded with zeros, so there is one executable per crop shape. At most two batches stay on the
+    devices. The logits of earlier ones are on the host.
 
-    Where there are several processes, each has its own part of all batches, and all of them must
-    send the same shapes in the same order.
+    With several processes, each process fills its own shard of every batch. All processes must send
+    the same shapes in the same order.
 
-    run: compiled, (variables, images) -> logits, both split over the devices of `mesh`.
+    Args:
+      run: a compiled function (variables, images) -> logits, with images and logits sharded over
+        the devices of `mesh`.
+      variables: the variables of the model, on the devices of `mesh`.
+      mesh: the devices of all processes.
+      crops_per_device: number of crops per device in a batch.
+
+    Attributes:
+      devices: the devices of this process.
+      batch_size: number of crops of this process in a batch.
     """
 
     def __init__(self, run: Run, variables: Any, mesh: Mesh, crops_per_device: int):
@@ -67,7 +82,7 @@ class Batcher:
         self._logits_hw: dict[tuple[int, int], tuple[int, int]] = {}
 
     def send(self, pixels: Float[np.ndarray, "h w 3"]) -> Crop:
-        """Puts a crop into the next batch of its shape."""
+        """Puts a crop into the next batch of its shape, and runs that batch if it is full."""
         crop = Crop(pixels.shape)
         self._waiting[crop.shape].append((crop, pixels))
         if len(self._waiting[crop.shape]) == self.batch_size:
@@ -75,7 +90,10 @@ class Batcher:
         return crop
 
     def logits(self, crop: Crop) -> Float[np.ndarray, "p q k"]:
-        """The logits of a crop, at the stride of the head; runs its batch if it has to."""
+        """Returns the logits of a crop, at the stride of the head.
+
+        If the batch of the crop is not running yet, it is started before it is full.
+        """
         if crop.waiting:
             self._start(crop.shape)
         while crop.logits is None:
@@ -83,7 +101,7 @@ class Batcher:
         return crop.logits
 
     def logits_hw(self, hw: tuple[int, int]) -> tuple[int, int]:
-        """The size of the logits of a crop."""
+        """Returns the height and width of the logits of a crop of size `hw`."""
         if hw not in self._logits_hw:
             sharding = NamedSharding(self._mesh, BATCH_SPEC)
             shape = (self._whole_batch, *hw, 3)
@@ -108,7 +126,7 @@ class Batcher:
     def _fetch(self):
         crops, logits = self._running.popleft()
         shards = sorted(logits.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-        # Copies: where the host is the device, what is not copied stays an array of the device.
+        # np.array copies. If the device is the host, a view would keep the device's array alive.
         rows = [row for shard in shards for row in np.array(shard.data)]
-        for crop, row in zip(crops, rows, strict=False):  # the rest is filling
+        for crop, row in zip(crops, rows, strict=False):  # the remaining rows are padding
             crop.logits = row

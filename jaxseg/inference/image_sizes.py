@@ -1,4 +1,4 @@
-"""The sizes of images that `config` asks a model to take, checked before anything is computed."""
+"""Checks before any computation that the model can take the image sizes of the config."""
 
 from ml_collections import ConfigDict
 
@@ -11,10 +11,10 @@ SMALLEST = 32  # pixels: the stride of the coarsest features
 
 
 def check_image_sizes(config: ConfigDict):
-    """Refuses crops, windows and resized images that the backbone cannot take.
+    """Checks that the backbone can take the crops, windows and resized images of the config.
 
     Raises:
-      ConfigError: naming the setting and what it may be.
+      ConfigError: if it cannot. The message names the setting and its allowed values.
     """
     multiple = BACKBONES[config.model.backbone.kind].side_multiple
     crop = config.data.crop_hw
@@ -31,11 +31,11 @@ def check_image_sizes(config: ConfigDict):
         raise ConfigError(
             f"config.eval.{config.eval.protocol}.resize=short_side with config.eval.mode=whole"
             f" gives images of any size, and {config.model.backbone.kind} takes multiples of"
-            f" {multiple} only: config.eval.mode=slide, or resize=within"
+            f" {multiple} only; use config.eval.mode=slide or resize=within"
         )
     for name, numbers in sides.items():
         if any(number % multiple for number in numbers):
             raise ConfigError(
-                f"{name}={', '.join(map(str, numbers))}: multiples of {multiple} are needed, for"
-                f" {config.model.backbone.kind} takes images with such sides only"
+                f"{name}={', '.join(map(str, numbers))}: multiples of {multiple} are needed,"
+                f" because {config.model.backbone.kind} takes only images with such sides"
             )

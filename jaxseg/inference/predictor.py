@@ -1,9 +1,9 @@
-"""From images to class maps and probabilities, by the rules of the reference; knows no datasets.
+"""Predicts class maps and probabilities of images by the protocol of the reference.
 
-An image is shown to the network in several views (`jaxseg.data.views`), each whole or in windows
-(`windowed_view`), which go through it in batches of few shapes (`batcher`). The image is made
-from top to bottom, a band of rows after the other; of each view only the windows that the next band
-needs are held, at the stride of the head.
+The network sees each image in several views (`jaxseg.data.views`). A view is one crop or several
+windows (`windowed_view`), which run in batches of few shapes (`batcher`). The result is computed
+from top to bottom, one band of rows at a time. Of each view, only the logits of the windows that
+the next band needs are held, at the stride of the head. This module does not depend on datasets.
 """
 
 import functools
@@ -24,14 +24,15 @@ from jaxseg.models.segmentation_model import SegmentationModel, Variables
 
 
 class Predictor:
-    """Class maps and probabilities of images, by the protocol of `config.eval`.
+    """Predicts class maps and probabilities of images by the protocol of `config.eval`.
 
     Args:
-      batcher: as many images may be on their way through it as fit into one of its batches, so that
-        images in one piece fill a batch too.
+      batcher: runs the model. As many images are in flight as fit into one of its batches, so that
+        images without windows fill a batch too.
+      config: the resolved config.
 
     Raises:
-      ConfigError: where `config.eval` describes views or windows that cannot be.
+      ConfigError: if `config.eval` describes impossible views or windows.
     """
 
     def __init__(self, batcher: Batcher, config: ConfigDict):
@@ -41,11 +42,11 @@ class Predictor:
     def class_maps(
         self, images: Iterable[UInt8[np.ndarray, "h w 3"]]
     ) -> Iterator[UInt8[np.ndarray, "h w"]]:
-        """The class of every pixel of BGR images, in their order."""
+        """Yields the class of every pixel, for each BGR image in turn."""
         return self._assembled(images, tiles.classes)
 
     def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
-        """Class probabilities of a BGR image."""
+        """Returns the class probabilities of every pixel of a BGR image, as float32."""
         (found,) = self._assembled([image], tiles.probabilities)
         return found
 
@@ -60,7 +61,7 @@ class Predictor:
                 yield out
 
     def _bands(self, images):
-        """(number of the image, (its size, start, stop, bands of its views)), top to bottom."""
+        """Yields (image number, (image size, start, stop, bands of its views)), top to bottom."""
         for number, image in enumerate(images):
             hw = image.shape[:2]
             windowed = self._windowed(image)
@@ -93,7 +94,7 @@ class Predictor:
         return found
 
     def _ahead(self, bands):
-        """Bands whose windows are all sent in full batches, as far as there are images enough."""
+        """Delays each band until its windows run in full batches, if there are enough images."""
         queue = deque()
         for number, band in bands:
             queue.append((number, band))
@@ -119,11 +120,17 @@ def make_predictor(
     mesh: Mesh,
     outputs: int | None = None,
 ) -> Predictor:
-    """A model with what `config.eval` says.
+    """Creates a predictor that runs a model on all devices of a mesh.
 
     Args:
-      variables: on the devices of `mesh`, however they are sharded.
-      outputs: look only at so many outputs of the head, or at all.
+      model: the model to run.
+      variables: its variables on the devices of `mesh`, with any sharding.
+      config: the resolved config, whose `eval` part describes the protocol.
+      mesh: the devices to use.
+      outputs: number of leading outputs of the head to use, or None for all.
+
+    Raises:
+      ConfigError: if `config.eval` describes impossible views or windows.
     """
     run = compile_forward(model, outputs, mesh)
     return Predictor(Batcher(run, variables, mesh, config.eval.images_per_device), config)

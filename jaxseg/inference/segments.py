@@ -1,8 +1,8 @@
-"""Segments from what the queries of a Mask2Former say: two readings of one prediction.
+"""Panoptic and instance segments from Mask2Former's query predictions.
 
-Both take the class and mask logits of an image's last prediction, and resize the mask logits twice,
-to the network's input and then to the image, as the reference does with logits. Queries follow each
-other, so that no array holds the probabilities of all masks at the size of the image.
+Both take the class and mask logits of the last prediction for an image. They resize the mask logits
+twice, to the network's input and then to the image, as the reference does with logits. Queries are
+processed one at a time. No array therefore holds the probabilities of all masks at image size.
 """
 
 from functools import partial
@@ -18,7 +18,13 @@ from jaxseg.ops.resize import resize_bilinear
 
 
 class Segments(NamedTuple):
-    """Parts of an image, the surest first: their pixels, classes and confidences."""
+    """Holds the segments of an image, in descending order of confidence.
+
+    Attributes:
+      masks: the pixels of each segment.
+      classes: the class of each segment.
+      confidences: the confidence of each segment, in 0..1.
+    """
 
     masks: Bool[np.ndarray, "n h w"]
     classes: Int[np.ndarray, "n"]
@@ -35,20 +41,26 @@ def panoptic_segments(
     min_confidence: float = 0.8,
     min_kept: float = 0.8,
 ) -> Segments:
-    """Segments that do not overlap, each scored by the probability of its class.
+    """Returns segments that do not overlap, each scored by the probability of its class.
 
-    Queries that say "no object", or nothing with a probability of `min_confidence`, are left out.
-    Each pixel goes to the query with the largest product of the probabilities of its class and its
-    mask, but only within the mask (a probability of 0.5). A query that keeps less than the share
-    `min_kept` of its mask is dropped; no other gets its pixels. MaskFormer (arXiv:2107.06278),
-    section 3.4; that segments end where their masks do comes from the code of Mask2Former
-    (arXiv:2112.01527). Several segments may be of one class.
+    Queries are skipped if they predict "no object" or have no class probability of at least
+    `min_confidence`. Each pixel is assigned to the query with the largest product of class and mask
+    probability, but only within its mask (a probability of at least 0.5). A query that keeps less
+    than the share `min_kept` of its mask is dropped, and no other query gets its pixels. Several
+    segments may have the same class.
+
+    The rule is that of MaskFormer (arXiv:2107.06278), section 3.4. That segments end where their
+    masks do comes from the code of Mask2Former (arXiv:2112.01527).
 
     Args:
-      input_hw: the size of the network's input.
-      out_hw: the size of the image.
-      num_classes: outputs that stand for classes of the dataset; queries that say another one are
-        left out.
+      class_logits: the class logits of every query, of which the last is "no object".
+      mask_logits: the mask logits of every query.
+      input_hw: height and width of the network's input.
+      out_hw: height and width of the image.
+      num_classes: number of leading outputs that are classes of the dataset. Queries that predict
+        any other output are skipped.
+      min_confidence: the smallest class probability of a segment.
+      min_kept: the smallest share of its mask that a segment may keep.
     """
     probabilities = class_probabilities(class_logits)
     classes, confidences = np.argmax(probabilities, axis=1), np.max(probabilities, axis=1)
@@ -70,13 +82,19 @@ def instance_segments(
     out_hw: tuple[int, int],
     num_classes: int,
 ) -> Segments:
-    """A segment for every query whose mask is not empty, whatever the others say.
+    """Returns one segment per query whose mask is not empty. Segments may overlap.
 
-    Its class is the most probable one besides "no object", its mask where the probability is at
-    least 0.5, and its score the probability of the class times the mean of the mask's within it, as
-    Mask2Former (arXiv:2112.01527) scores instances.
+    The class is the most probable one apart from "no object". The mask is where the mask
+    probability is at least 0.5. The confidence is the class probability times the mean mask
+    probability within the mask, as Mask2Former (arXiv:2112.01527) scores instances.
 
-    Args: as of `panoptic_segments`; outputs beyond `num_classes` are not looked at.
+    Args:
+      class_logits: the class logits of every query, of which the last is "no object".
+      mask_logits: the mask logits of every query.
+      input_hw: height and width of the network's input.
+      out_hw: height and width of the image.
+      num_classes: number of leading outputs that are classes of the dataset. Other outputs are
+        ignored.
     """
     probabilities = class_probabilities(class_logits)[:, :-1][:, :num_classes]
     classes, confidences = np.argmax(probabilities, axis=1), np.max(probabilities, axis=1)
@@ -88,22 +106,26 @@ def instance_segments(
 
 
 def class_probabilities(class_logits: Float[Array, "q k1"]) -> Float[np.ndarray, "q k1"]:
+    """Returns the softmax over the class logits of each query, in float32 on the host."""
     return np.asarray(jax.nn.softmax(class_logits.astype(jnp.float32)))
 
 
 def mask_probability(
     mask_logits: Float[Array, "h w"], input_hw: tuple[int, int], out_hw: tuple[int, int]
 ) -> Float[Array, "H W"]:
-    """One query's probability of every pixel: of the input's size first, then of the image's."""
+    """Returns one query's mask probability of every pixel of the image.
+
+    The logits are resized to the network's input `input_hw` first, then to the image `out_hw`.
+    """
     logits = resize_bilinear(mask_logits.astype(jnp.float32)[None, ..., None], input_hw)
     return jax.nn.sigmoid(resize_bilinear(logits, out_hw)[0, ..., 0])
 
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _owners(mask_logits, confidences, count, input_hw, out_hw):
-    """Which of the first `count` queries each pixel goes to, or -1; and the areas of their masks.
+    """Returns the query that each pixel is assigned to, or -1, and the area of each query's mask.
 
-    Of equal products, the first.
+    Only the first `count` queries take part. If two products are equal, the first query wins.
     """
 
     def look(query, found):
@@ -121,11 +143,11 @@ def _owners(mask_logits, confidences, count, input_hw, out_hw):
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _binary_masks(mask_logits, input_hw, out_hw):
-    """All masks, bool [q, H, W], and the mean probability within each, [q]."""
+    """Returns all masks, bool [q, H, W], and the mean probability within each, [q]."""
 
     def binary(mask_logits):
         probability = mask_probability(mask_logits, input_hw, out_hw)
         mask = probability >= 0.5
-        return mask, jnp.mean(probability, where=mask)  # not a number where the mask is empty
+        return mask, jnp.mean(probability, where=mask)  # NaN if the mask is empty
 
     return lax.map(binary, mask_logits)

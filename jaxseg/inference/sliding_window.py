@@ -1,8 +1,9 @@
-"""Windows over an image, and how their logits become the logits of the image.
+"""Places windows over an image and maps their logits to the logits of the image.
 
-All of it is linear and acts on rows and columns alone: the logits of a window are resized to the
-window, averaged where windows overlap, cut, and resized to the image. So each side of an image has
-one sparse matrix that does it all, and any part of an image can be had by itself.
+The logits of each window are resized to the window and averaged where windows overlap. Padding is
+cropped and the result is resized to the image. These steps are linear and separable. Each image
+axis therefore has one sparse matrix that does all of them. Any rectangle of the result can be
+computed on its own.
 """
 
 import functools
@@ -18,27 +19,37 @@ from jaxseg.ops.resize import interpolation_taps
 
 
 class SlidingWindow(NamedTuple):
-    """Windows of `crop_hw` every `stride_hw`, in pixels of the network's input."""
+    """Holds the size and the stride of windows, in pixels of the network's input.
+
+    Attributes:
+      crop_hw: height and width of a window.
+      stride_hw: distance from one window to the next, down and to the right.
+    """
 
     crop_hw: tuple[int, int]
     stride_hw: tuple[int, int]
 
 
 def parse_sliding_window(settings: Mapping[str, Any]) -> SlidingWindow | None:
-    """The windows of `config.eval`; None for an image in one piece.
+    """Reads the windows from the settings `config.eval`.
+
+    Returns:
+      The windows in mode "slide", and None in mode "whole", which uses no windows.
 
     Raises:
-      ConfigError: for another mode than these two, and for windows that cannot cover an image.
+      ConfigError: if the mode is neither of these, or if the windows cannot cover an image.
     """
     mode = settings["mode"]
     if mode not in ("whole", "slide"):
-        raise ConfigError(f"config.eval.mode={mode}: 'whole' or 'slide'")
+        raise ConfigError(f"config.eval.mode={mode}: must be 'whole' or 'slide'")
     if mode == "whole":
         return None
     slide = SlidingWindow(*(tuple(settings[key]) for key in SlidingWindow._fields))
     for key, sides in slide._asdict().items():
         if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
-            raise ConfigError(f"config.eval.{key}={sides}: height and width, whole and above 0")
+            raise ConfigError(
+                f"config.eval.{key}={sides}: must be height and width, two whole numbers above 0"
+            )
     if any(stride > crop for crop, stride in zip(*slide, strict=True)):
         raise ConfigError(
             f"config.eval.stride_hw={slide.stride_hw} leaves gaps between windows of"
@@ -48,19 +59,27 @@ def parse_sliding_window(settings: Mapping[str, Any]) -> SlidingWindow | None:
 
 
 def window_starts(size: int, crop: int, stride: int) -> Int[np.ndarray, "n"]:
-    """Where windows of length `crop` <= `size` begin: every `stride`, the last one moved inside."""
+    """Returns the start of every window along an axis.
+
+    Windows start every `stride` pixels. The last one is moved back so that it ends at `size`.
+
+    Args:
+      size: length of the axis.
+      crop: length of a window, at most `size`.
+      stride: distance between windows.
+    """
     count = (size - crop + stride - 1) // stride + 1
     return np.minimum(np.arange(count) * stride, size - crop)
 
 
 class AxisPlan(NamedTuple):
-    """One side of an image that goes through the network in windows.
+    """Maps the logits of all windows along one image axis to pixels.
 
     Attributes:
-      starts: where they begin.
-      logits_per_window: how many logits each window has along this axis.
-      matrix: [out, len(starts) * logits_per_window], from the logits of all windows, one window
-        after the other, to those of the image.
+      starts: the start of every window, in pixels of the network's input.
+      logits_per_window: number of logits of each window along this axis.
+      matrix: [out, len(starts) * logits_per_window]. It maps the logits of all windows,
+        concatenated in order, to the logits of the image.
     """
 
     starts: Int[np.ndarray, "n"]
@@ -68,20 +87,27 @@ class AxisPlan(NamedTuple):
     matrix: sparse.csr_array
 
     def mirrored(self) -> "AxisPlan":
-        """For a view that is mirrored along this side, and an image that is not."""
+        """Returns the plan for a view that is mirrored along this axis, unlike the image."""
         return self._replace(matrix=self.matrix[::-1])
 
     def part(
         self, start: int, stop: int
     ) -> tuple[Int[np.ndarray, "p"], Float[np.ndarray, "out p"]]:
-        """The logits that the image depends on from `start` to `stop`, and the matrix between."""
+        """Returns what the pixels of the image from `start` to `stop` depend on.
+
+        Returns:
+          The indices of the logits they depend on, and the matrix that maps these to the pixels.
+        """
         matrix = self.matrix[start:stop]
         places = np.unique(matrix.indices)
         return places, matrix[:, places].toarray().astype(np.float32)
 
 
 def as_slice(places: Int[np.ndarray, "p"]) -> slice | Int[np.ndarray, "p"]:
-    """The same places as a slice where nothing lies between them: it copies nothing."""
+    """Returns ascending indices as a slice if they are contiguous, so that indexing copies nothing.
+
+    Other indices are returned unchanged.
+    """
     first, last = places[[0, -1]]
     return slice(first, last + 1) if last - first + 1 == len(places) else places
 
@@ -90,16 +116,18 @@ def as_slice(places: Int[np.ndarray, "p"]) -> slice | Int[np.ndarray, "p"]:
 def plan_axis(
     size: int, unpadded: int, out: int, crop: int, stride: int, logits_per_window: int
 ) -> AxisPlan:
-    """Windows of `crop` every `stride` along a side.
+    """Plans the windows along one image axis.
 
-    Scores are averaged over windows before any softmax, as in the reference (`slide_inference` of
-    mmsegmentation's EncoderDecoder).
+    Logits are averaged over windows before any softmax, as in the reference (`slide_inference` of
+    mmsegmentation's EncoderDecoder). All sizes are in pixels.
 
     Args:
-      size: of the network's input; `crop` is at most that.
-      unpadded: of which so much is left when padding is cut off.
-      out: of the image.
-      logits_per_window: along this axis.
+      size: length of the network's input.
+      unpadded: length of the input without padding.
+      out: length of the image.
+      crop: length of a window, at most `size`.
+      stride: distance between windows.
+      logits_per_window: number of logits of each window along this axis.
     """
     starts = window_starts(size, crop, stride)
     ones, inside = np.ones(crop), np.arange(crop)

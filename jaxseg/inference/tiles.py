@@ -1,8 +1,8 @@
-"""From the logits of views to the probabilities of an image: tile by tile, over the devices.
+"""Turns the logits of views into class probabilities of an image, tile by tile over the devices.
 
-An image may be of any size, and its [h, w, k] array of logits need not fit anywhere. A tile has one
-size, so these programs are compiled once per number of classes and per bucket of how many logits a
-tile depends on.
+An image may have any size, and its [h, w, k] array of logits need not fit into memory. All tiles
+have the same size. The executables are therefore compiled once per number of classes and per bucket
+of the number of logits that a tile depends on.
 """
 
 import functools
@@ -19,20 +19,20 @@ from jaxtyping import Array, Float
 
 from jaxseg.inference.sliding_window import AxisPlan, as_slice
 
-TILE = 256  # pixels of an image along either side
-# Scores along a side that a tile depends on: enough for one window at the size of the image, whose
-# logits have stride 4; then one half more each time, up to 31 thousand.
+TILE = 256  # pixels of an image along either axis
+# Numbers of logits along one axis that a tile may depend on. The first suffices for one window at
+# image size whose logits have stride 4. Each next one is 1.5 times as large, up to 31 thousand.
 BUCKETS = [72 * 3**k // 2**k for k in range(16)]
 
 
 class Band(NamedTuple):
-    """What a view says about some rows of an image, at most `TILE`.
+    """Holds the logits of one view for at most `TILE` rows of an image.
 
     Attributes:
-      weight: how many views it stands for.
-      rows: from rows of logits to rows of the image.
-      logits: of the windows of the view, side by side.
-      columns: from columns of logits to those of the image.
+      weight: number of identical views that this one represents.
+      rows: the matrix that maps rows of logits to rows of the image.
+      logits: the logits of the windows of the view, concatenated.
+      columns: the plan that maps columns of logits to columns of the image.
     """
 
     weight: int
@@ -44,19 +44,37 @@ class Band(NamedTuple):
 def probabilities(
     bands: Sequence[Band], width: int, devices: tuple[jax.Device, ...]
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Columns of the image, and class probabilities there: float32 [rows, columns, k]."""
+    """Yields the class probabilities of some rows of an image, tile by tile.
+
+    Args:
+      bands: the bands of all views for these rows.
+      width: width of the image.
+      devices: the devices to compute on, one tile each.
+
+    Yields:
+      A slice of columns, and their probabilities, float32 [rows, columns, k].
+    """
     return _tiles(bands, width, devices, _mean)
 
 
 def classes(
     bands: Sequence[Band], width: int, devices: tuple[jax.Device, ...]
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Columns of the image, and the class of every pixel there: uint8 [rows, columns]."""
+    """Yields the most probable class of every pixel of some rows of an image, tile by tile.
+
+    Args:
+      bands: the bands of all views for these rows.
+      width: width of the image.
+      devices: the devices to compute on, one tile each.
+
+    Yields:
+      A slice of columns, and their classes, uint8 [rows, columns].
+    """
     return _tiles(bands, width, devices, _most_probable)
 
 
 def _tiles(bands, width, devices, finish):
-    """Softmax per view, then the mean over views, as in the reference."""
+    """Applies softmax per view and averages over views, as in the reference."""
     mesh = _mesh_of(devices)
     height, num_classes = bands[0].rows.shape[0], bands[0].logits.shape[-1]
     for first in range(0, width, TILE * mesh.size):
@@ -74,15 +92,16 @@ def _tiles(bands, width, devices, finish):
                 _split(columns, mesh),
             )
         tiles = np.asarray(finish(total, np.float32(sum(band.weight for band in bands))))
-        for start, tile in zip(starts, tiles, strict=False):  # the rest is filling
+        for start, tile in zip(starts, tiles, strict=False):  # the remaining tiles are padding
             stop = min(start + TILE, width)
             yield slice(start, stop), tile[:height, : stop - start]
 
 
 def _padded(band, starts, count):
-    """What the tiles that begin at `starts` depend on, [T, n], [count, n, n, k] and [count, T, n].
+    """Returns the row matrix, logits and column matrices of the tiles that begin at `starts`.
 
-    Filled up with zeros to `count` tiles of `TILE` pixels, and n to the next of `BUCKETS`.
+    Their shapes are [T, n], [count, n, n, k] and [count, T, n], where T is `TILE`. They are padded
+    with zeros to `count` tiles, to `TILE` pixels, and to n logits, one of `BUCKETS`.
     """
     parts = [band.columns.part(start, start + TILE) for start in starts]
     longest = max(len(band.logits), *(len(places) for places, _ in parts))
@@ -103,7 +122,10 @@ def _mesh_of(devices):
 
 
 def _split(array, mesh):
-    """Over the devices, without a compiled program for every shape, as `jax.device_put` has."""
+    """Shards an array over the devices along its first axis.
+
+    `jax.device_put` would compile an executable for every shape.
+    """
     sharding = NamedSharding(mesh, P("tile"))
     return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 

@@ -1,4 +1,4 @@
-"""One view of an image in windows, which go through the network as they are needed."""
+"""Runs one view of an image through the network in windows, as they are needed."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,11 +15,13 @@ Cut = Callable[[int, int, Hw], Float[np.ndarray, "h w 3"]]  # (top, left, (heigh
 
 
 class PendingBand(NamedTuple):
-    """A view's part of some rows of an image, while its windows are on their way.
+    """Represents one view's share of some rows of an image while its windows are in flight.
 
     Attributes:
-      matrix: from the rows of logits that are needed to the rows of the image.
-      windows: per row of windows, its crops and the rows of logits that are needed of them.
+      weight: number of identical views that this one represents.
+      matrix: the matrix that maps the needed rows of logits to the rows of the image.
+      windows: for each row of windows, its crops and which rows of their logits are needed.
+      columns: the plan that maps columns of logits to columns of the image.
     """
 
     weight: int
@@ -28,7 +30,7 @@ class PendingBand(NamedTuple):
     columns: AxisPlan
 
     def result(self, batcher: Batcher) -> tiles.Band:
-        """Waits for the windows."""
+        """Waits for the logits of the windows and returns them as a band."""
         logits = [
             np.concatenate([batcher.logits(crop)[rows] for crop in crops], axis=1)
             for crops, rows in self.windows
@@ -37,16 +39,20 @@ class PendingBand(NamedTuple):
 
 
 class WindowedView:
-    """One view of an image, sent through the network row by row of windows, as they are needed.
+    """Sends one view of an image through the network, one row of windows at a time.
+
+    All sizes are (height, width) in pixels.
 
     Args:
-      cut: gives any part of the view as the network takes it.
-      input_hw: the size of the view.
-      unpadded_hw: of which so much is left when padding is cut off.
-      out_hw: the size of the image.
-      slide: None for one window as large as the view. No window is larger than that.
-      mirrored: the view is mirrored left to right, and the image is not.
-      weight: how many views it stands for.
+      batcher: runs the windows.
+      cut: returns any part of the view in the form that the network takes.
+      input_hw: size of the view with padding.
+      unpadded_hw: size of the view without padding.
+      out_hw: size of the image.
+      slide: size and stride of the windows, or None for one window as large as the view. Windows
+        are never larger than the view.
+      mirrored: whether the view is mirrored left to right relative to the image.
+      weight: number of identical views that this one represents.
     """
 
     def __init__(
@@ -77,7 +83,10 @@ class WindowedView:
         self._sent: dict[int, list[Crop]] = {}
 
     def band(self, start: int, stop: int) -> PendingBand:
-        """Sends what the rows from `start` to `stop` of the image need and the last did not."""
+        """Sends the windows that the image rows from `start` to `stop` need.
+
+        Windows that the previous band needed too are not sent again.
+        """
         places, matrix = self._rows.part(start, stop)
         windows, inside = np.divmod(places, self._rows.logits_per_window)
         needed = np.unique(windows).tolist()

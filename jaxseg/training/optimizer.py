@@ -1,4 +1,4 @@
-"""The optimizer of the published recipes: AdamW, with rates and decay by rules over paths."""
+"""AdamW as in the published recipes, with learning rate and decay set by rules over paths."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,21 @@ from jaxseg.training import parameter_groups
 
 
 def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
-    """Polynomial decay to zero times a linear warm-up; the factor multiplies the decayed value.
+    """Returns a schedule that multiplies polynomial decay to zero by a linear warm-up.
 
-    lr(t) = lr · (1 - t/T)^power · (r + (1 - r) · min(t/W, 1)), of T steps and W of warm-up.
+    lr(t) = lr · (1 - t/T)^power · (r + (1 - r) · min(t/W, 1)), where T is the number of steps,
+    W the number of warm-up steps and r the warm-up ratio. The warm-up factor multiplies the
+    decayed value, not the base rate.
+
+    Args:
+      config: `config.optim`, of which `lr`, `power`, `warmup_steps` and `warmup_ratio` are read.
+      steps: T, the number of updates of the whole run.
     """
     warmup_steps, ratio = config.warmup_steps, config.warmup_ratio
 
     def rate(count):
         t = jnp.asarray(count, jnp.float32)
-        # Not 1 - t / T, which has few digits left towards the end.
+        # 1 - t / T would lose float32 digits towards the end of the run.
         decayed = config.lr * ((steps - t) / steps) ** config.power
         warmup = ratio + (1 - ratio) * jnp.minimum(t / max(warmup_steps, 1), 1.0)
         return decayed * warmup
@@ -31,7 +37,10 @@ def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """Clipping as PyTorch does it: by max_norm / (norm + 1e-6) where that is below 1."""
+    """Returns a transformation that clips gradients by their global norm, as PyTorch does.
+
+    Gradients are multiplied by max_norm / (norm + 1e-6) where that factor is below 1.
+    """
 
     def update(gradients, state, params=None):
         norm = jnp.sqrt(jnp.sum(squared_norms(gradients)))
@@ -44,10 +53,18 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 def make_optimizer(
     config: ConfigDict, backbone: ConfigDict, steps: int
 ) -> optax.GradientTransformation:
-    """The optimizer that `config.optim` describes, for `steps` updates of a model on `backbone`.
+    """Builds the optimizer that `config.optim` describes.
 
-    One stateless transformation after Adam stands for the dozens of parameter groups of the
-    reference.
+    The reference uses dozens of parameter groups. Here one stateless transformation after Adam
+    replaces them.
+
+    Args:
+      config: `config.optim`.
+      backbone: `config.model.backbone`, whose kind decides the rules over paths.
+      steps: number of updates of the whole run.
+
+    Raises:
+      ConfigError: if `config` sets rates both by layer and by name.
     """
     group_of = parameter_groups.make_group_fn(config, backbone)
 
@@ -69,12 +86,17 @@ def make_optimizer(
 
 
 def squared_norms(gradients: Any) -> jax.Array:
-    """The squared norm of every tensor of a tree, in its order, float32."""
+    """Returns the squared norms of all tensors of a tree, as float32 [n] in the tree's order."""
     leaves = jax.tree.leaves(gradients)
     return jnp.stack([jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in leaves])
 
 
 def first_nonfinite(norms: Sequence[float], tree: Any) -> str | None:
-    """The path of the first tensor of `tree` whose norm (see `squared_norms`) is not finite."""
+    """Returns the path of the first tensor whose norm is not finite, or None.
+
+    Args:
+      norms: one number per tensor of `tree`, in its order (see `squared_norms`).
+      tree: the tree that names the tensors.
+    """
     bad = (path for path, norm in zip(by_path(tree), norms, strict=True) if not math.isfinite(norm))
     return next(bad, None)

@@ -1,7 +1,8 @@
-"""Which parameters learn at which rate and which of them decay, by rules over paths.
+"""Sets the learning rate and weight decay of each parameter by rules over its path.
 
-The originals sort parameters into dozens of optimizer groups by name; each family numbers its
-layers in its own way. The learning rate of layer k is decay ** (last layer - k) of the base rate.
+The reference repositories sort parameters into dozens of optimizer groups by name. Each model
+family numbers its layers in its own way. The learning rate of layer k is the base rate times
+decay ** (last layer - k).
 """
 
 import re
@@ -14,25 +15,30 @@ from jaxseg.errors import ConfigError
 
 
 class Group(NamedTuple):
-    """What multiplies the learning rate and the weight decay of a parameter."""
+    """Holds the factors of a parameter's learning rate and weight decay.
+
+    Attributes:
+      learning_rate: factor of the base learning rate.
+      weight_decay: factor of the weight decay.
+    """
 
     learning_rate: float
     weight_decay: float
 
 
-# (pattern, layer): the first that matches the beginning of a path counts; the last rule has the
-# last layer. Heads are the last layer, but for what Mask2Former starts from and predicts with: the
-# originals give these the smallest rate.
+# Pairs (pattern, layer). The first pattern that matches the beginning of a path wins. The last rule
+# holds the last layer. Heads belong to the last layer, except for Mask2Former's queries, embeddings
+# and prediction layers: the reference gives these the smallest rate.
 LayerRules = Sequence[tuple[str, int]]
 QUERIES = ("decode_head/(query_embed|query_feat|level_embed|cls_embed|mask_embed)", 0)
 
 
 def internimage_layers(backbone: ConfigDict) -> LayerRules:
-    """The layers of InternImage: the stem is 0, blocks count on from 1.
+    """Numbers the layers of InternImage: the stem is layer 0 and blocks count from 1.
 
-    A stage's closing norm and its downsampling belong with the first block of the *next* stage; the
-    last stage's norm with the first block of its own. The norms on the trunk of InternImage-H
-    (`post_norms_k`) are taken for block k of their stage.
+    The closing norm and the downsampling of a stage belong to the first block of the *next* stage.
+    The norm of the last stage belongs to the first block of that stage. The norms on the trunk of
+    InternImage-H (`post_norms_k`) belong to block k of their stage.
     """
     depths = backbone.depths
     rules = [("backbone/patch_embed/", 0), QUERIES]
@@ -49,10 +55,10 @@ def internimage_layers(backbone: ConfigDict) -> LayerRules:
 
 
 def vit_layers(backbone: ConfigDict) -> LayerRules:
-    """The layers of plain transformers, with an adapter or without: embeddings are 0, blocks count
-    on from 1, and all else, the adapter too, is the last layer.
+    """Numbers the layers of plain transformers, with or without an adapter.
 
-    Uni-Perceiver calls its blocks `layers` and its embeddings `visual_embed`.
+    Embeddings are layer 0 and blocks count from 1. Everything else, including the adapter, belongs
+    to the last layer. Uni-Perceiver names its blocks `layers` and its embeddings `visual_embed`.
     """
     blocks = [(f"backbone/(blocks|layers)_{k}/", k + 1) for k in range(backbone.depth)]
     return [
@@ -63,8 +69,9 @@ def vit_layers(backbone: ConfigDict) -> LayerRules:
     ]
 
 
-# By the kind of backbone: its layers, and a pattern of what does not decay besides vectors. What
-# the original of ViT-Adapter means to exempt (position tables, class token) it names wrongly.
+# Per kind of backbone: its layer rules, and a pattern of parameters that do not decay in addition
+# to vectors. The reference of ViT-Adapter means to exempt position tables and the class token, but
+# names them wrongly, so they decay there and here.
 VIT = (vit_layers, None)
 FAMILIES = {
     "internimage": (internimage_layers, "norm|relative_position|sampling_offsets"),
@@ -76,10 +83,14 @@ FAMILIES = {
 
 
 def make_group_fn(config: ConfigDict, backbone: ConfigDict) -> Callable[[str, int], Group]:
-    """The function (path, number of dimensions) -> group that `config.optim` describes.
+    """Returns the function (path, number of dimensions) -> `Group` that `config.optim` describes.
+
+    Args:
+      config: `config.optim`. If `custom_keys` is set, groups go by name, otherwise by layer.
+      backbone: `config.model.backbone`, whose kind decides the layer rules.
 
     Raises:
-      ConfigError: for rates both by layer and by name.
+      ConfigError: if rates are set both by layer and by name.
     """
     if not config.custom_keys:
         layers, no_decay = FAMILIES[backbone.kind]
@@ -89,16 +100,16 @@ def make_group_fn(config: ConfigDict, backbone: ConfigDict) -> Callable[[str, in
             float(decays(path, ndim, no_decay)),
         )
     if config.layer_decay != 1:
-        raise ConfigError("optim: layer_decay has no effect beside custom_keys; set it to 1")
+        raise ConfigError("optim: layer_decay has no effect with custom_keys; set it to 1")
     rows = sorted(config.custom_keys, key=lambda row: (-len(row[0]), row[0]))
     return lambda path, ndim: group_by_name(path, rows)
 
 
 def learning_rate_scale(path: str, rules: LayerRules, decay: float) -> float:
-    """decay ** (layers above this parameter's).
+    """Returns decay ** (number of layers above the parameter's layer).
 
     Raises:
-      ValueError: for a parameter that no rule covers.
+      ValueError: if no rule covers the parameter.
     """
     for pattern, layer in rules:
         if re.match(pattern, path):
@@ -107,9 +118,10 @@ def learning_rate_scale(path: str, rules: LayerRules, decay: float) -> float:
 
 
 def decays(path: str, ndim: int, no_decay: str | None) -> bool:
-    """Whether weight decay applies: not to vectors, nor where the pattern is found.
+    """Returns whether weight decay applies to a parameter.
 
-    A bias is a vector in the original, whatever its shape is here.
+    It does not apply to vectors, nor to paths in which the pattern `no_decay` is found. A bias
+    counts as a vector whatever its shape is here, because it is one in the reference.
     """
     if ndim < 2 or path.endswith("bias"):
         return False
@@ -117,5 +129,12 @@ def decays(path: str, ndim: int, no_decay: str | None) -> bool:
 
 
 def group_by_name(path: str, rows: Sequence[tuple[str, float, float]]) -> Group:
-    """The group of the first row (part of a path, rate, decay) that is found; else of neither."""
+    """Returns the group of the first row whose part of a path occurs in `path`.
+
+    If no row applies, both factors are 1.
+
+    Args:
+      path: the path of a parameter.
+      rows: tuples (part of a path, factor of the rate, factor of the decay).
+    """
     return next((Group(rate, decay) for part, rate, decay in rows if part in path), Group(1.0, 1.0))

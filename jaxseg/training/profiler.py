@@ -1,4 +1,4 @@
-"""A trace of some steps of a run by JAX's profiler, for xprof or TensorBoard."""
+"""Traces some steps of a run with JAX's profiler, for xprof or TensorBoard."""
 
 import pathlib
 from collections.abc import Callable
@@ -9,9 +9,15 @@ from ml_collections import ConfigDict
 
 
 class Profile:
-    """Traces `config.steps` steps of a run, from its step `config.after` on; a context manager.
+    """Traces `config.steps` steps of a run, after its first `config.after` steps.
 
-    Every process writes its own part of the trace into `directory`.
+    This is a context manager, which ends the trace at its exit. Every process writes its own part
+    of the trace into `directory`.
+
+    Args:
+      config: `config.profile`, with `steps` and `after`. With 0 steps, nothing is traced.
+      directory: where to write the trace.
+      say: prints a message when the trace is written.
     """
 
     def __init__(self, config: ConfigDict, directory: pathlib.Path, say: Callable[[str], None]):
@@ -26,7 +32,12 @@ class Profile:
         self._stop()
 
     def after(self, steps: int, state: Any):
-        """To be called after so many steps of this run, with what the last one computes."""
+        """Starts or ends the trace where it is due. Must be called after every step.
+
+        Args:
+          steps: number of steps this process has made since it started or resumed.
+          state: the outputs of the last step, to wait for.
+        """
         if self._steps and steps == self._after:
             jax.block_until_ready(state)
             jax.profiler.start_trace(self._directory)

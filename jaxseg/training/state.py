@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""Defines the training state and creates a fresh one."""
 
 from typing import Any
 
@@ -13,10 +13,17 @@ from jaxseg.models.segmentation_model import SegmentationModel, Variables, init_
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that the next step depends on, besides the batch.
+    """Holds everything that the next step depends on, except the batch.
 
-    The batch of step k is a function of the seed and k, and so are its random numbers: the step is
-    the data position. `ema` is a moving average of `params`, or None.
+    The batch and the random numbers of step k are functions of the seed and k. The step is
+    therefore the data position.
+
+    Attributes:
+      step: number of updates made, int32.
+      params: the parameters.
+      batch_stats: the running statistics of batch norm.
+      opt_state: the state of the optimizer.
+      ema: a moving average of `params`, or None.
     """
 
     step: jax.Array
@@ -26,7 +33,7 @@ class TrainState:
     ema: Any = None
 
     def variables(self) -> Variables:
-        """What is evaluated: the moving average where there is one."""
+        """Returns the variables to evaluate, with the moving average if there is one."""
         params = self.params if self.ema is None else self.ema
         return {"params": params, "batch_stats": self.batch_stats}
 
@@ -36,7 +43,7 @@ def init_state(
     model: SegmentationModel,
     optimizer: optax.GradientTransformation,
 ) -> TrainState:
-    """A fresh state; every value follows from the seed."""
+    """Creates a fresh state, all of whose values follow from `config.seed`."""
     rng = jax.random.key(config.seed)
     variables = init_variables(model, rng, config.data.crop_hw)
     params = variables["params"]
@@ -45,6 +52,6 @@ def init_state(
         params=params,
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(params),
-        # A copy: two names for one buffer could not both be donated to the step.
+        # A copy, because one buffer under two names could not be donated to the step twice.
         ema=jax.tree.map(jnp.copy, params) if config.optim.ema_decay else None,
     )

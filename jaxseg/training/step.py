@@ -1,4 +1,4 @@
-"""One update: what is carried from step to step, and the function that is compiled."""
+"""Defines the training step, which is the function that is compiled, and its loss."""
 
 from collections.abc import Callable, Mapping
 
@@ -22,10 +22,14 @@ def make_train_step(
     model: SegmentationModel,
     optimizer: optax.GradientTransformation,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The step (state, batch) -> (state, logs); `batch` holds image [b,h,w,3] and label [b,h,w].
+    """Returns the function (state, batch) -> (state, logs) that makes one update.
 
-    A step whose loss or gradient is not finite leaves the state as it was; `logs["norms"]` holds
-    the squared norm of every gradient tensor, from which the culprit is named.
+    The batch holds "image" [b, h, w, 3] and "label" [b, h, w]. If the loss or a gradient is not
+    finite, the step returns the state unchanged.
+
+    Returns:
+      The step, not compiled yet. Its `logs["norms"]` holds the squared norm of every gradient
+      tensor, which tells the first one that is not finite.
     """
     accumulation, ema_decay = config.optim.accumulation, config.optim.ema_decay
     seed = config.seed
@@ -43,11 +47,11 @@ def make_train_step(
 
     def gradient_of(*arguments):
         gradients, rest = jax.grad(loss_of, has_aux=True)(*arguments)
-        # As the parameters are split: every device sums its own part, and holds no other.
+        # Shard gradients like the parameters, so that each device reduces and holds only its shard.
         return constrain_shardings(gradients, config.sharding), rest
 
     def accumulate(params, batch_stats, batch, rng):
-        """Mean gradients and logs over parts of the batch; batch norm sees each part by itself."""
+        """Averages gradients and logs over parts of the batch. Batch norm sees one part a time."""
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]), batch)
         parts = jax.tree.map(lambda x: x.swapaxes(0, 1), parts)
 
@@ -88,7 +92,17 @@ def make_train_step(
 def total_loss(
     output: ModelOutput, labels: Int[Array, "b H W"], rng: jax.Array, settings: ConfigDict
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The loss of a model's output by `config.loss`, and its parts to be logged."""
+    """Computes the loss that `config.loss` describes.
+
+    Args:
+      output: what the model returned for the batch.
+      labels: class indices, where 255 is the ignore index.
+      rng: draws the points at which Mask2Former compares masks.
+      settings: `config.loss`.
+
+    Returns:
+      The loss, and its parts to be logged.
+    """
     if output.masks is not None:
         classes, masks = output.masks.class_logits, output.masks.mask_logits
         return mask2former_loss(classes, masks, labels, rng, **settings.mask2former)

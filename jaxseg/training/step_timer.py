@@ -1,11 +1,11 @@
-"""Times the steps between two log lines."""
+"""Measures time per step and time spent waiting for data."""
 
 import contextlib
 import time
 
 
 class StepTimer:
-    """Times the steps between two log lines."""
+    """Measures the steps between two log lines."""
 
     def __init__(self):
         self._begin()
@@ -15,18 +15,30 @@ class StepTimer:
 
     @contextlib.contextmanager
     def waiting(self):
-        """What happens inside is waiting for data."""
+        """Counts the time inside this context as waiting for data."""
         started = time.perf_counter()
         yield
         self._waited += time.perf_counter() - started
 
     def count(self, replaced: int):
-        """Counts a step, in whose batch so many samples were replaced."""
+        """Counts a step.
+
+        Args:
+          replaced: number of samples of its batch that were replaced.
+        """
         self._steps += 1
         self._replaced += int(replaced)
 
     def close(self, batch_size: int) -> dict[str, float]:
-        """The numbers of this window; the next one begins."""
+        """Returns the numbers since the last call and starts anew.
+
+        Args:
+          batch_size: images per step, over all devices.
+
+        Returns:
+          `step_seconds`, `images_per_second` and `data_share`, the share of the time that was
+          spent waiting for data. If samples were replaced, also `replaced_samples`.
+        """
         elapsed = time.perf_counter() - self._started
         numbers = {
             "step_seconds": elapsed / self._steps,

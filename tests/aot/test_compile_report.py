@@ -46,7 +46,7 @@ def test_a_program_of_the_wrong_size_says_what_helps():
     state = {"params": jax.ShapeDtypeStruct((10**9,), np.float32, sharding=replicated)}
     said = "\n".join(suggestions(config, mesh, state, 16, "train"))
     for setting in (
-        "fsdp=8 splits the 4.0 GB",
+        "fsdp=8 shards the 4.0 GB",
         "remat=True",
         "accumulation, up to 2",
         "crop_hw",
@@ -89,7 +89,7 @@ def test_a_program_that_does_not_fit_is_an_answer(compiled):
     assert not report["fits"]
     memory = report["memory"]
     missing = (memory["needed"] - memory["capacity"]) / 1e9
-    assert f"a device: does not fit, {missing:.2f} GB too much" in said
+    assert f"a device: does not fit, {missing:.2f} GB over capacity" in said
     assert "config.optim.accumulation, up to 16: fewer images at a time" in said
 
 

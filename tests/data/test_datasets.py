@@ -193,7 +193,7 @@ def test_missing_root_shows_the_tree_expected_and_what_is_there(tmp_path):
     assert "cityscapes does not exist" in message
     assert f"{tmp_path}/ holds datasets/" in message
     assert "data.root" in message
-    assert f"python -m jaxseg.data.synthetic --output {tmp_path}/cityscapes" in message
+    assert f"jaxseg synth --output {tmp_path}/cityscapes" in message
 
 
 def test_the_missing_one_of_several_splits_is_named(tmp_path):

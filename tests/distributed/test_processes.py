@@ -159,7 +159,7 @@ def test_processes_with_other_settings_are_refused(tiny, tmp_path):
     with started(runs, DEVICES) as running:
         found = ends(running)
     assert [status for status, _ in found] == [1, 1]
-    assert "process 1: not started as process 0: config.seed=1, there 0\n" in found[1][1]
+    assert "process 1: settings differ from process 0: config.seed=1 (process 0: 0)" in found[1][1]
     assert "process 0: another process was not started with the same config" in found[0][1]
 
 
@@ -230,7 +230,7 @@ def test_processes_of_a_slurm_job_find_each_other():
 def test_process_that_is_missing_at_the_start_is_not_waited_for_without_end():
     variables = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
     message = failure(joining(3, JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{free_port()}", **variables))
-    assert "process 0: 3 s have passed without all 2 processes at 127.0.0.1" in message
+    assert "process 0: waited 3 s for all 2 processes at 127.0.0.1" in message
 
 
 def test_address_alone_is_not_enough_outside_a_cluster():
@@ -242,9 +242,9 @@ def test_address_alone_is_not_enough_outside_a_cluster():
     ("variables", "said"),
     [
         ({"COUNT": "2"}, "JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID not set"),
-        ({"ADDRESS": "h:1", "COUNT": "2", "INDEX": "2"}, "JAX_PROCESS_ID=2 is to be from 0 to"),
+        ({"ADDRESS": "h:1", "COUNT": "2", "INDEX": "2"}, "JAX_PROCESS_ID=2 must be from 0 to"),
         ({"ADDRESS": "h:1", "COUNT": "two", "INDEX": "1"}, "whole numbers"),
-        ({"ADDRESS": "h", "COUNT": "2", "INDEX": "1"}, "JAX_COORDINATOR_ADDRESS=h is to be HOST:"),
+        ({"ADDRESS": "h", "COUNT": "2", "INDEX": "1"}, "JAX_COORDINATOR_ADDRESS=h must be HOST:"),
     ],
 )
 def test_variables_that_do_not_go_together_are_named(monkeypatch, variables, said):

@@ -198,5 +198,5 @@ def test_refuses_shapes_that_do_not_belong_together():
         run(value, offset[..., :18], mask)
     with pytest.raises(ValueError, match=r"mask \(2, 2, 5, 18\), expected \(2, 3, 5, 18\)"):
         run(value, offset, mask[:, :2])
-    with pytest.raises(ValueError, match=r"5 channels of value \(2, 3, 5, 5\) in 2 groups"):
+    with pytest.raises(ValueError, match=r"5 channels of value \(2, 3, 5, 5\) do not divide"):
         run(value[..., :5], offset, mask)

@@ -99,7 +99,7 @@ def test_sides_that_are_no_multiples_of_the_coarsest_stride_are_refused():
 @pytest.mark.parametrize("indices", [(0, 1, 2), (0, 1, 2, 5), (1, 0, 2, 3)])
 def test_features_of_blocks_that_do_not_make_a_pyramid_are_refused(indices):
     model = TINY.clone(out_indices=indices)
-    with pytest.raises(ValueError, match="four ascending numbers of blocks below depth=5"):
+    with pytest.raises(ValueError, match="four ascending block indices below depth=5"):
         jax.eval_shape(model.init, jax.random.key(0), IMAGES)
 
 

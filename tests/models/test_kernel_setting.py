@@ -132,7 +132,9 @@ def test_the_variable_wins_and_is_named(monkeypatch):
     assert kernels.kernel_choice(config).implementation == "xla"
     assert kernels.describe_kernels(config) == "xla: XLA on cpu (from JAXSEG_KERNELS)"
     monkeypatch.setenv(kernels.VARIABLE, "cuda")
-    with pytest.raises(ConfigError, match="JAXSEG_KERNELS=cuda: it can be auto, xla, gpu, tpu"):
+    with pytest.raises(
+        ConfigError, match="JAXSEG_KERNELS=cuda: must be one of auto, xla, gpu, tpu"
+    ):
         kernels.kernel_choice(config)
 
 

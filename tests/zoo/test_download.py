@@ -176,7 +176,7 @@ def test_sha256_of_the_redirect_is_checked(server, target):
 
 def test_no_length_is_no_answer(server, target):
     server.tells_length = False
-    with pytest.raises(CheckpointError, match="does not say how long"):
+    with pytest.raises(CheckpointError, match="does not report the length"):
         fetch(f"{server.url}/file", target)
     assert not target.exists()
 

@@ -48,7 +48,7 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
         if dataset is CITYSCAPES:
             remedy += (
                 ", or generate street scenes there: "
-                f"python -m jaxseg.data.synthetic --output {root}"
+                f"jaxseg synth --output {root}"
             )
         raise DataError(
             f"No {dataset.name} images of the split {split!r} under {root}\n"

@@ -1,4 +1,4 @@
-"""Writes painted street scenes to train on: python -m jaxseg.data.synthetic --output DIR."""
+"""Writes painted street scenes to train on: jaxseg synth --output DIR."""
 
 import argparse
 from collections.abc import Sequence
