@@ -1,4 +1,4 @@
-"""The losses of semantic segmentation."""
+"""The cross-entropy loss and the pixel accuracy of semantic segmentation."""
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,19 @@ IGNORE = 255
 
 
 def cross_entropy(logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"]) -> Float[Array, ""]:
-    """Cross-entropy of scores resized to the label, in float32.
+    """Computes the mean cross-entropy of logits that are resized to the label, in float32.
 
-    The mean is over *all* pixels: those labeled 255 add nothing to the sum but count in the
-    denominator, as in the reference (its `avg_non_ignore` is off in every published config).
+    The mean is over *all* pixels. Pixels labeled 255 add nothing to the sum but count in the
+    denominator. The reference does the same: its `avg_non_ignore` is off in every published config.
+
+    Args:
+      logits: the logits of `k` classes, at any size.
+      labels: the class of every pixel; 255 is ignored.
     """
     logits = resize_bilinear(logits.astype(jnp.float32), labels.shape[1:])
     classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
-    # A comparison instead of a gather, whose gradient would be a scatter. A label of 255 matches
-    # no class unless there are more than 255 of them, hence the mask.
+    # A comparison replaces a gather, whose gradient would be a scatter. A label of 255 matches no
+    # class unless there are more than 255 classes, hence the mask below.
     is_label = labels[..., None] == classes
     of_label = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
     per_pixel = jax.nn.logsumexp(logits, axis=-1) - of_label
@@ -28,7 +32,12 @@ def cross_entropy(logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"]) 
 def pixel_accuracy(
     logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"]
 ) -> Float[Array, ""]:
-    """Share of labeled pixels whose highest resized score is the label's, in 0..1."""
+    """Computes the share of labeled pixels whose highest resized logit is the label's, in 0..1.
+
+    Args:
+      logits: the logits of `k` classes, at any size.
+      labels: the class of every pixel; 255 means unlabeled.
+    """
     logits = resize_bilinear(logits.astype(jnp.float32), labels.shape[1:])
     labeled = labels != IGNORE
     correct = (jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels) & labeled

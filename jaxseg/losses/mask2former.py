@@ -1,8 +1,8 @@
-"""The loss of Mask2Former (arXiv:2112.01527, section 3.3), whole inside the compiled step.
+"""The loss of Mask2Former (arXiv:2112.01527, section 3.3), computed inside the compiled step.
 
-Each of the decoder's predictions is matched with the classes of its image by itself, and all weigh
-the same. Masks are compared in random points only (section 3.3.2); those of the label are read off
-the label and never made. Everything is in float32.
+Each prediction of the decoder is matched separately with the classes of its image, and all
+predictions have the same weight. Masks are compared only at random points (section 3.3.2). The
+target masks are sampled from the label map and never formed. All arithmetic is in float32.
 """
 
 from functools import partial
@@ -42,22 +42,33 @@ def mask2former_loss(
     importance_sample_ratio: float = 0.75,
     max_targets: int,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The sum of the class, mask and dice losses of all `p` predictions, and what to log.
+    """Computes the sum of the class, mask and dice losses of all `p` predictions.
 
-    The last class is "no object". Pixels of 255 are outside every mask, as in the reference, which
-    has no mask loss that ignores. Sums are divided by the weights of the queries' classes and by
-    the number of targets, both of the whole batch. The points of an image follow from `rng` and
-    its place in the batch, so that the loss does not depend on how the batch is split.
+    Pixels labeled 255 are outside every mask, as in the reference, whose mask loss ignores no
+    pixels. The class loss is divided by the summed weights of the queries' classes. The mask and
+    dice losses are divided by the number of targets. Both divisors are those of the whole batch.
+
+    The points of an image depend on `rng` and on its place in the batch. The loss is therefore
+    independent of how the batch is sharded.
 
     Args:
-      max_targets: classes of an image that are looked at, the first ones in ascending order; the
-        log `targets_dropped` counts those beyond, over the batch.
+      class_logits: the class logits of every query; the last class is "no object".
+      mask_logits: the mask logits of every query.
+      labels: the class of every pixel, or 255.
+      rng: the random key for the points.
+      num_points: the number of points at which each mask is compared.
+      oversample_ratio: the number of candidate points, as a multiple of `num_points`.
+      importance_sample_ratio: the share of points that are the most uncertain candidates. The other
+        points are uniformly random.
+      max_targets: the number of classes per image that can be targets, in ascending order. The log
+        `targets_dropped` counts the other classes that are present, over the batch.
 
     Returns:
-      The loss; and `loss_cls`, `loss_mask` and `loss_dice` of the last prediction.
+      The loss, and the values to log: `loss_cls`, `loss_mask` and `loss_dice` of the last
+      prediction, and `targets_dropped`.
 
     Raises:
-      ValueError: for more targets than there are queries to assign to them.
+      ValueError: if `max_targets` is larger than the number of queries.
     """
     predictions, b, queries, classes = class_logits.shape
     if max_targets > queries:
@@ -77,17 +88,18 @@ def mask2former_loss(
         points = draw_comparison_points(
             key, mask_logits, assigned, num_points, oversample_ratio, importance_sample_ratio
         )
-        # What the gradient needs is computed again: it is many times the points.
+        # Intermediate values are recomputed in the backward pass: they are much larger than the
+        # points.
         return jax.checkpoint(image_losses)(
             class_logits, mask_logits, labels, targets, valid, assigned, points
         )
 
-    # One prediction after the other: a query's logits at all points are the largest arrays here.
+    # One prediction at a time: the queries' logits at all points are the largest arrays here.
     costs = lax.map(
         lambda of: cost(of[0], of[1], labels, targets, of[2]),
         (*lax.stop_gradient((class_logits, mask_logits)), matching_keys),
     )
-    # But all assignments at once, since each is a long chain of small steps.
+    # All assignments run at once, since each is a long chain of small steps.
     assign_all = map_over_batch(jax.vmap(jax.vmap(assign_targets, in_axes=(0, None))))
     assigned = assign_all(costs.swapaxes(0, 1), valid).swapaxes(0, 1)  # [p, b, t]
     sums = lax.map(
@@ -107,7 +119,7 @@ def image_cost(
     targets: Int[Array, "t"],
     points: Float[Array, "n 2"],
 ) -> Float[Array, "q t"]:
-    """The costs of assignment, with all masks compared at the same points."""
+    """Computes the matching costs of one image, with all masks compared at the same points."""
     target_masks = jax.vmap(sample_class, in_axes=(None, 0, None))(labels, targets, points)
     return matching_cost(class_logits, point_sample(mask_logits, points), targets, target_masks)
 
@@ -120,7 +132,18 @@ def draw_comparison_points(
     oversample_ratio: float,
     importance_sample_ratio: float,
 ) -> Float[Array, "t n 2"]:
-    """`comparison_points` of the queries assigned to an image's targets, at random for each."""
+    """Draws the points at which the masks of one image are compared, separately for each target.
+
+    `comparison_points` chooses them from random candidates.
+
+    Args:
+      rng: the random key of the image.
+      mask_logits: the mask logits of all queries.
+      assigned: the query assigned to each target.
+      num_points: the number of points per target.
+      oversample_ratio: the number of candidates, as a multiple of `num_points`.
+      importance_sample_ratio: the share of points that are the most uncertain candidates.
+    """
     uncertain = int(importance_sample_ratio * num_points)
     candidates_key, fresh_key = jax.random.split(rng)
     return comparison_points(
@@ -137,7 +160,14 @@ def comparison_points(
     fresh: Float[Array, "t f 2"],
     uncertain: int,
 ) -> Float[Array, "t n 2"]:
-    """Where each mask's loss is taken: its most uncertain candidates, then the fresh points."""
+    """Selects the points of each mask's loss: its most uncertain candidates, then `fresh` points.
+
+    Args:
+      mask_logits: the mask logits of the queries assigned to the targets.
+      candidates: the points to choose from.
+      fresh: the points that are taken in any case.
+      uncertain: the number of candidates to choose.
+    """
     choose = jax.vmap(partial(sample_uncertain_points, count=uncertain))
     return jnp.concatenate([choose(lax.stop_gradient(mask_logits), candidates), fresh], axis=1)
 
@@ -151,7 +181,12 @@ def image_losses(
     assigned: Int[Array, "t"],
     points: Float[Array, "t n 2"],
 ) -> tuple[Float[Array, ""], ...]:
-    """One image's sums: class loss, its weights, mask losses, dice losses; not normalized."""
+    """Computes the loss sums of one image and one prediction, before normalization.
+
+    Returns:
+      The weighted sum of class losses, the sum of their weights, the sum of mask losses, and the
+      sum of dice losses.
+    """
     no_object = class_logits.shape[1] - 1
     query_classes = jnp.full(len(class_logits), no_object, targets.dtype)
     query_classes = query_classes.at[assigned].set(jnp.where(valid, targets, no_object))
@@ -169,7 +204,10 @@ def image_losses(
 def class_loss(
     logits: Float[Array, "q k1"], classes: Int[Array, "q"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The weighted sum of cross-entropies, and the sum of the weights: 1, or 0.1 for no object."""
+    """Computes the weighted sum of the queries' cross-entropies, and the sum of the weights.
+
+    The weight of a query is 1, or 0.1 if its class is "no object".
+    """
     every_class = jnp.arange(logits.shape[1], dtype=classes.dtype)
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     is_class = classes[:, None] == every_class
@@ -179,12 +217,15 @@ def class_loss(
 
 
 def mask_loss(logits: Float[Array, "t n"], masks: Float[Array, "t n"]) -> Float[Array, "t"]:
-    """Binary cross-entropy of each mask, the mean over its points."""
+    """Computes the binary cross-entropy of each mask, averaged over its points."""
     return jnp.mean(jax.nn.softplus(logits) - logits * masks, axis=1)
 
 
 def dice_loss(logits: Float[Array, "t n"], masks: Float[Array, "t n"]) -> Float[Array, "t"]:
-    """1 − (2·Σpg + 1)/(Σp + Σg + 1) of each mask, p being the sigmoid of the logits."""
+    """Computes the dice loss of each mask, 1 − (2·Σpg + 1)/(Σp + Σg + 1).
+
+    p is the sigmoid of the logits, and g is the target mask.
+    """
     probability = jax.nn.sigmoid(logits)
     overlap = jnp.sum(probability * masks, axis=1)
     return 1 - (2 * overlap + 1) / (jnp.sum(probability, axis=1) + jnp.sum(masks, axis=1) + 1)
@@ -197,7 +238,15 @@ def normalized(
     dice_sums: Float[Array, "p b"],
     valid: Bool[Array, "b t"],
 ) -> dict[str, Float[Array, "p"]]:
-    """The weighted losses of every prediction, from the sums of every image (`image_losses`)."""
+    """Computes the weighted losses of every prediction from the sums of all images.
+
+    Args:
+      class_sums: the sums of class losses, from `image_losses`.
+      class_weights: the sums of their weights.
+      mask_sums: the sums of mask losses.
+      dice_sums: the sums of dice losses.
+      valid: which targets are not padding.
+    """
     num_masks = jnp.maximum(jnp.sum(valid), 1).astype(jnp.float32)
     return {
         "loss_cls": CLASS_WEIGHT * jnp.sum(class_sums, axis=1) / jnp.sum(class_weights, axis=1),

@@ -1,8 +1,8 @@
-"""Which query predicts which class of an image: the least costly assignment, on the device.
+"""Assigns queries to the classes of an image at the least cost, on the device.
 
-Mask2Former (arXiv:2112.01527) matches sets: every class present in an image is a target, and the
-queries that are assigned none shall predict "no object". The number of targets is static; those
-that an image has not are padding.
+Mask2Former (arXiv:2112.01527) matches sets. Every class present in an image is a target. Queries
+that are assigned to no target should predict "no object". The number of targets is static, so an
+image with fewer classes has padding targets.
 """
 
 import jax
@@ -15,18 +15,27 @@ from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.losses.cross_entropy import IGNORE
 
 CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 2.0, 5.0, 5.0
-# Stands for a cost that is not a number. The assignment has to end even then: it is the loss that
-# says so, and the step that leaves the state untouched.
+# Replaces costs that are not finite, so that the assignment ends even then. The loss is then not
+# finite either, and the train step leaves the state untouched.
 UNKNOWN_COST = 1e6
 
 
 def make_targets(
     labels: Int[Array, "b H W"], num_classes: int, max_targets: int
 ) -> tuple[Int[Array, "b t"], Bool[Array, "b t"], Int[Array, ""]]:
-    """The classes present in each image, ascending; which of them are no padding; and how many
-    classes of the batch did not fit. The pixels of 255 are of no class."""
+    """Lists the classes present in each image as targets, in ascending order.
 
-    # Not `labels == class`, which would be as many whole masks before they are summed up.
+    Args:
+      labels: the class of every pixel; 255 belongs to no class.
+      num_classes: the number of classes.
+      max_targets: the number of targets per image, including padding.
+
+    Returns:
+      The class of each target, which targets are not padding, and how many present classes of the
+      batch did not fit.
+    """
+
+    # Comparing `labels == class` would form one whole mask per class before the reduction.
     @map_over_batch
     @jax.vmap
     def present_in(label):
@@ -44,15 +53,24 @@ def matching_cost(
     targets: Int[Array, "t"],
     target_masks: Float[Array, "t n"],
 ) -> Float[Array, "q t"]:
-    """What it costs each query of an image to be assigned each target.
+    """Computes the cost of assigning each query of an image to each target.
 
-    2 × the negative probability of the class + 5 × the mean binary cross-entropy and 5 × the dice
-    loss of the mask, over `n` points; the target's mask may be soft. Finite for any logits.
+    The cost is the sum of three terms, and is finite for any logits:
+
+    - 2 × the negative probability of the class
+    - 5 × the mean binary cross-entropy of the mask
+    - 5 × the dice loss of the mask
+
+    Args:
+      class_logits: the class logits of every query.
+      mask_logits: the mask logits of every query at `n` points.
+      targets: the class of every target.
+      target_masks: the mask of every target at the same points, which may be soft.
     """
     points = mask_logits.shape[1]
     of_class = -jax.nn.softmax(class_logits.astype(jnp.float32))[:, targets]
-    # The cross-entropy of logit x and target g is softplus(x) − x·g, so that one product of
-    # matrices serves all pairs.
+    # The cross-entropy of logit x and target g is softplus(x) − x·g, so that one matrix product
+    # serves all pairs.
     negative = jnp.sum(jax.nn.softplus(mask_logits), axis=1)
     of_mask = (negative[:, None] - _products(mask_logits, target_masks)) / points
     probability = jax.nn.sigmoid(mask_logits)
@@ -67,10 +85,17 @@ def _products(queries, targets):
 
 
 def assign_targets(cost: Float[Array, "q t"], valid: Bool[Array, "t"]) -> Int[Array, "t"]:
-    """The query of every target, each another, such that the valid ones together cost least.
+    """Assigns a different query to every target, at the least total cost of the valid targets.
 
-    Padding takes queries that are left over: it costs the same with all of them, so that it
-    changes nothing for the others. There are at least as many queries as targets.
+    Padding targets take queries that are left over. They cost the same with every query, so they do
+    not affect the other targets.
+
+    Args:
+      cost: the cost of every query and target, with at least as many queries as targets.
+      valid: which targets are not padding.
+
+    Returns:
+      The index of the query of every target.
     """
     queries, targets = optax.assignment.hungarian_algorithm(jnp.where(valid, cost, 0.0))
     return queries[jnp.argsort(targets)]

@@ -1,8 +1,9 @@
-"""Masks looked at in random points instead of everywhere (PointRend, arXiv:1912.08193).
+"""Samples masks at random points instead of at all pixels (PointRend, arXiv:1912.08193).
 
-A point is (x, y) in 0…1 of the image, whatever the size of the map that is sampled: bilinear
-between the centers of pixels (align_corners=False), zeros outside. Every function is about one
-mask; `jax.vmap` makes it one of many masks, at shared points or at points of their own.
+A point is (x, y) in 0…1 of the image, whatever the size of the sampled map. Sampling is bilinear
+between pixel centers (align_corners=False), with zeros outside. `point_sample` takes several masks
+that share their points, and the other sampling functions take one mask. `jax.vmap` extends them to
+many masks, with shared or separate points.
 """
 
 import jax
@@ -12,8 +13,11 @@ from jaxtyping import Array, Float, Int
 
 
 def point_sample(masks: Float[Array, "m h w"], points: Float[Array, "n 2"]) -> Float[Array, "m n"]:
-    """The values of maps at points that they share, in float32. No gradient flows to the points."""
-    # Row by row, a row being one pixel of all maps: six times as fast on CPUs as map by map.
+    """Samples several maps at the same points, in float32.
+
+    No gradient flows to the points.
+    """
+    # Each gathered row holds one pixel of all maps: six times as fast on CPUs as map by map.
     rows = masks.astype(jnp.float32).reshape(len(masks), -1).T
     corners = _corners(points, masks.shape[1:])
     return sum(weight[:, None] * _take(rows, index) for index, weight in corners).T
@@ -22,14 +26,14 @@ def point_sample(masks: Float[Array, "m h w"], points: Float[Array, "n 2"]) -> F
 def sample_class(
     labels: Int[Array, "H W"], which: Int[Array, ""], points: Float[Array, "n 2"]
 ) -> Float[Array, "n"]:
-    """The values of the mask `labels == which` at points, without making that mask."""
+    """Samples the mask `labels == which` at points without forming it."""
     flat = labels.reshape(-1)
     corners = _corners(points, labels.shape)
     return sum(jnp.where(_take(flat, index) == which, weight, 0.0) for index, weight in corners)
 
 
 def _corners(points, hw):
-    """The four pixels around each point: their flat indices [n], and their weights [n]."""
+    """Yields the four pixels around each point, as their flat indices [n] and weights [n]."""
     height, width = hw
     size = jnp.array([width, height], jnp.float32)
     position = lax.stop_gradient(points).astype(jnp.float32) * size - 0.5
@@ -49,11 +53,11 @@ def _take(rows, index):
 def sample_uncertain_points(
     logits: Float[Array, "h w"], candidates: Float[Array, "m 2"], count: int
 ) -> Float[Array, "n 2"]:
-    """The `count` candidates where a mask's logit is nearest to 0, the nearest first."""
+    """Selects the `count` candidates at which a mask's logit is nearest to 0, nearest first."""
     _, chosen = lax.top_k(-jnp.abs(point_sample(logits[None], candidates)[0]), count)
     return candidates[chosen]
 
 
 def random_points(rng: jax.Array, *shape: int) -> Float[Array, "... 2"]:
-    """Uniform points, `shape` of them."""
+    """Draws uniformly random points, an array of shape [*shape, 2]."""
     return jax.random.uniform(rng, (*shape, 2), jnp.float32)

@@ -1,4 +1,8 @@
-"""Multi-scale deformable attention over the tokens of a pyramid of feature maps."""
+"""Multi-scale deformable attention over the tokens of a pyramid of feature maps.
+
+A `Grid` is the (height, width) of one map, and a `Pyramid` holds the grids of all maps. The tokens
+of all maps are concatenated in that order.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,7 +23,7 @@ Pyramid = tuple[Grid, ...]
 
 
 def reference_points(pyramid: Pyramid) -> Float[np.ndarray, "1 q 1 2"]:
-    """The center (x, y) of every cell of the grids, in 0..1."""
+    """Returns the center (x, y) of every grid cell, as a share of its map in 0..1."""
     points = []
     for height, width in pyramid:
         y, x = np.divmod(np.arange(height * width, dtype=np.float32), np.float32(width))
@@ -28,7 +32,11 @@ def reference_points(pyramid: Pyramid) -> Float[np.ndarray, "1 q 1 2"]:
 
 
 def offset_directions(heads: int, levels: int, points: int) -> Callable:
-    """The initial bias of the offsets: head h looks along 2πh / heads, point p at p + 1 steps."""
+    """Returns the initializer of the offset biases, which points each head in its own direction.
+
+    Head h points along the angle 2πh / heads, and its point p (from 0) lies p + 1 steps away. The
+    larger coordinate of a step is one pixel.
+    """
 
     def init(key, shape, dtype=jnp.float32):
         angles = 2 * np.pi * np.arange(heads) / heads
@@ -42,10 +50,16 @@ def offset_directions(heads: int, levels: int, points: int) -> Callable:
 
 
 class MSDeformAttn(nn.Module):
-    """Multi-scale deformable attention (arXiv:2010.04159): each query looks at a few points.
+    """Multi-scale deformable attention (arXiv:2010.04159): each query samples a few points.
 
-    Where, relative to its reference point and in pixels of each level, and with which weights
-    (softmax over all levels and points), is predicted from the query. `ratio` narrows the values.
+    The offsets of the points and their weights are predicted from the query. The offsets are
+    relative to the query's reference point and in pixels of each level. The weights are a softmax
+    over all levels and points.
+
+    Attributes:
+      num_heads: the number of heads.
+      num_points: the number of points per head and level.
+      ratio: the width of the values as a share of the query's channels.
     """
 
     num_heads: int
@@ -69,7 +83,7 @@ class MSDeformAttn(nn.Module):
         value = Linear(width, kernel_init=xavier, dtype=self.dtype, name="value_proj")(features)
         value = value.reshape(b, -1, heads, width // heads)
 
-        # Coordinates and softmax in float32: in bfloat16 a grid of 64 has no half pixels.
+        # Coordinates and softmax are in float32: on a grid of 64, bfloat16 has no half pixels.
         query = query.astype(jnp.float32)
         count = heads * levels * self.num_points
         offsets = Linear(
@@ -78,14 +92,14 @@ class MSDeformAttn(nn.Module):
             bias_init=offset_directions(heads, levels, self.num_points),
             name="sampling_offsets",
         )(query).reshape(b, queries, heads, levels, self.num_points, 2)
-        sow_range(self, offsets[..., 1], axes=(1, 4))  # along y, by heads and levels
+        sow_range(self, offsets[..., 1], axes=(1, 4))  # along y, per head and level
         weights = Linear(count, kernel_init=zeros, name="attention_weights")(query)
         weights = nn.softmax(weights.reshape(b, queries, heads, -1))
         weights = weights.reshape(b, queries, heads, levels, self.num_points)
         sizes = np.array([(w, h) for h, w in pyramid], np.float32)[:, None]
         locations = points[:, :, None, :, None] + offsets / sizes
 
-        # Initialization needs shapes alone, for which no kernel is to be compiled.
+        # Initialization needs only shapes, so it must not compile a kernel.
         kernels = KernelChoice("xla") if self.is_initializing() else self.kernels
         sample = functools.partial(
             pallas_kernels.ms_deform_attn,
@@ -102,12 +116,12 @@ class MSDeformAttn(nn.Module):
 
 
 def to_maps(tokens: Float[Array, "b s c"], pyramid: Pyramid) -> list[Float[Array, "b h w c"]]:
-    """The tokens of each grid as a map."""
+    """Splits the tokens of a pyramid into one map per grid."""
     ends = np.cumsum([height * width for height, width in pyramid])[:-1]
     parts = jnp.split(tokens, ends, axis=1)
     return [x.reshape(x.shape[0], *hw, x.shape[2]) for x, hw in zip(parts, pyramid, strict=True)]
 
 
 def to_tokens(maps: Sequence[Float[Array, "b h w c"]]) -> Float[Array, "b s c"]:
-    """`to_maps` undone."""
+    """Concatenates the tokens of all maps, which is the inverse of `to_maps`."""
     return jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[3]) for x in maps], axis=1)

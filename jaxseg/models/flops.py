@@ -1,14 +1,22 @@
-"""FLOPs as the published tables count them, so that the published figures appear.
+"""Counts FLOPs by the rules of the published tables, so that the results match their figures.
 
-That is, multiply-accumulates of convolutions and linear layers, 1 per output for the bias of a
-convolution (none for that of a linear layer), 2 per element of layer and group norm, 1 of ReLU,
-1 per input of a pooling in a head, and 5·K·H·W·C for the sampling of K points by DCNv3. Not
-counted: batch norm, GELU, softmax, resizing, residuals, layer scale, the projection of
-InternImage-H's center feature scale; and of Mask2Former the sampling in the pixel decoder, and
-attention but for its FFN. After mmcv's counter and the InternImage repository's own term for DCNv3.
+The rules follow mmcv's counter and the InternImage repository's own term for DCNv3. A convolution
+or linear layer counts its multiply-accumulates. In addition:
 
-For ViT-Adapter no figures are published. Beside the above, its attention counts 2·N²·C for N tokens
-(queries with keys, weights with values), its deformable attention 5 for every sampled value.
+- the bias of a convolution counts 1 per output (that of a linear layer does not count)
+- layer norm and group norm count 2 per element
+- ReLU counts 1 per element
+- a pooling in a head counts 1 per input
+- the sampling of K points by DCNv3 counts 5·K·H·W·C
+
+Not counted are:
+
+- batch norm, GELU, softmax, resizing, residuals and layer scale
+- the projection of InternImage-H's center feature scale
+- in Mask2Former, the sampling in the pixel decoder, and attention except for its FFN
+
+No figures are published for ViT-Adapter. Its attention counts another 2·N²·C for N tokens (queries
+with keys, weights with values). Its deformable attention counts another 5 for every sampled value.
 """
 
 import collections
@@ -30,13 +38,20 @@ from jaxseg.models.segmentation_model import SegmentationModel
 
 
 def count_module(module: nn.Module, inputs: tuple, output) -> int:
-    """What a module costs itself, without the modules in it."""
+    """Returns the FLOPs of a module itself, without those of its submodules.
+
+    Args:
+      module: the module.
+      inputs: the positional arguments of its call.
+      output: the result of its call.
+    """
+    # The order of the cases matters: a special case comes before the general case of its class.
     match module:
         case layers.Linear(parent=mask2former_layers.MultiheadAttention()):
             return 0
         case ToGroups(name="center_feature_scale_proj"):
             return 0
-        case ToGroups():  # the groups that only the kernel needs do not count
+        case ToGroups():  # padded groups, which only the kernel needs, do not count
             return inputs[0].size * module.groups * module.features
         case FromGroups():
             groups = padded(module.groups, module.implementation)
@@ -87,9 +102,16 @@ def count_module(module: nn.Module, inputs: tuple, output) -> int:
 
 
 def count_flops(model: SegmentationModel, image_hw: Sequence[int]) -> dict[tuple[str, ...], int]:
-    """FLOPs of every module for one image in evaluation, by its path in the model.
+    """Counts the FLOPs of every module for one image in evaluation.
 
-    By shapes alone; nothing is computed.
+    Only shapes are evaluated; nothing is computed.
+
+    Args:
+      model: the model.
+      image_hw: height and width of the image, in pixels.
+
+    Returns:
+      The FLOPs by the path of the module in the model. Modules without FLOPs are left out.
     """
     counts = collections.Counter()
 
@@ -101,6 +123,6 @@ def count_flops(model: SegmentationModel, image_hw: Sequence[int]) -> dict[tuple
 
     image = jax.ShapeDtypeStruct((1, *image_hw, 3), jnp.float32)
     with nn.intercept_methods(record):
-        # What initializes the variables runs every module once, as a prediction does.
+        # Initialization runs every module once, just as a prediction does.
         jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
     return {path: flops for path, flops in counts.items() if flops}

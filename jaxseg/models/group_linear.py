@@ -1,9 +1,9 @@
-"""Linear layers into and out of the groups of DCNv3, in the order that its kernel reads.
+"""Linear layers before and after DCNv3 that use the channel order of its kernel.
 
-On GPUs and CPUs a group's channels lie side by side in memory. The kernel for TPUs wants eight
-groups side by side instead, so there the columns of the projection are put in that order before the
-matrix product, and the product need not be transposed; where groups are missing to the next eight,
-columns of zeros take their place. Parameters are the same everywhere.
+On GPUs and CPUs the channels of one group are adjacent in memory. The TPU kernel reads eight groups
+side by side instead. There, the columns of the projection are reordered before the matrix product,
+so that the product needs no transpose. If the number of groups is not a multiple of eight, columns
+of zeros are added. The parameters are the same on every platform.
 """
 
 import jax.numpy as jnp
@@ -16,9 +16,11 @@ from jaxseg.ops.linear import matmul
 
 
 def padded(groups: int, implementation: str | None) -> int:
-    """The groups that there are once some of zeros have been added.
+    """Returns the number of groups after padding with groups of zeros.
 
-    implementation: of DCNv3, as `pallas_kernels.dcnv3` takes it.
+    Args:
+      groups: the number of groups of the layer.
+      implementation: the implementation of DCNv3, as `pallas_kernels.dcnv3` takes it.
     """
     multiple = pallas_kernels.dcnv3_group_multiple(implementation)
     return -(-groups // multiple) * multiple
@@ -27,7 +29,13 @@ def padded(groups: int, implementation: str | None) -> int:
 def to_kernel_order(
     x: Float[Array, "... g*k"], groups: int, implementation: str | None
 ) -> Float[Array, "... m"]:
-    """From channels by groups to the kernel's order, with the groups of zeros added."""
+    """Reorders channels from group after group to the kernel's order, and adds groups of zeros.
+
+    Args:
+      x: the channels of `groups` groups, group after group.
+      groups: the number of groups.
+      implementation: the implementation of DCNv3, as `pallas_kernels.dcnv3` takes it.
+    """
     if pallas_kernels.dcnv3_group_multiple(implementation) == 1:
         return x
     missing = padded(groups, implementation) - groups
@@ -39,7 +47,15 @@ def to_kernel_order(
 def from_kernel_order(
     x: Float[Array, "... m"], groups: int, implementation: str | None
 ) -> Float[Array, "... p*k"]:
-    """Back to channels by groups, of all `padded(groups)`; a transpose in name only."""
+    """Reorders channels from the kernel's order to group after group, for all padded groups.
+
+    The transpose moves no data: it cancels with that of the kernel.
+
+    Args:
+      x: the channels of `padded(groups)` groups, in the kernel's order.
+      groups: the number of groups before padding.
+      implementation: the implementation of DCNv3, as `pallas_kernels.dcnv3` takes it.
+    """
     if pallas_kernels.dcnv3_group_multiple(implementation) == 1:
         return x
     x = x.reshape(*x.shape[:-1], -1, padded(groups, implementation)).swapaxes(-1, -2)
@@ -47,7 +63,13 @@ def from_kernel_order(
 
 
 class ToGroups(nn.Module):
-    """A linear layer with `features` for each group; gives those of all padded groups."""
+    """A linear layer before DCNv3, whose output holds `features` channels of each padded group.
+
+    Attributes:
+      groups: the number of groups before padding.
+      features: the number of output channels per group.
+      implementation: the implementation of DCNv3, as `pallas_kernels.dcnv3` takes it.
+    """
 
     groups: int
     features: int
@@ -66,7 +88,13 @@ class ToGroups(nn.Module):
 
 
 class FromGroups(nn.Module):
-    """A linear layer on the channels of all padded groups."""
+    """A linear layer after DCNv3, whose input holds the channels of all padded groups.
+
+    Attributes:
+      groups: the number of groups before padding.
+      features: the number of output channels.
+      implementation: the implementation of DCNv3, as `pallas_kernels.dcnv3` takes it.
+    """
 
     groups: int
     features: int

@@ -1,4 +1,7 @@
-"""The setting of the kernels for deformable sampling: config, environment variable, words."""
+"""Reads, checks and describes the setting that selects the kernels for deformable sampling.
+
+The setting is `config.model.kernels`. The environment variable JAXSEG_KERNELS overrides it.
+"""
 
 import os
 from collections.abc import Mapping
@@ -13,44 +16,49 @@ SETTINGS = ("auto", "xla", "gpu", "tpu")
 
 
 def kernel_setting(config: Mapping[str, Any]) -> tuple[str, str]:
-    """What the environment variable JAXSEG_KERNELS says, or else `config.model.kernels`.
+    """Returns the kernel setting from JAXSEG_KERNELS, or else from `config.model.kernels`.
 
     Args:
-      config: the settings of the model; without `kernels`, as in old checkpoints, it is "auto".
+      config: the settings of the model. Old checkpoints have no key `kernels`, which means "auto".
 
     Returns:
-      The setting, one of `SETTINGS`, and the name of where it comes from.
+      The setting, one of `SETTINGS`, and the name of its source.
 
     Raises:
-      ConfigError: for a value that does not exist.
+      ConfigError: if the value is not one of `SETTINGS`.
     """
     from_variable = os.environ.get(VARIABLE)
     value = from_variable or config.get("kernels", "auto")
     origin = VARIABLE if from_variable else "config.model.kernels"
     if value not in SETTINGS:
-        raise ConfigError(f"{origin}={value}: it can be {', '.join(SETTINGS)}")
+        raise ConfigError(f"{origin}={value}: must be one of {', '.join(SETTINGS)}")
     return value, origin
 
 
 def kernel_choice(config: Mapping[str, Any], deterministic: bool = False) -> KernelChoice:
-    """What the modules of a model pass to `pallas_kernels`.
+    """Returns the choice of kernels that the modules of a model pass to `pallas_kernels`.
+
+    Args:
+      config: the settings of the model.
+      deterministic: whether gradients must have the same bits in every run on a GPU.
 
     Raises:
-      ConfigError: for a value that does not exist.
+      ConfigError: if the kernel setting is not one of `SETTINGS`.
     """
     value, _ = kernel_setting(config)
     return KernelChoice(None if value == "auto" else value, deterministic)
 
 
-def check_kernels(config: Mapping[str, Any], platform: str):
-    """Refuses kernels that are named and cannot run on devices of this platform.
+def check_kernels(config: Mapping[str, Any], platform: str) -> None:
+    """Checks that explicitly selected kernels can run on the devices of a platform.
 
     Args:
       config: the settings of the model.
       platform: "cpu", "gpu" (or "cuda") or "tpu".
 
     Raises:
-      ConfigError: naming the setting and what it can be.
+      ConfigError: if the selected kernels cannot run there, or if the setting is not one of
+        `SETTINGS`. The message names the setting and the alternatives.
     """
     value, origin = kernel_setting(config)
     platform = "gpu" if platform == "cuda" else platform
@@ -62,7 +70,7 @@ def check_kernels(config: Mapping[str, Any], platform: str):
 
 
 def describe_kernels(config: Mapping[str, Any]) -> str:
-    """The setting and what it means on the devices here, such as "auto: XLA on cpu"."""
+    """Describes the kernel setting and its effect on these devices, such as "auto: XLA on cpu"."""
     value, origin = kernel_setting(config)
     where = pallas_kernels.platform()
     runs = f"XLA on {where}" if value == "xla" or where == "cpu" else f"kernels for {where}"

@@ -1,4 +1,7 @@
-"""The layers that several models share: convolutions, batch norm, resizing. Channels last."""
+"""Layers that several models share: linear layers, convolutions, norms and upsampling.
+
+The last axis of every array holds the channels.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -18,7 +21,13 @@ DType = jnp.dtype
 
 
 def torch_uniform(fan_in: int) -> Callable:
-    """PyTorch's default for convolutions and their biases: uniform in ±1/√fan_in."""
+    """Returns PyTorch's default initializer of convolutions, uniform in ±1/√fan_in.
+
+    It is used for kernels and biases.
+
+    Args:
+      fan_in: the number of inputs that one output sums over.
+    """
 
     def init(key, shape, dtype=jnp.float32):
         bound = fan_in**-0.5
@@ -28,10 +37,16 @@ def torch_uniform(fan_in: int) -> Callable:
 
 
 def kernel_param(module: nn.Module, init: Callable, shape: Sequence[int]) -> Array:
-    """The parameter "kernel" of a layer, in the layer's type.
+    """Creates the parameter "kernel" of a layer and returns it in the layer's dtype.
 
-    Whole on every device: where it is split, as "fsdp" does, it is gathered for the layer, and let
-    go of again. Left to itself, XLA may split the layer's work instead, and sends activations.
+    The returned kernel is whole on every device. A kernel that is sharded, as by the rule "fsdp",
+    is gathered for the layer and released afterwards. Without the gather, XLA may shard the
+    layer's work instead and send activations between devices.
+
+    Args:
+      module: the layer, which has a field `dtype`.
+      init: the initializer of the kernel.
+      shape: the shape of the kernel.
     """
     return all_gather_parameter(module.param("kernel", init, tuple(shape)).astype(module.dtype))
 
@@ -69,7 +84,13 @@ class MLP(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution with PyTorch's padding (`kernel_size // 2` on every side)."""
+    """A convolution with PyTorch's padding (`kernel_size // 2` on every side).
+
+    Attributes:
+      features: the number of output channels.
+      kernel_init: the initializer of the kernel, or None for `torch_uniform`.
+      bias_init: the initializer of the bias, or None for `torch_uniform`.
+    """
 
     features: int
     kernel_size: int = 3
@@ -102,7 +123,7 @@ class Conv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """A depthwise convolution with bias."""
+    """A depthwise convolution with stride 1, "same" zero padding and a bias."""
 
     kernel_size: int = 3
     dtype: DType = jnp.float32
@@ -117,14 +138,14 @@ class DepthwiseConv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization in float32, with PyTorch's running statistics.
+    """Batch normalization in float32 with PyTorch's running statistics.
 
-    Normalizes with the biased variance and keeps the unbiased one (n / (n-1)), momentum 0.1,
-    epsilon 1e-5. Inside a jitted function the batch is the global one, whatever its sharding, which
-    makes this the synchronized batch norm of the reference.
+    It normalizes with the biased variance and stores the unbiased one (n / (n-1)). The momentum is
+    0.1 and epsilon is 1e-5. Inside a jitted function the batch is the global batch, whatever its
+    sharding. The layer is therefore the synchronized batch norm of the reference.
 
     Raises:
-      ValueError: in training, for a batch of one value a channel, as PyTorch does.
+      ValueError: if a training batch has a single value per channel, as in PyTorch.
     """
 
     @nn.compact
@@ -138,7 +159,7 @@ class BatchNorm(nn.Module):
             count = x.size // channels
             if count == 1 and not self.is_initializing():
                 raise ValueError(
-                    f"{'/'.join(self.scope.path)}: batch norm over a single value a channel"
+                    f"{'/'.join(self.scope.path)}: batch norm over a single value per channel"
                     f" (shape {x.shape}); train with a batch of two or more"
                 )
             wide = x.astype(jnp.float32)
@@ -151,12 +172,16 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         scale = scale * lax.rsqrt(var + 1e-5)
-        # One multiply-add, in float32, whatever the type of the activations.
+        # A single multiply-add in float32, whatever the dtype of the activations.
         return (x.astype(jnp.float32) * scale + (bias - mean * scale)).astype(x.dtype)
 
 
 class ConcatConv(nn.Module):
-    """A convolution, without bias, of maps resized to the first one's size and concatenated."""
+    """A bias-free convolution over maps that are resized to the first one's size and concatenated.
+
+    The result is that of a convolution of the concatenated maps. The concatenation is never formed:
+    each map is convolved with its part of the kernel, and the results are summed.
+    """
 
     features: int
     kernel_size: int
@@ -182,9 +207,10 @@ class ConcatConv(nn.Module):
 
 
 class ConvBNReLU(nn.Module):
-    """Convolution without bias, batch norm, ReLU: the building block of the heads.
+    """A convolution without bias, batch norm and ReLU: the building block of the heads.
 
-    Of one map; or of several, resized to the first one's size and concatenated.
+    The input is one map, or several maps. Several maps are resized to the size of the first one and
+    concatenated.
     """
 
     features: int
@@ -203,7 +229,10 @@ class ConvBNReLU(nn.Module):
 
 
 class Classifier(nn.Module):
-    """What ends every head: channel dropout and a 1×1 convolution to `num_classes` scores."""
+    """The last layer of a head: channel dropout and a 1×1 convolution to `num_classes` logits.
+
+    `UPerHead`, `FCNHead` and `SegformerHead` end with it.
+    """
 
     num_classes: int
     dropout: float
@@ -221,17 +250,24 @@ class Classifier(nn.Module):
 def layer_norm(
     name: str | None = None, dtype: DType = jnp.float32, epsilon: float = 1e-6
 ) -> nn.LayerNorm:
-    """Layer norm as the backbones use it, statistics in float32."""
+    """Returns a layer norm as the models use it, with its statistics in float32."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
 def drop_path(rate: float, train: bool) -> nn.Dropout:
-    """Drops a residual branch of whole samples, [b, n, c]; kept ones grow to make up for it."""
+    """Returns a layer that drops a residual branch [b, n, c] of randomly chosen samples.
+
+    The branches of the other samples are scaled up so that the expected value stays the same.
+
+    Args:
+      rate: the probability that a sample's branch is dropped.
+      train: whether branches are dropped at all.
+    """
     return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
 
 
 class Upsample(nn.Module):
-    """A transposed 2 × 2 convolution of stride 2: every cell becomes four."""
+    """A transposed 2 × 2 convolution with stride 2, which turns every cell into four."""
 
     kernel_init: Callable = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
     bias_init: Callable = nn.initializers.zeros

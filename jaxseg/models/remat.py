@@ -1,4 +1,7 @@
-"""Blocks that keep less for the backward pass, and compute or fetch it again there."""
+"""Rematerialization: blocks that keep fewer values and recompute them in the backward pass.
+
+Kept values may also be moved to host memory, from where the backward pass fetches them.
+"""
 
 from collections.abc import Sequence
 
@@ -6,12 +9,12 @@ import jax
 from flax import linen as nn
 
 policies = jax.checkpoint_policies
-# What a block keeps besides its input.
+# What a block keeps for the backward pass in addition to its input.
 KEPT = {
     "nothing": policies.nothing_saveable,
-    # What linear layers put out: attention, norms and sampling are computed again.
+    # The outputs of linear layers. Attention, norms and sampling are recomputed.
     "matmuls": policies.dots_with_no_batch_dims_saveable,
-    # The same in the memory of the host: less on the device than by "matmuls", more traffic.
+    # The same outputs in host memory: less device memory than "matmuls", but more traffic.
     "matmuls_on_host": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
 }
 
@@ -19,13 +22,17 @@ KEPT = {
 def remat_block(
     block: type[nn.Module], keeps: str, static_argnums: Sequence[int] = ()
 ) -> type[nn.Module]:
-    """A block whose values within are not kept, but for those named by `keeps`, a key of `KEPT`.
+    """Returns a block class that keeps only some of its values for the backward pass.
 
-    static_argnums: arguments of the block, itself being 0, that are no arrays.
+    Args:
+      block: the class of the block.
+      keeps: the kind of values that are kept, a key of `KEPT`.
+      static_argnums: the indices of the block's arguments that are not arrays. Index 0 is the block
+        itself.
 
     Raises:
-      ValueError: for what cannot be kept.
+      ValueError: if `keeps` is not a key of `KEPT`.
     """
     if keeps not in KEPT:
-        raise ValueError(f"backbone.remat_keeps={keeps!r}; it can be {', '.join(KEPT)}")
+        raise ValueError(f"backbone.remat_keeps={keeps!r}: must be one of {', '.join(KEPT)}")
     return nn.remat(block, static_argnums=tuple(static_argnums), policy=KEPT[keeps])

@@ -1,4 +1,4 @@
-"""The one seam between the models and everything else: build, init, apply."""
+"""The interface between the models and the rest of the package: build, initialize, apply."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,19 +34,21 @@ HEADS = {
 
 Variables = Mapping[str, Any]
 
-ANY_HW = (64, 64)  # for what does not depend on the size of the images
+ANY_HW = (64, 64)  # image size for results that do not depend on it
 
 
 @flax.struct.dataclass
 class ModelOutput:
-    """What a segmentor returns.
+    """The outputs of a `SegmentationModel`.
 
     Attributes:
-      logits: semantic scores at the head's stride.
-      aux_logits: scores of the auxiliary head; None outside training or without such a head.
-      masks: what a Mask2FormerHead predicts, of which `logits` are made; None for other heads.
-      displacement: in training, how far the offsets of deformable layers range, in pixels; the mean
-        over the layers, and None where there are none.
+      logits: the semantic logits at the head's stride. For a Mask2FormerHead, the result of
+        `MaskPredictions.semantic`.
+      aux_logits: the logits of the auxiliary head. None outside training or without such a head.
+      masks: the predictions of a Mask2FormerHead, from which `logits` are computed. None for other
+        heads.
+      displacement: the range of the offsets of deformable layers, in pixels, averaged over the
+        layers. None outside training, and for models without deformable layers.
     """
 
     logits: Float[Array, "b h w k"]
@@ -56,7 +58,7 @@ class ModelOutput:
 
 
 class SegmentationModel(nn.Module):
-    """A backbone and its heads."""
+    """A segmentation model: a backbone, a decode head and an optional auxiliary head."""
 
     backbone: nn.Module
     decode_head: nn.Module
@@ -73,18 +75,19 @@ class SegmentationModel(nn.Module):
 
 
 def build_model(config: Mapping[str, Any], deterministic: bool = False) -> SegmentationModel:
-    """The module that `config.model` describes.
+    """Builds the module that `config.model` describes.
 
-    `config` holds `dtype` of the computation ("auto": bfloat16 on accelerators, else float32),
-    `kernels` (of deformable sampling: "auto", "xla", "gpu" or "tpu"; the environment variable
-    JAXSEG_KERNELS wins), `backbone`, `decode_head` and `auxiliary_head` (or None); each part names
-    its `kind`, the rest are the arguments of its class.
-
-    deterministic: gradients have the same bits in every run on a GPU, too.
+    Args:
+      config: the settings of the model. `dtype` is the type of the computation; "auto" is bfloat16
+        on accelerators and float32 otherwise. `kernels` selects the kernels for deformable sampling
+        ("auto", "xla", "gpu" or "tpu"); the environment variable JAXSEG_KERNELS overrides it.
+        `backbone`, `decode_head` and `auxiliary_head` (or None) name their `kind`; their other keys
+        are the arguments of its class.
+      deterministic: whether gradients must have the same bits in every run on a GPU, too.
 
     Raises:
-      ConfigError: for kernels that do not exist.
-      ValueError: for an unknown kind.
+      ConfigError: if the kernel setting is unknown.
+      ValueError: if the kind of a part is unknown.
     """
     choice = kernels.kernel_choice(config, deterministic)
     accelerated = jax.default_backend() != "cpu"
@@ -95,7 +98,7 @@ def build_model(config: Mapping[str, Any], deterministic: bool = False) -> Segme
         options = {key: tuple(v) if isinstance(v, list) else v for key, v in part.items()}
         kind = options.pop("kind")
         if kind not in kinds:
-            raise ValueError(f"model: unknown kind {kind!r}; there are {', '.join(kinds)}")
+            raise ValueError(f"model: unknown kind {kind!r}; must be one of {', '.join(kinds)}")
         if "kernels" in kinds[kind].__dataclass_fields__:  # parts with deformable layers
             options["kernels"] = choice
         return kinds[kind](**options, dtype=dtype)
@@ -109,12 +112,18 @@ def build_model(config: Mapping[str, Any], deterministic: bool = False) -> Segme
 
 
 def variable_shapes(model: SegmentationModel) -> Variables:
-    """Shapes and types of the variables of a model; nothing is computed."""
+    """Returns the shapes and dtypes of a model's variables without computing anything."""
     return jax.eval_shape(lambda: init_variables(model, jax.random.key(0), ANY_HW))
 
 
 def init_variables(model: SegmentationModel, rng: jax.Array, image_hw: Sequence[int]) -> Variables:
-    """Fresh variables {"params", "batch_stats"}, initialized as the reference does."""
+    """Creates the variables {"params", "batch_stats"}, initialized as in the reference.
+
+    Args:
+      model: the model.
+      rng: the random key for the parameters.
+      image_hw: height and width in pixels of the image that the model is traced with.
+    """
     images = jnp.zeros((1, *image_hw, 3))
     variables = model.init({"params": rng, "dropout": rng}, images, train=True)
     return {"batch_stats": {}} | flax.core.unfreeze(variables)
@@ -128,7 +137,15 @@ def apply_model(
     train: bool = False,
     dropout_rng: jax.Array | None = None,
 ) -> tuple[ModelOutput, Variables]:
-    """Runs the model; returns its output and the batch statistics (updated in training)."""
+    """Runs the model and returns its output and its batch statistics.
+
+    Args:
+      model: the model.
+      variables: its parameters and batch statistics.
+      images: a batch of images.
+      train: whether to run in training mode, which updates the batch statistics.
+      dropout_rng: the random key for dropout and drop path, used only in training.
+    """
     if not train:
         return model.apply(variables, images, train=False), variables["batch_stats"]
     rngs = {"dropout": dropout_rng} if dropout_rng is not None else None

@@ -1,7 +1,7 @@
-"""Which variables keep their fresh values when a model starts from the weights of another.
+"""Selects the variables that stay freshly initialized when a model starts from other weights.
 
-The backbone has to be the same. A head may be missing, be of another kind, or have another number
-of classes; what does not fit is then trained from scratch.
+Both models must have the same backbone. A head may be missing, be of another kind, or have another
+number of classes. The variables that do not fit are then trained from scratch.
 """
 
 from collections.abc import Mapping
@@ -13,16 +13,28 @@ CLASSIFIER = "conv_seg"
 
 
 def head_name(path: str) -> str | None:
-    """The head that a variable belongs to, or None."""
+    """Returns the name of the head that a variable belongs to, or None.
+
+    Args:
+      path: the path of the variable, such as "params/decode_head/…".
+    """
     part = path.split("/")[1]
     return part if part in HEADS else None
 
 
 def fresh_variables(available: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> dict[str, str]:
-    """The paths of `wanted` that `available` cannot give, each with the reason.
+    """Finds the variables of a model that stay fresh because the available weights do not fit.
 
-    Paths are "params/decode_head/…", "batch_stats/…". Only whole heads and their classifiers are
-    ever left fresh; whatever else does not fit is for the caller to refuse.
+    Only whole heads and their classifiers are left fresh. The caller must reject every other
+    mismatch.
+
+    Args:
+      available: the shapes of the available variables. Their paths look like
+        "params/decode_head/…" and "batch_stats/…".
+      wanted: the shapes of the model's variables, by the same kind of path.
+
+    Returns:
+      The paths of `wanted` that `available` cannot supply, each with the reason.
     """
     fresh = {}
     for head in HEADS:

@@ -1,10 +1,10 @@
-"""Scaled dot-product attention: one function, computed as it suits the platform."""
+"""Scaled dot-product attention, with the implementation chosen for the platform."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-FUSED_FROM = (8, 0)  # compute capability of NVIDIA's GPUs
+FUSED_FROM = (8, 0)  # lowest compute capability of NVIDIA GPUs that run the fused kernel
 FUSED_TYPES = (jnp.bfloat16, jnp.float16)
 
 
@@ -14,11 +14,17 @@ def attend(
     value: Float[Array, "b m g d"],
     bias: Float[Array, "#b #g #n m"] | None = None,
 ) -> Float[Array, "b n g d"]:
-    """Attention of every query to all keys, by `g` heads; the softmax is in float32.
+    """Computes attention of every query to all keys, with `g` heads and a softmax in float32.
 
-    `bias` is added to the scaled products. Without one, in half precision and on NVIDIA GPUs, it is
-    cuDNN's fused kernel, which keeps no array of n × m. With one it is not: the kernel gives the
-    gradient of a bias for even lengths only, and the class token of BEiT makes them odd.
+    Without a bias, in half precision and on NVIDIA GPUs, it runs cuDNN's fused kernel. This kernel
+    stores no array of n × m. It is not used with a bias: it computes the gradient of a bias only
+    for even lengths, and the class token of BEiT makes the lengths odd.
+
+    Args:
+      query: one vector of size `d` per token and head.
+      key: the same for the tokens that are attended to.
+      value: the vectors that are averaged.
+      bias: values added to the scaled products before the softmax, or None.
     """
     if bias is None and query.dtype in FUSED_TYPES and _has_fused_kernel():
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
@@ -34,7 +40,16 @@ def attend(
 def self_attend(
     qkv: Float[Array, "b n d"], num_heads: int, bias: Float[Array, "#b #g n n"] | None = None
 ) -> Float[Array, "b n e"]:
-    """Attention of all tokens to all; `qkv` is queries, keys and values in turn, each by heads."""
+    """Computes attention of all tokens to all tokens from their packed projections.
+
+    Args:
+      qkv: queries, keys and values, concatenated; each of them head after head.
+      num_heads: the number of heads.
+      bias: values added to the scaled products before the softmax, or None.
+
+    Returns:
+      The attended values, head after head, a third as wide as `qkv`.
+    """
     b, n, width = qkv.shape
     query, key, value = jnp.split(qkv.reshape(b, n, 3 * num_heads, -1), 3, axis=2)
     return attend(query, key, value, bias).reshape(b, n, width // 3)

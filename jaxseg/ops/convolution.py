@@ -1,4 +1,4 @@
-"""Convolutions whose gradients are written by hand, and pooling to a given size."""
+"""Convolutions with hand-written gradients, and pooling to a given size."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def _margin(x: Array, size: int) -> Array:
 
 @jax.custom_vjp
 def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
-    """A 3×3 convolution, stride 1, zero padding 1."""
+    """Computes a 3×3 convolution with stride 1 and zero padding of 1."""
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
 
 
@@ -58,9 +58,10 @@ conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
 def depthwise_conv(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"]
 ) -> Float[Array, "b h w c"]:
-    """A depthwise convolution, stride 1, "same" zero padding, as k² shifted multiply-adds.
+    """Computes a depthwise convolution with stride 1 and "same" zero padding.
 
-    XLA fuses them into one pass; its grouped convolution is 15-20 times slower on CPU.
+    It is written as k² shifted multiply-adds, which XLA fuses into one pass. XLA's grouped
+    convolution is 15-20 times slower on CPU.
     """
     size = kernel.shape[0]
     _, height, width, _ = x.shape
@@ -82,8 +83,8 @@ def _depthwise_backward(residuals, cotangent):
         shifted = lax.dynamic_slice(padded, (0, tap // size, tap % size, 0), x.shape)
         return jnp.sum(shifted.astype(jnp.float32) * cotangent.astype(jnp.float32), (1, 2))
 
-    # One tap after the other: half the time of all of them at once on CPU, and quick to compile.
-    # The sum over images comes after: it is what devices have to communicate for.
+    # One tap at a time takes half the time of all taps at once on CPU, and compiles quickly.
+    # The sum over images comes last, so that one all-reduce serves all taps.
     kernel_gradient = lax.map(tap_gradient, jnp.arange(size * size)).sum(1)
     x_gradient = depthwise_conv(cotangent, kernel[::-1, ::-1])
     return x_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype)
@@ -95,11 +96,17 @@ depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
 def conv3x3_of_resized(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], hw: Sequence[int]
 ) -> Float[Array, "b H W d"]:
-    """conv3x3(resize_bilinear(x, hw), kernel), without ever holding the large map.
+    """Computes conv3x3(resize_bilinear(x, hw), kernel) without forming the resized map.
 
-    Both are linear, so the channels can be mixed first, at the small size, once for each of the
-    nine taps; the results are then resized and shifted, one axis at a time. For a map a quarter as
-    large that is a third of the multiplications, for smaller ones still less.
+    Both operations are linear. The channels can therefore be mixed first, at the small size, once
+    for each of the nine taps. The results are then resized and shifted, one axis at a time. For a
+    map a quarter as large as its result, this takes a third of the multiplications. Smaller maps
+    need even fewer.
+
+    Args:
+      x: the small map.
+      kernel: the kernel of the convolution.
+      hw: height and width of the result.
     """
     _, h, w, _ = x.shape
     taps = jnp.einsum("bhwc,ijcd->bhwijd", x, kernel)
@@ -111,15 +118,19 @@ def conv3x3_of_resized(
 
 
 def _shifted_interpolation(size: int, out_size: int) -> np.ndarray:
-    """[out_size, 3, size]: linear interpolation at each place and its two neighbors, else zero."""
+    """Returns linear interpolation at each output pixel and its two neighbors, [out_size, 3, size].
+
+    Neighbors outside the output are zero.
+    """
     matrix = np.pad(interpolation_matrix(size, out_size), ((1, 1), (0, 0)))
     return np.stack([matrix[j : j + out_size] for j in range(3)], axis=1)
 
 
 def adaptive_avg_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
-    """Average pooling into size × size bins, which overlap or repeat on a smaller map.
+    """Averages a map over size × size bins, which overlap or repeat on a smaller map.
 
-    Bin i of n covers floor(i·size/n) to ceil((i+1)·size/n), as in PyTorch.
+    Along an axis of `length` cells, bin i covers floor(i·length/size) to ceil((i+1)·length/size),
+    as in PyTorch.
     """
 
     def bins(length):

@@ -1,4 +1,4 @@
-"""Matrix products whose gradients are written by hand, and the GELU of PyTorch."""
+"""Matrix products with hand-written gradients, and PyTorch's GELU."""
 
 import jax
 import numpy as np
@@ -8,11 +8,11 @@ from jaxtyping import Array, Float
 
 @jax.custom_vjp
 def matmul(x: Float[Array, "... c"], kernel: Float[Array, "c d"]) -> Float[Array, "... d"]:
-    """x @ kernel, whose gradients take their operands as they lie in memory.
+    """Computes x @ kernel, with gradients that read their operands in memory order.
 
-    Left to itself, XLA:CPU fuses what comes before a weight gradient with the transposition that
-    the gradient needs, and walks through all of it against the grain: half the time of a backward
-    pass.
+    By default, XLA:CPU fuses the operations before a weight gradient with the transpose that the
+    gradient needs. It then reads all their operands against the memory order, which takes half the
+    time of a backward pass.
     """
     return x @ kernel
 
@@ -36,5 +36,8 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The exact GELU. By erf, which is four times faster on CPU than the erfc that jax.nn takes."""
+    """Computes the exact GELU.
+
+    It uses erf, which is four times faster on CPU than the erfc of `jax.nn.gelu`.
+    """
     return 0.5 * x * (1 + lax.erf(x * np.asarray(0.5**0.5, x.dtype)))

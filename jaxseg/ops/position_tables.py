@@ -1,10 +1,12 @@
-"""Tables of relative positions, resized to another window: what the reference does when it loads a
-BEiT. (For tables of absolute positions see `jaxseg.ops.resize.resize_bicubic`.)
+"""Resizes tables of relative positions to another window, as the reference does for BEiT weights.
 
-A table has a row for every offset between two patches of its window of h × w, (2h − 1)(2w − 1) of
-them row by row, and three for the class token: to patches, from patches, and to itself. Along each
-side a cubic spline goes through the offsets, which are set apart ever wider towards the edge
-(`source_offsets`), and is read at the whole offsets of the new window. BEiT, arXiv:2106.08254.
+A table for a window of h × w patches has one row for every offset between two patches. These are
+(2h − 1)(2w − 1) rows in row-major order. Three rows for the class token follow: to patches, from
+patches, and to itself.
+
+Along each side of the window, a cubic spline goes through the offsets. Their spacing grows towards
+the edge (`source_offsets`). The spline is read at the integer offsets of the new window. The source
+is BEiT (arXiv:2106.08254). `jaxseg.ops.resize.resize_bicubic` resizes tables of absolute positions.
 """
 
 import math
@@ -16,13 +18,19 @@ from scipy.interpolate import CubicSpline
 
 from jaxseg.errors import CheckpointError
 
-OF_CLASS_TOKEN = 3  # the last rows
+OF_CLASS_TOKEN = 3  # the number of rows for the class token, which come last
 
 
 def resize_relative(
     table: Float[np.ndarray, "rows heads"], from_hw: Sequence[int], hw: Sequence[int]
 ) -> Float[np.ndarray, "out_rows heads"]:
-    """The table of a window for another; the rows of the class token stay as they are."""
+    """Resizes a table to another window and leaves the rows of the class token unchanged.
+
+    Args:
+      table: the table of the window `from_hw`.
+      from_hw: height and width of its window, in patches.
+      hw: height and width of the new window, in patches.
+    """
     patches, of_class = table[:-OF_CLASS_TOKEN], table[-OF_CLASS_TOKEN:]
     along_h, along_w = map(spline_matrix, from_hw, hw)
     grid = patches.reshape(along_h.shape[1], along_w.shape[1], -1)
@@ -31,23 +39,37 @@ def resize_relative(
 
 
 def square_window(rows: int) -> tuple[int, int]:
-    """The window of a table, if it is square, as those of all published files are.
+    """Returns the window of a table, which must be square, as in all published files.
 
-    Raises CheckpointError where it is not.
+    Args:
+      rows: the number of rows of the table.
+
+    Returns:
+      Height and width of the window, in patches.
+
+    Raises:
+      CheckpointError: if the window is not square.
     """
     offsets = math.isqrt(max(rows - OF_CLASS_TOKEN, 0))
     if offsets % 2 == 0 or offsets**2 + OF_CLASS_TOKEN != rows:
         raise CheckpointError(
-            f"A table of {rows} relative positions is not of a square window, which has "
+            f"A table of {rows} relative positions does not belong to a square window, which has "
             f"(2n - 1)² + {OF_CLASS_TOKEN} of them for n by n patches."
         )
     return (offsets // 2 + 1,) * 2
 
 
 def spline_matrix(size: int, out_size: int) -> np.ndarray:
-    """The [2 out_size − 1, 2 size − 1] matrix of the spline along one side of that many patches.
+    """Returns the matrix that resizes a table along one side of its window by a cubic spline.
 
-    Beyond the outermost offset the spline stays at its value there.
+    Beyond the outermost offset, the spline keeps its value there.
+
+    Args:
+      size: the length of the side, in patches.
+      out_size: the length of the side of the new window, in patches.
+
+    Returns:
+      float64 [2 out_size − 1, 2 size − 1].
     """
     if size == out_size:
         return np.eye(2 * size - 1)
@@ -57,10 +79,15 @@ def spline_matrix(size: int, out_size: int) -> np.ndarray:
 
 
 def source_offsets(size: int, out_size: int) -> np.ndarray:
-    """float64 [2 size − 1]: …, −1 − q, −1, 0, 1, 1 + q, 1 + q + q², …; the last is out_size − 1.
+    """Returns where the offsets of a table lie among those of the new window, float64 [2 size − 1].
 
-    q is at least 1.01, so that a smaller window gets the middle of the table rather than all of it,
-    and at most 1.5.
+    They are …, −1 − q, −1, 0, 1, 1 + q, 1 + q + q², …. The factor q is chosen so that the last one
+    is out_size − 1. It is at least 1.01 and at most 1.5. The lower bound makes a smaller window get
+    the middle of the table rather than all of it.
+
+    Args:
+      size: the length of one side of the table's window, in patches.
+      out_size: the length of that side of the new window, in patches.
     """
     low, high = 1.01, 1.5
     while high - low > 1e-6:

@@ -1,5 +1,7 @@
-"""Resampling as matrix products: of feature maps, for heads, losses and inference; and of position
-tables."""
+"""Resamples feature maps and position tables by matrix products.
+
+Heads, losses and inference resize their maps with these functions.
+"""
 
 from collections.abc import Sequence
 
@@ -10,8 +12,10 @@ from jaxtyping import Array, Float
 
 
 def interpolation_matrix(size: int, out_size: int) -> np.ndarray:
-    """The [out_size, size] matrix of linear interpolation along one axis, see
-    `interpolation_taps`."""
+    """Returns the [out_size, size] matrix of linear interpolation along one axis.
+
+    `interpolation_taps` states the conventions.
+    """
     lower, upper, fraction = interpolation_taps(size, out_size)
     matrix = np.zeros((out_size, size))
     np.add.at(matrix, (np.arange(out_size), lower), 1 - fraction)
@@ -20,9 +24,18 @@ def interpolation_matrix(size: int, out_size: int) -> np.ndarray:
 
 
 def interpolation_taps(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every place of the output its two neighbors, and the weight of the second.
+    """Returns the two neighbors of every output pixel along one axis, and the second one's weight.
 
-    Half-pixel centers (align_corners=False), edges clamped, no antialiasing when shrinking.
+    Pixel centers are at half pixels (align_corners=False). Edges are clamped, and downscaling has
+    no antialiasing.
+
+    Args:
+      size: the number of input pixels.
+      out_size: the number of output pixels.
+
+    Returns:
+      The index of the first neighbor, that of the second, and the weight of the second, each of
+      length `out_size`.
     """
     position = np.maximum(_positions(size, out_size), 0)
     lower = np.minimum(np.floor(position).astype(int), size - 1)
@@ -30,10 +43,11 @@ def interpolation_taps(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray
 
 
 def cubic_matrix(size: int, out_size: int) -> np.ndarray:
-    """The [out_size, size] matrix of cubic convolution along one axis, as PyTorch's "bicubic".
+    """Returns the [out_size, size] matrix of cubic convolution along one axis.
 
-    Half-pixel centers (align_corners=False), the edge repeated beyond itself, no antialiasing when
-    shrinking. Keys, "Cubic convolution interpolation", 1981, with a = −0.75.
+    It equals PyTorch's "bicubic". Pixel centers are at half pixels (align_corners=False), the edge
+    pixel is repeated outside, and downscaling has no antialiasing. The source is Keys, "Cubic
+    convolution interpolation", 1981, with a = −0.75.
     """
     position = _positions(size, out_size)
     lower = np.floor(position).astype(int)
@@ -45,37 +59,45 @@ def cubic_matrix(size: int, out_size: int) -> np.ndarray:
 
 
 def _positions(size, out_size):
-    """Where the centers of the output's pixels lie among those of the input."""
-    # As PyTorch has them: the scale in float32, and one rounding to float32 after a fused
-    # multiply-subtract; the class map can depend on it.
+    """Returns the positions of the output's pixel centers in pixels of the input."""
+    # As in PyTorch, the scale is in float32, and a fused multiply-subtract is rounded to float32
+    # once. The class map can depend on it.
     scale = np.float64(np.float32(size) / np.float32(out_size))
     return (scale * (np.arange(out_size) + 0.5) - 0.5).astype(np.float32)
 
 
 def _cubic_kernel(distance, a=-0.75):
-    """The weight of a neighbor at a distance from 0 to 2."""
+    """Returns the weight of a neighbor at a distance from 0 to 2."""
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = a * (((distance - 5) * distance + 8) * distance - 4)
     return np.where(distance <= 1, near, far)
 
 
 def along_height(matrix: np.ndarray, x: Array) -> Array:
+    """Multiplies maps [b, h, w, c] along their height by a matrix [H, h]."""
     matrix = jnp.asarray(matrix, x.dtype)
     return jnp.einsum("Hh,bhwc->bHwc", matrix, x, precision=lax.Precision.HIGHEST)
 
 
 def along_width(matrix: np.ndarray, x: Array) -> Array:
+    """Multiplies maps [b, h, w, c] along their width by a matrix [W, w]."""
     matrix = jnp.asarray(matrix, x.dtype)
     return jnp.einsum("Ww,bhwc->bhWc", matrix, x, precision=lax.Precision.HIGHEST)
 
 
 def resize_bilinear(x: Float[Array, "b h w c"], hw: Sequence[int]) -> Float[Array, "b H W c"]:
-    """Bilinear resize as every head of the reference does it (see `interpolation_matrix`)."""
+    """Resizes maps bilinearly to height and width `hw`, as every head of the reference does.
+
+    `interpolation_taps` states the conventions.
+    """
     return _resize(x, hw, interpolation_matrix)
 
 
 def resize_bicubic(x: Float[Array, "b h w c"], hw: Sequence[int]) -> Float[Array, "b H W c"]:
-    """Bicubic resize, which tables of positions go through (see `cubic_matrix`)."""
+    """Resizes maps bicubically to height and width `hw`, as is done for position tables.
+
+    `cubic_matrix` states the conventions.
+    """
     return _resize(x, hw, cubic_matrix)
 
 

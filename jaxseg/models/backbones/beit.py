@@ -1,6 +1,6 @@
 """BEiT (arXiv:2106.08254) and BEiTv2 (arXiv:2208.06366): ViTs with relative position bias.
 
-As backbones by themselves (`BEiT`) and with the companion of ViT-Adapter (`BEiTAdapter`).
+`BEiT` is the backbone alone, and `BEiTAdapter` adds the adapter of ViT-Adapter.
 """
 
 import functools
@@ -24,10 +24,16 @@ from jaxseg.ops.resize import along_height, along_width
 
 
 def relative_position_index(hw: Sequence[int]) -> np.ndarray:
-    """Row of the bias table for every pair of tokens, the class token first; int [1 + n, 1 + n].
+    """Returns the row of the bias table for every pair of tokens, with the class token first.
 
-    Pairs of patches are numbered by their displacement; the last three rows of the table are for
+    Pairs of patches are numbered by their displacement. The last three rows of the table are for
     class token to patch, patch to class token, and class token to itself.
+
+    Args:
+      hw: height and width of the grid, in patches.
+
+    Returns:
+      int [1 + n, 1 + n] for n patches.
     """
     height, width = hw
     y, x = np.divmod(np.arange(height * width), width)
@@ -42,11 +48,15 @@ def relative_position_index(hw: Sequence[int]) -> np.ndarray:
 
 
 def bias_of_pairs(table: Float[Array, "rows g"], hw: Sequence[int]) -> Float[Array, "g n n"]:
-    """The table's value for every pair of tokens, as `relative_position_index` tells.
+    """Returns the bias of every pair of tokens, in the order of `relative_position_index`.
 
-    By slices: of the displacements turned round, those from one row (column) of patches to all are
-    the ones that follow each other from some place on. A lookup would need the index of every pair
-    in the program, and its gradient would add up the pairs one by one.
+    The biases are slices of the table. If the displacements are reversed, those from one row (or
+    column) of patches to all others are contiguous. A lookup would store the index of every pair in
+    the executable, and its gradient would sum the pairs one by one.
+
+    Args:
+      table: the bias of every displacement and of the class token, for `g` heads.
+      hw: height and width of the grid, in patches.
     """
     (height, width), heads = hw, table.shape[1]
     to_patch, from_patch, of_token = table[-OF_CLASS_TOKEN:]
@@ -68,7 +78,15 @@ def bias_of_pairs(table: Float[Array, "rows g"], hw: Sequence[int]) -> Float[Arr
 def resize_relative_positions(
     table: Float[Array, "rows g"], window: Sequence[int], hw: Sequence[int]
 ) -> Float[Array, "out_rows g"]:
-    """The table of one grid for another, as `position_tables.resize_relative` has it, traced."""
+    """Resizes a bias table to another grid inside a traced function.
+
+    The result is that of `position_tables.resize_relative`.
+
+    Args:
+      table: the table of the grid `window`, for `g` heads.
+      window: height and width of its grid, in patches.
+      hw: height and width of the new grid, in patches.
+    """
     patches, of_class = table[:-OF_CLASS_TOKEN], table[-OF_CLASS_TOKEN:]
     grid = patches.reshape(1, 2 * window[0] - 1, 2 * window[1] - 1, -1)
     grid = along_height(spline_matrix(window[0], hw[0]), grid)
@@ -77,10 +95,15 @@ def resize_relative_positions(
 
 
 class BEiTAttention(nn.Module):
-    """Self-attention with a learnt bias for every displacement and head; keys have no bias.
+    """Self-attention with a learned bias for every displacement and head.
 
-    `window` is the grid (h, w) that the table is made for. For another grid it is interpolated when
-    the model is traced, as the reference does it when it loads one. None is for no such bias.
+    The linear layer of the keys has no bias. For another grid than `window`, the table of position
+    biases is interpolated when the model is traced. The reference interpolates it when it loads a
+    model.
+
+    Attributes:
+      num_heads: the number of heads.
+      window: the grid (h, w) of the table of position biases, or None for no position biases.
     """
 
     num_heads: int
@@ -102,13 +125,15 @@ class BEiTAttention(nn.Module):
             height, width = self.window
             rows = (2 * height - 1) * (2 * width - 1) + OF_CLASS_TOKEN
             table = self.param("relative_position_bias_table", zeros, (rows, self.num_heads))
-            # Over the batch, so that devices sum gradients of the table, not of all pairs.
+            # Mapped over the batch, so that the all-reduce sums gradients of the table, not of the
+            # biases of all pairs.
             attend = functools.partial(self._attend, hw=hw)
             x = map_over_batch(attend, num_replicated=1)(qkv, table)
         return Linear(channels, dtype=self.dtype, name="proj")(x)
 
     def _attend(self, qkv, table, hw):
-        # Without the barrier, XLA has the biases of all blocks ready before the first: gigabytes.
+        # Without the barrier, XLA computes the biases of all blocks before it runs the first one.
+        # They take gigabytes.
         qkv, table = lax.optimization_barrier((qkv, table))
         if tuple(hw) != tuple(self.window):
             table = resize_relative_positions(table, self.window, hw)
@@ -117,9 +142,12 @@ class BEiTAttention(nn.Module):
 
 
 class BEiTBlock(vit.ViTBlock):
-    """A block of BEiT: the class token comes first, and `hw` is the grid of the others.
+    """A block of BEiT, whose first token is the class token.
 
-    `window` is the grid of the table of relative positions, or None (see `Attention`).
+    The argument `hw` of its call is the grid of the other tokens.
+
+    Attributes:
+      window: the grid (h, w) of the table of position biases, or None (see `BEiTAttention`).
     """
 
     window: tuple[int, int] | None = None
@@ -132,10 +160,10 @@ class BEiTBlock(vit.ViTBlock):
 
 
 class Trunk:
-    """The embedding and the blocks, for modules that have the fields of `BEiT`."""
+    """A mixin with the embedding and the blocks, for modules that have the fields of `BEiT`."""
 
     def embed(self, images):
-        """(tokens [b, n, c], class token [b, 1, c]) of the images."""
+        """Returns the tokens [b, n, c] of images and their class token [b, 1, c]."""
         x = vit.PatchEmbed(self.embed_dim, dtype=self.dtype, name="patch_embed")(images)
         token = self.param("cls_token", nn.initializers.normal(0.02), (1, 1, self.embed_dim))
         batch = x.shape[0]
@@ -143,7 +171,7 @@ class Trunk:
         return x.reshape(batch, -1, self.embed_dim), token
 
     def block(self, index):
-        """The block of that index."""
+        """Creates the block with the given index."""
         kind = BEiTBlock
         if self.remat:
             kind = remat_block(kind, self.remat_keeps, static_argnums=(2, 3))
@@ -159,15 +187,23 @@ class Trunk:
 
 
 class BEiT(Trunk, nn.Module):
-    """BEiT by itself: features at strides 4, 8, 16 and 32, all `embed_dim` wide.
+    """BEiT without an adapter: features at strides 4, 8, 16 and 32, all `embed_dim` wide.
 
-    They are the patches after the four blocks `out_indices`, enlarged 4 and 2 times by transposed
-    convolutions, as they are, and halved by max-pooling. `window` is the grid (h, w) of the tables
-    of relative positions; `drop_path` is the rate of the last block.
+    The features are the patch tokens after four blocks. Transposed convolutions enlarge the first
+    map 4 times and the second map 2 times. The third map is unchanged, and max-pooling halves the
+    fourth map.
+
+    Attributes:
+      out_indices: the indices of the four blocks, in ascending order.
+      drop_path: the drop path rate of the last block. It grows linearly from 0 for the first.
+      layer_scale: the initial value of the layer scales, or None for no layer scale.
+      window: the grid (h, w) of the tables of position biases.
+      remat: whether the blocks recompute their values in the backward pass.
+      remat_keeps: the values that they keep nevertheless, a key of `jaxseg.models.remat.KEPT`.
 
     Raises:
-      ValueError: for an image whose sides are no multiples of 32; for other than four
-        `out_indices`, in ascending order, of blocks that exist.
+      ValueError: if a side of the images is not a multiple of 32.
+      ValueError: if `out_indices` are not four ascending indices of blocks.
     """
 
     embed_dim: int
@@ -182,7 +218,7 @@ class BEiT(Trunk, nn.Module):
     remat_keeps: str = "nothing"
     dtype: DType = jnp.float32
 
-    side_multiple = vit.STRIDE  # of images
+    side_multiple = vit.STRIDE  # sides of images must be multiples of it
 
     @nn.compact
     def __call__(
@@ -191,8 +227,8 @@ class BEiT(Trunk, nn.Module):
         indices = tuple(self.out_indices)
         if len(indices) != 4 or indices != tuple(i for i in range(self.depth) if i in indices):
             raise ValueError(
-                f"BEiT: out_indices={indices}; four ascending numbers of blocks below"
-                f" depth={self.depth} are needed"
+                f"BEiT: out_indices={indices} must be four ascending block indices below"
+                f" depth={self.depth}"
             )
         hw = vit.patch_grid(images, "BEiT")
         tokens, class_token = self.embed(images)
@@ -209,12 +245,18 @@ class BEiT(Trunk, nn.Module):
         return [x4, x8, x16, nn.max_pool(x32, (2, 2), strides=(2, 2))]
 
     def enlarge(self, name, x):
+        """Doubles the sides of a map by a transposed convolution."""
         init = torch_uniform(4 * self.embed_dim)
         return Upsample(kernel_init=init, bias_init=init, dtype=self.dtype, name=name)(x)
 
 
 class BEiTAdapter(Trunk, ViTAdapter):
-    """BEiT with its companion. `window` is the grid (h, w) of its tables of relative positions."""
+    """BEiT with the adapter of ViT-Adapter (see `ViTAdapter`).
+
+    Attributes:
+      window: the grid (h, w) of the tables of position biases.
+      layer_scale: the initial value of the layer scales, or None for no layer scale.
+    """
 
     window: tuple[int, int] = (32, 32)
     layer_scale: float | None = 1e-6

@@ -1,4 +1,4 @@
-"""InternImage: a convolutional backbone on deformable convolutions v3 (arXiv:2211.05778)."""
+"""InternImage: a convolutional backbone with deformable convolutions v3 (arXiv:2211.05778)."""
 
 import functools
 from collections.abc import Sequence
@@ -18,11 +18,18 @@ from pallas_kernels import KernelChoice
 
 
 class DCNv3(nn.Module):
-    """Deformable convolution v3: sampling offsets and weights predicted from the input itself.
+    """Deformable convolution v3, which predicts sampling offsets and weights from its input.
 
     Offsets and weights come from a depthwise convolution of the *input*, not of the projected
-    value. With `center_feature_scale` (InternImage-H) the sampled value and the plain one are
-    blended by a predicted factor per group. Section 3.1 of the paper.
+    value. Section 3.1 of the paper describes the layer.
+
+    Attributes:
+      groups: the number of groups of channels, each with its own offsets and weights.
+      offset_scale: a factor on the predicted offsets.
+      kernel_size: the side of the grid of sampling points.
+      dw_kernel_size: the side of the depthwise convolution, or None for `kernel_size`.
+      center_feature_scale: whether a predicted factor per group blends the sampled value with the
+        projected value (InternImage-H).
     """
 
     groups: int
@@ -36,7 +43,7 @@ class DCNv3(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, channels = x.shape
-        # Initialization needs shapes alone, for which no kernel is to be compiled.
+        # Initialization needs only shapes, so it must not compile a kernel.
         kernels = KernelChoice("xla") if self.is_initializing() else self.kernels
         implementation = kernels.implementation
         points, groups = self.kernel_size**2, padded(self.groups, implementation)
@@ -50,11 +57,11 @@ class DCNv3(nn.Module):
         )(x)
         query = gelu(layer_norm("dw_norm", self.dtype)(query))
 
-        # Sampling coordinates and the softmax stay in float32: a quarter of a pixel at column 500
-        # is lost in bfloat16.
+        # Sampling coordinates and the softmax stay in float32: at column 500, bfloat16 loses a
+        # quarter of a pixel.
         query = query.astype(jnp.float32)
         offset = to_groups(2 * points, zeros, name="offset")(query)
-        sow_range(self, self.offset_scale * offset[..., ::2], axes=(2, 3))  # along x, by rows
+        sow_range(self, self.offset_scale * offset[..., ::2], axes=(2, 3))  # along x, per row
         mask = to_groups(points, zeros, name="mask")(query)
         mask = nn.softmax(mask.reshape(b, h, w, groups, points)).reshape(mask.shape)
 
@@ -82,11 +89,11 @@ class DCNv3(nn.Module):
 
 
 class InternImageLayer(nn.Module):
-    """One block: DCNv3 and MLP, each in a residual branch.
+    """A block of InternImage: DCNv3 and an MLP, each in a residual branch.
 
-    Three forms: norm before the operation (T), after it (`post_norm`: S to XL), or both
-    (`res_post_norm`: H). Layer scale multiplies the branches of the first two. Drop path draws per
-    sample and branch.
+    The block has three forms. The norm comes before the operation (T), after it (`post_norm`: S to
+    XL), or both (`res_post_norm`: H). Layer scale multiplies the branches of the first two forms.
+    Drop path draws separately for every sample and branch.
     """
 
     groups: int
@@ -128,7 +135,11 @@ class InternImageLayer(nn.Module):
 
 
 class Stem(nn.Module):
-    """Two strided convolutions: the image at a quarter of its size, `channels` wide."""
+    """Two strided convolutions that reduce an image to a quarter of its size.
+
+    Attributes:
+      channels: the number of output channels.
+    """
 
     channels: int
     dtype: DType = jnp.float32
@@ -142,7 +153,7 @@ class Stem(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size, twice the channels. Odd sizes round up."""
+    """A strided convolution that halves the size and doubles the channels. Odd sizes round up."""
 
     dtype: DType = jnp.float32
 
@@ -153,9 +164,16 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Module):
-    """A run of blocks at one resolution; returns what the head sees and what the next stage sees.
+    """A sequence of blocks at one resolution.
 
-    The closing norm exists unless the stage is post-norm (or the center feature scale is on).
+    It returns the map for the head, and the map for the next stage (None without `downsample`). The
+    sequence ends with a norm, unless its blocks are post-norm and have no center feature scale.
+
+    Attributes:
+      drop_path: the drop path rate of every block.
+      downsample: whether a next stage follows.
+      post_norm_after: the indices of the blocks that are followed by a norm on the trunk.
+      layer: further arguments of `InternImageLayer`.
     """
 
     depth: int
@@ -192,10 +210,20 @@ class Stage(nn.Module):
 
 
 class InternImage(nn.Module):
-    """The backbone: four stages at strides 4, 8, 16 and 32; any image size.
+    """The InternImage backbone: four stages at strides 4, 8, 16 and 32, for images of any size.
 
-    `level2_post_norm_after` lists blocks of the third stage that are followed by a norm on the
-    trunk (InternImage-H). Drop path grows linearly over all blocks, from 0 to `drop_path`.
+    Attributes:
+      channels: the number of channels of the first stage. It doubles with every stage.
+      depths: the number of blocks of every stage.
+      groups: the number of groups of DCNv3 in every stage.
+      drop_path: the drop path rate of the last block. It grows linearly over all blocks from 0.
+      layer_scale: the initial value of the layer scales, or None for no layer scale.
+      post_norm: see `InternImageLayer`.
+      res_post_norm: see `InternImageLayer`.
+      level2_post_norm_after: the blocks of the third stage that are followed by a norm on the trunk
+        (InternImage-H).
+      remat: whether the blocks recompute their values in the backward pass.
+      remat_keeps: the values that they keep nevertheless, a key of `jaxseg.models.remat.KEPT`.
     """
 
     channels: int
@@ -215,7 +243,7 @@ class InternImage(nn.Module):
     kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
-    side_multiple = 1  # sides of images may be any number of pixels
+    side_multiple = 1  # sides of images may have any number of pixels
 
     @nn.compact
     def __call__(

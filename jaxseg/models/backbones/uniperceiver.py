@@ -1,4 +1,4 @@
-"""Uni-Perceiver (arXiv:2112.01522): the image encoder of a transformer for many modalities."""
+"""Uni-Perceiver (arXiv:2112.01522): the image encoder of a multimodal transformer."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,20 +11,19 @@ from jaxseg.ops.linear import gelu
 from jaxseg.ops.resize import resize_bicubic
 
 FRAMES = 8  # rows of the table of temporal positions; an image is the first frame
-EPSILON = 1e-5  # of all layer norms, those of the companion too
+EPSILON = 1e-5  # of all layer norms, including those of the adapter
 
 
 class UniPerceiverAttention(vit.ViTAttention):
-    """A ViT's, under other names."""
+    """The attention of a ViT with Uni-Perceiver's parameter names."""
 
     projections = ("in_proj", "out_proj")
 
 
 class UniPerceiverBlock(vit.ViTBlock):
-    """A ViT's, under other names, with layer scales that start at 0.
+    """The block of a ViT with Uni-Perceiver's parameter names and layer scales that start at 0.
 
-    The reference scales what drop path leaves of a branch; that is what drop path leaves of the
-    scaled branch.
+    The reference applies drop path before layer scale. The order does not change the result.
     """
 
     layer_scale: float | None = 0.0
@@ -45,7 +44,12 @@ class UniPerceiverBlock(vit.ViTBlock):
 
 
 class PatchEmbed(nn.Module):
-    """The tokens of an image with their positions, in space (`grid` × `grid` of them) and time."""
+    """The patch embedding of images, with spatial and temporal positions.
+
+    Attributes:
+      embed_dim: the number of channels.
+      grid: the side of the table of spatial positions, in patches.
+    """
 
     embed_dim: int
     grid: int
@@ -62,7 +66,7 @@ class PatchEmbed(nn.Module):
 
 
 class VisualEmbed(nn.Module):
-    """What an image enters the transformer as."""
+    """The input embedding of the transformer: a patch embedding and a layer norm."""
 
     embed_dim: int
     grid: int
@@ -75,7 +79,7 @@ class VisualEmbed(nn.Module):
 
 
 class UniPerceiverAdapter(ViTAdapter):
-    """Uni-Perceiver's image encoder with its companion (see `ViTAdapter`)."""
+    """Uni-Perceiver's image encoder with the adapter of ViT-Adapter (see `ViTAdapter`)."""
 
     block_kind, block_name = UniPerceiverBlock, "layers_{}"
     epsilon = EPSILON

@@ -1,4 +1,4 @@
-"""Plain vision transformers (arXiv:2010.11929) as DeiT, AugReg and Uni-Perceiver use them."""
+"""Plain vision transformers (arXiv:2010.11929), as DeiT, AugReg and Uni-Perceiver use them."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from jaxseg.ops.attention import self_attend
 from jaxseg.ops.linear import matmul
 from jaxseg.ops.resize import resize_bicubic
 
-PATCH = 16  # pixels along a side
-STRIDE = 32  # of the coarsest features that heads are given
+PATCH = 16  # side of a patch, in pixels
+STRIDE = 32  # of the coarsest features that heads receive, in pixels
 
 
 class PatchConv(nn.Module):
-    """Every patch of 16 × 16 pixels to one token, by a linear map."""
+    """A linear layer that maps every patch of 16 × 16 pixels to one token."""
 
     embed_dim: int
     dtype: DType = jnp.float32
@@ -33,7 +33,7 @@ class PatchConv(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """The tokens of an image, as a map."""
+    """The patch embedding of images, without positions; the tokens form a map."""
 
     embed_dim: int
     dtype: DType = jnp.float32
@@ -46,7 +46,18 @@ class PatchEmbed(nn.Module):
 def split_windows(
     x: Float[Array, "b n d"], hw: Sequence[int], size: int
 ) -> Float[Array, "b h w s s d"]:
-    """Tokens of a grid by square windows; the grid is filled up with zeros at its end."""
+    """Splits the tokens of a grid into square windows.
+
+    The grid is padded with zeros at the bottom and on the right.
+
+    Args:
+      x: the tokens, row after row.
+      hw: height and width of the grid, in tokens.
+      size: the side `s` of a window, in tokens.
+
+    Returns:
+      The tokens of each of the `h` × `w` windows.
+    """
     b, _, width = x.shape
     h, w = -(hw[0] // -size), -(hw[1] // -size)
     margin = ((0, 0), (0, h * size - hw[0]), (0, w * size - hw[1]), (0, 0))
@@ -55,24 +66,33 @@ def split_windows(
 
 
 def merge_windows(x: Float[Array, "b h w s s d"], hw: Sequence[int]) -> Float[Array, "b n d"]:
-    """`windows_of` undone."""
+    """Merges windows into the tokens of a grid without padding; the inverse of `split_windows`.
+
+    Args:
+      x: the windows.
+      hw: height and width of the grid, in tokens.
+    """
     b, h, w, size, _, width = x.shape
     grid = x.swapaxes(2, 3).reshape(b, h * size, w * size, width)
     return grid[:, : hw[0], : hw[1]].reshape(b, hw[0] * hw[1], width)
 
 
 class ViTAttention(nn.Module):
-    """Multi-head self-attention, of all tokens or within square windows of `window` tokens a side.
+    """Multi-head self-attention over all tokens or within square windows.
 
-    As in the reference, tokens that fill up a window at the edge take part in its softmax with
-    queries, keys and values of zero.
+    As in the reference, padding tokens at the edge take part in the softmax of their window. Their
+    queries, keys and values are zero.
+
+    Attributes:
+      num_heads: the number of heads.
+      window: the side of a window in tokens, or None for attention over all tokens.
     """
 
     num_heads: int
     window: int | None = None
     dtype: DType = jnp.float32
 
-    projections = ("qkv", "proj")  # the names of the linear layers before and after
+    projections = ("qkv", "proj")  # names of the linear layers before and after attention
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], hw: Sequence[int]) -> Float[Array, "b n c"]:
@@ -89,7 +109,13 @@ class ViTAttention(nn.Module):
 
 
 class ViTBlock(nn.Module):
-    """Attention and MLP, each in a residual branch after a norm, with layer scale (or None)."""
+    """A transformer block: attention and an MLP, each in a residual branch that begins with a norm.
+
+    Attributes:
+      drop_path: the probability that a sample's branch is dropped in training.
+      layer_scale: the initial value of the layer scales, or None for no layer scale.
+      window: the side of an attention window in tokens, or None for attention over all tokens.
+    """
 
     num_heads: int
     mlp_ratio: float = 4.0
@@ -98,7 +124,7 @@ class ViTBlock(nn.Module):
     window: int | None = None
     dtype: DType = jnp.float32
 
-    gamma = "gamma{}"  # the name of the layer scale of branch 1 or 2
+    gamma = "gamma{}"  # parameter name of the layer scale of branch 1 or 2
     epsilon = 1e-6  # of the layer norms
 
     @nn.compact
@@ -115,25 +141,32 @@ class ViTBlock(nn.Module):
         return x
 
     def attention(self, x, hw):
-        """What mixes the tokens of a grid."""
+        """Mixes the tokens [b, n, c] of a grid `hw` by attention."""
         return ViTAttention(self.num_heads, self.window, dtype=self.dtype, name="attn")(x, hw)
 
     def feed_forward(self, x):
-        """What every token goes through by itself."""
+        """Transforms every token separately by an MLP."""
         hidden_dim = int(x.shape[-1] * self.mlp_ratio)
         return MLP(hidden_dim, dtype=self.dtype, name="mlp")(x)
 
 
 def drop_path_rate(index: int, depth: int, rate: float) -> float:
-    """The rate of a block: from 0 for the first it grows linearly to `rate` for the last."""
+    """Returns the drop path rate of a block.
+
+    It grows linearly from 0 for the first block to `rate` for the last.
+    """
     return rate * index / max(depth - 1, 1)
 
 
 def patch_grid(images: Float[Array, "b H W 3"], model: str) -> tuple[int, int]:
-    """Rows and columns of patches.
+    """Returns the numbers of rows and columns of patches in an image.
+
+    Args:
+      images: a batch of images.
+      model: the name of the model, for the error message.
 
     Raises:
-      ValueError: naming `model`, for an image whose sides are no multiples of 32.
+      ValueError: if a side of the images is not a multiple of 32.
     """
     height, width = images.shape[1:3]
     if height % STRIDE or width % STRIDE:
@@ -144,7 +177,12 @@ def patch_grid(images: Float[Array, "b H W 3"], model: str) -> tuple[int, int]:
 
 
 def absolute_positions(table: Float[Array, "1 m c"], hw: Sequence[int]) -> Float[Array, "1 h w c"]:
-    """A table of positions resized to a grid, bicubically; its first row, of the class token, is
-    not used."""
+    """Resizes a table of absolute positions to a grid, bicubically.
+
+    Args:
+      table: the positions of the class token and of a square grid of patches. That of the class
+        token is not used.
+      hw: height and width of the new grid, in patches.
+    """
     side = round((table.shape[1] - 1) ** 0.5)
     return resize_bicubic(table[:, 1:].reshape(1, side, side, -1), hw)

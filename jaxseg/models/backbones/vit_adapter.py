@@ -1,7 +1,7 @@
-"""ViT-Adapter: a convolutional companion that gives a plain ViT multi-scale features.
+"""ViT-Adapter: a convolutional adapter that gives a plain ViT multi-scale features.
 
-Vision Transformer Adapter for Dense Predictions (arXiv:2205.08534). The tokens of the companion's
-three scales (1/8, 1/16, 1/32) lie one after the other, from fine to coarse; a `Pyramid` is their
+The paper is Vision Transformer Adapter for Dense Predictions (arXiv:2205.08534). The adapter has
+tokens of three scales (1/8, 1/16, 1/32), concatenated from fine to coarse. A `Pyramid` holds their
 grids.
 """
 
@@ -37,7 +37,10 @@ from pallas_kernels import KernelChoice
 
 
 class Injector(nn.Module):
-    """Gives the ViT's tokens what the companion sees, scaled by a learnt gamma."""
+    """Deformable attention that adds the adapter's features to the ViT's tokens.
+
+    The added features are scaled by a learned gamma.
+    """
 
     num_heads: int
     num_points: int
@@ -62,7 +65,7 @@ class Injector(nn.Module):
 
 
 class DWConv(nn.Module):
-    """A depthwise 3 × 3 convolution that sees each scale as its own image."""
+    """A depthwise 3 × 3 convolution that treats each scale as a separate image."""
 
     dtype: DType = jnp.float32
 
@@ -74,7 +77,7 @@ class DWConv(nn.Module):
 
 
 class ConvFFN(nn.Module):
-    """Two linear layers with a depthwise 3 × 3 between them, over a token pyramid."""
+    """Two linear layers with a depthwise 3 × 3 convolution between them, over a token pyramid."""
 
     hidden_dim: int
     dtype: DType = jnp.float32
@@ -87,7 +90,11 @@ class ConvFFN(nn.Module):
 
 
 class Extractor(nn.Module):
-    """Gives the companion what the ViT sees."""
+    """Deformable attention that adds the ViT's features to the adapter's tokens, and an FFN.
+
+    Attributes:
+      ffn_ratio: the hidden width of the FFN as a share of that of the tokens, or None for no FFN.
+    """
 
     num_heads: int
     num_points: int
@@ -121,7 +128,12 @@ class Extractor(nn.Module):
 
 
 class SpatialPriorModule(nn.Module):
-    """The companion's start: a small convolutional network; maps at 1/4, 1/8, 1/16 and 1/32."""
+    """A small convolutional network whose maps at 1/4, 1/8, 1/16 and 1/32 start the adapter.
+
+    Attributes:
+      inplanes: the number of channels of the first layers.
+      embed_dim: the number of channels of the maps.
+    """
 
     inplanes: int
     embed_dim: int
@@ -142,7 +154,7 @@ class SpatialPriorModule(nn.Module):
         x = conv_bn_relu(images, ("stem_0", "stem_1"), width, 2)
         x = conv_bn_relu(x, ("stem_3", "stem_4"), width, 1)
         x = conv_bn_relu(x, ("stem_6", "stem_7"), width, 1)
-        # After a ReLU, padding with zeros is padding with the least value.
+        # After a ReLU, padding with zeros is the same as padding with the least value.
         maps = [nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))]
         for i, features in ((2, 2 * width), (3, 4 * width), (4, 4 * width)):
             maps.append(conv_bn_relu(maps[-1], (f"conv{i}_0", f"conv{i}_1"), features, 2))
@@ -161,9 +173,10 @@ class SpatialPriorModule(nn.Module):
 
 
 class InteractionBlock(nn.Module):
-    """Injector, some of the ViT's own blocks, extractor; more extractors in the last one.
+    """An interaction of ViT and adapter: an injector, some blocks of the ViT, and an extractor.
 
-    The companion does not see the class token, [b, 1, c], or [b, 0, c] for a ViT without one.
+    The last interaction has more extractors (`extra_extractors`). The adapter does not see the
+    class token. The class token is [b, 1, c], or [b, 0, c] for a ViT without one.
     """
 
     num_heads: int
@@ -204,14 +217,30 @@ class InteractionBlock(nn.Module):
 
 
 class ViTAdapter(nn.Module):
-    """A plain ViT with its companion: features at strides 4, 8, 16 and 32, all `embed_dim` wide.
+    """A plain ViT with its adapter: features at strides 4, 8, 16 and 32, all `embed_dim` wide.
 
-    `interaction_indexes` gives the first and last block between two exchanges; after the last, two
-    more extractors read the same tokens (`extra_extractors`). `pretrain_grid` is the side of the
-    table of positions, in patches.
+    Attributes:
+      interaction_indexes: the first and the last block of the ViT in every interaction.
+      deform_num_heads: the number of heads of the deformable attention.
+      deform_ratio: the width of its values as a share of `embed_dim`.
+      drop_path: the drop path rate of the extractors and of the last block of the ViT. The rates of
+        its blocks grow linearly from 0 for the first.
+      conv_inplane: the number of channels of the adapter's first layers.
+      num_points: the number of points of the deformable attention, per head and level.
+      ffn_ratio: the hidden width of the extractors' FFNs as a share of `embed_dim`, or None for no
+        FFNs.
+      initial_gamma: the initial scale of the features that injectors add.
+      extra_extractors: the number of further extractors that read the tokens of the last
+        interaction.
+      add_vit_feature: whether the ViT's tokens after each interaction are added to the features.
+      pretrain_grid: the side of the table of positions, in patches.
+      window: the side of the attention windows, in tokens.
+      window_blocks: the indices of the blocks with windowed attention.
+      remat: whether the blocks recompute their values in the backward pass.
+      remat_keeps: the values that they keep nevertheless, a key of `jaxseg.models.remat.KEPT`.
 
     Raises:
-      ValueError: for an image whose sides are no multiples of 32.
+      ValueError: if a side of the images is not a multiple of 32.
     """
 
     embed_dim: int
@@ -236,9 +265,9 @@ class ViTAdapter(nn.Module):
     kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
-    block_kind, block_name = vit.ViTBlock, "blocks_{}"  # of the transformer
-    epsilon = 1e-6  # of the companion's layer norms
-    side_multiple = vit.STRIDE  # of images
+    block_kind, block_name = vit.ViTBlock, "blocks_{}"  # of the ViT
+    epsilon = 1e-6  # of the adapter's layer norms
+    side_multiple = vit.STRIDE  # sides of images must be multiples of it
 
     @nn.compact
     def __call__(
@@ -286,7 +315,10 @@ class ViTAdapter(nn.Module):
         return [BatchNorm(name=f"norm{i}")(x, train) for i, x in enumerate(maps, start=1)]
 
     def embed(self, images):
-        """(tokens [b, n, c], class token [b, k, c], none for a ViT) of the images."""
+        """Returns the tokens [b, n, c] of images and their class token [b, k, c].
+
+        A plain ViT has no class token here (k = 0).
+        """
         x = vit.PatchEmbed(self.embed_dim, dtype=self.dtype, name="patch_embed")(images)
         shape = (1, 1 + self.pretrain_grid**2, self.embed_dim)
         table = self.param("pos_embed", nn.initializers.normal(0.02), shape)
@@ -295,7 +327,7 @@ class ViTAdapter(nn.Module):
         return x, x[:, :0]
 
     def block(self, index):
-        """The ViT's block of that index."""
+        """Creates the block of the ViT with the given index."""
         kind = self.block_kind
         if self.remat:
             kind = remat_block(kind, self.remat_keeps, static_argnums=(2, 3))

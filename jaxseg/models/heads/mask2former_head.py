@@ -1,4 +1,4 @@
-"""Mask2Former (arXiv:2112.01527): queries that become one class and one mask each."""
+"""The head of Mask2Former (arXiv:2112.01527): each query predicts one class and one mask."""
 
 from collections.abc import Sequence
 
@@ -23,24 +23,25 @@ from pallas_kernels import KernelChoice
 
 @flax.struct.dataclass
 class MaskPredictions:
-    """What the queries say before the first layer of the decoder and after each, in float32.
+    """The queries' predictions before the first decoder layer and after each layer, in float32.
 
-    Unlike the channels of maps, the queries stand before rows and columns: each mask is an image of
-    its own, which losses sample at points of its own.
+    The axis of queries comes before rows and columns, unlike the channels of feature maps. Each
+    mask is an image of its own, which the loss samples at its own points.
 
     Attributes:
-      class_logits: scores of the classes, and of "no object" as the last.
-      mask_logits: scores of every pixel, at the stride of the finest features.
+      class_logits: the class logits of every query; the last class is "no object".
+      mask_logits: the mask logits of every query, at the stride of the finest features.
     """
 
     class_logits: Float[Array, "p b q k1"]
     mask_logits: Float[Array, "p b q h w"]
 
     def semantic(self) -> Float[Array, "b h w k"]:
-        """The last prediction as a score for every pixel and class.
+        """Returns the score of every pixel and class from the last prediction.
 
-        A query gives its mask to its classes; what it gives to "no object" is lost, the shares of
-        the others do not grow to make up for it. A sum over queries, so it may exceed 1.
+        Each query adds its mask probability times its class probabilities. The share of "no object"
+        is dropped, and the shares of the other classes are not rescaled. The score is a sum over
+        queries, so it may exceed 1.
         """
         classes = nn.softmax(self.class_logits[-1])[..., :-1]
         masks = nn.sigmoid(self.mask_logits[-1])
@@ -48,9 +49,16 @@ class MaskPredictions:
 
 
 def blocked_by(mask_logits: Float[Array, "b q h w"], hw: Sequence[int]) -> Bool[Array, "b q n"]:
-    """Where in a map of another size queries must not look: outside their own masks.
+    """Returns where queries must not attend: outside their own masks.
 
-    A query whose mask is empty there may look everywhere.
+    A query whose mask is empty at the new size may attend everywhere.
+
+    Args:
+      mask_logits: the mask logits of every query.
+      hw: height and width of the map that the queries attend to.
+
+    Returns:
+      True where attention is blocked, for the `n` cells of the map.
     """
     b, queries, *mask_hw = mask_logits.shape
     masks = lax.stop_gradient(mask_logits).reshape(b * queries, *mask_hw, 1)
@@ -59,9 +67,9 @@ def blocked_by(mask_logits: Float[Array, "b q h w"], hw: Sequence[int]) -> Bool[
 
 
 class DecoderLayer(nn.Module):
-    """The queries look at a map, then at each other, then each goes through an FFN by itself.
+    """A decoder layer: masked attention to a map, self-attention of the queries, and an FFN.
 
-    Every step is followed by a norm.
+    Each of the three is a residual branch, followed by a norm.
     """
 
     num_heads: int
@@ -88,7 +96,11 @@ class DecoderLayer(nn.Module):
 
 
 class TransformerDecoder(nn.Module):
-    """The layers, and the norm before every prediction; what lies between them is the head's."""
+    """The decoder layers and the norm before every prediction, which `Mask2FormerHead` connects.
+
+    Attributes:
+      remat: whether the layers recompute their values in the backward pass.
+    """
 
     num_layers: int
     num_heads: int
@@ -105,13 +117,19 @@ class TransformerDecoder(nn.Module):
 
 
 class Mask2FormerHead(nn.Module):
-    """A transformer decoder with masked attention, on the maps of a pixel decoder.
+    """A transformer decoder with masked attention to the maps of a pixel decoder.
 
-    Layer after layer attends to one of the maps, from coarse to fine and again from coarse, each
-    query within the mask that it predicted before the layer. The options are those of the narrow
-    heads of the reference; the wide ones have 1024 channels, 32 heads and FFNs of 4096.
+    The layers attend to one map after the other, from coarse to fine and again from coarse. Each
+    query attends within the mask that it predicted before the layer. The defaults are those of the
+    narrow heads of the reference. The wide heads have 1024 channels, 32 heads and FFNs of 4096.
 
-    remat: less memory in training, since what lies within the layers is computed twice.
+    Attributes:
+      num_classes: the number of classes, without "no object".
+      channels: the width of queries and maps.
+      num_points: the number of points of the encoder's deformable attention, per head and level.
+      norm_groups: the number of groups of the pixel decoder's group norms.
+      remat: whether the layers recompute their values in the backward pass, which saves memory in
+        training.
     """
 
     num_classes: int

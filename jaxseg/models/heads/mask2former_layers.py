@@ -1,4 +1,4 @@
-"""What Mask2Former's encoder and decoder are made of, as in DETR (arXiv:2005.12872)."""
+"""The layers of Mask2Former's encoder and decoder, as in DETR (arXiv:2005.12872)."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -8,17 +8,23 @@ from jaxseg.models.layers import DType, Linear, kernel_param, torch_uniform
 from jaxseg.ops.attention import attend
 from jaxseg.ops.linear import matmul
 
-EPSILON = 1e-5  # of all norms
+EPSILON = 1e-5  # of all norms in Mask2Former
 XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
 def learned_embedding(rows: int, width: int, name: str) -> Float[Array, "n c"]:
-    """A learnt vector for each of a few things."""
+    """Creates a table of learned vectors and returns it.
+
+    Args:
+      rows: the number of vectors.
+      width: the length of a vector.
+      name: the name of the table.
+    """
     return nn.Embed(rows, width, embedding_init=nn.initializers.normal(1.0), name=name).embedding
 
 
 class PackedLinear(nn.Module):
-    """The linear layers of queries, keys and values, side by side in one matrix."""
+    """The linear layers of queries, keys and values, which share one matrix."""
 
     dtype: DType = jnp.float32
 
@@ -40,7 +46,7 @@ class PackedLinear(nn.Module):
 
 
 class MultiheadAttention(nn.Module):
-    """Attention between linear layers; nobody looks where `blocked` is true."""
+    """Multi-head attention between linear layers, which ignores keys where `blocked` is true."""
 
     num_heads: int
     dtype: DType = jnp.float32
@@ -63,7 +69,7 @@ class MultiheadAttention(nn.Module):
 
 
 class PositionedAttention(nn.Module):
-    """Attention in a residual branch; positions are added to queries and keys, not to values."""
+    """Attention in a residual branch, with positions added to queries and keys but not values."""
 
     num_heads: int
     dtype: DType = jnp.float32

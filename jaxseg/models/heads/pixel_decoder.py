@@ -1,6 +1,6 @@
 """Mask2Former's pixel decoder (arXiv:2112.01527): a deformable encoder over all but the finest map.
 
-The tokens of these maps lie one after the other, from coarse to fine; a `Pyramid` is their grids.
+The tokens of these maps are concatenated from coarse to fine. A `Pyramid` holds their grids.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ from jaxseg.models.layers import Conv, DType, layer_norm
 from jaxseg.ops.resize import resize_bilinear
 from pallas_kernels import KernelChoice
 
-LECUN_UNIFORM = nn.initializers.lecun_uniform()  # how the reference draws convolutions
+LECUN_UNIFORM = nn.initializers.lecun_uniform()  # the reference's initializer of convolutions
 
 
 class ConvGN(nn.Module):
-    """A convolution and group norm."""
+    """A convolution followed by group norm."""
 
     features: int
     kernel_size: int
@@ -52,9 +52,9 @@ class ConvGN(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Deformable attention and FFN, each followed by a norm of its sum with what went in.
+    """An encoder layer: deformable attention and an FFN, each a residual branch followed by a norm.
 
-    Positions are added to the queries alone.
+    Positions are added only to the queries.
     """
 
     num_heads: int
@@ -81,7 +81,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Layers one after the other; each token attends to points in all grids."""
+    """A sequence of encoder layers, in which each token attends to points in all maps."""
 
     num_layers: int
     num_heads: int
@@ -110,11 +110,20 @@ class Encoder(nn.Module):
 
 
 class MSDeformAttnPixelDecoder(nn.Module):
-    """Features of a backbone, from fine to coarse, to what queries are compared with and attend to.
+    """Turns the features of a backbone into a map for mask prediction and maps to attend to.
 
-    Returns a map for masks at the finest size, and the encoder's maps from coarse to fine, all of
-    `channels`. As in the reference only the finest map is left out of the encoder, and it joins the
-    next finer one at the end.
+    The features are ordered from fine to coarse. The first result is a map at the finest size, with
+    which the queries' mask embeddings are compared. The second result holds the encoder's maps from
+    coarse to fine. All results have `channels` channels.
+
+    As in the reference, only the finest map is left out of the encoder. The encoder's finest map is
+    resized and added to it at the end.
+
+    Attributes:
+      num_points: the number of points of the deformable attention, per head and level.
+      ffn_dim: the hidden width of the encoder's FFNs.
+      norm_groups: the number of groups of the group norms.
+      remat: whether the encoder's layers recompute their values in the backward pass.
     """
 
     channels: int = 256

@@ -1,4 +1,4 @@
-"""SegformerHead as mmsegmentation has it."""
+"""The SegFormer head as implemented in mmsegmentation."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from jaxseg.models.layers import Classifier, ConvBNReLU, DType
 
 
 class SegformerHead(nn.Module):
-    """A 1×1 convolution on every stage, all upsampled to stride 4 and fused by another.
+    """The SegFormer head: a 1×1 convolution per stage, and another one that fuses them at stride 4.
 
-    Unlike the paper (arXiv:2105.15203), every projection has batch norm and ReLU, and the maps are
-    concatenated from fine to coarse.
+    Unlike in the paper (arXiv:2105.15203), every projection has batch norm and ReLU, and the maps
+    are concatenated from fine to coarse.
     """
 
     num_classes: int

@@ -1,4 +1,4 @@
-"""UPerHead (arXiv:1807.10221) and the auxiliary FCN head that trains beside it."""
+"""The UPerNet head (arXiv:1807.10221) and the auxiliary FCN head that is trained with it."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,15 @@ from jaxseg.ops.resize import resize_bilinear
 
 
 class UPerHead(nn.Module):
-    """Pyramid pooling on the coarsest map, a feature pyramid over all, scores at stride 4.
+    """The UPerNet head: pyramid pooling on the coarsest map and a feature pyramid over all maps.
 
-    Top-down sums are sequential (each level adds the already summed one above); the pooled maps are
-    concatenated after the map itself, the pyramid from fine to coarse.
+    Its logits have stride 4. Top-down sums are sequential: each level adds the already summed level
+    above. The pooled maps are concatenated after the coarsest map. The levels of the pyramid are
+    concatenated from fine to coarse.
+
+    Attributes:
+      channels: the width of all inner maps.
+      pool_scales: the numbers of bins per side of the pyramid pooling.
     """
 
     num_classes: int
@@ -53,7 +58,11 @@ class UPerHead(nn.Module):
 
 
 class FCNHead(nn.Module):
-    """One 3×3 convolution and a classifier on one feature map; an auxiliary loss in training."""
+    """An auxiliary head for training: a 3×3 convolution and a classifier on one feature map.
+
+    Attributes:
+      in_index: the index of the feature map.
+    """
 
     num_classes: int
     channels: int = 256
