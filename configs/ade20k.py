@@ -1,6 +1,7 @@
-"""InternImage and ViT-Adapter on ADE20K (20210 training images, 2000 for validation, 150 classes).
+"""Trains InternImage and ViT-Adapter on ADE20K.
 
-Published (InternImage-H and the Mask2Former ones at 896 on 16 GPUs, the others on 8):
+ADE20K has 20210 training images, 2000 validation images and 150 classes. These are the published
+results. InternImage-H and Mask2Former with crops of 896 were trained on 16 GPUs, the others on 8.
 
     variant                                  mIoU ss / ms     crop   parameters   training
     upernet_internimage_t                    47.9 / 48.1      512      59 M       10.5 h
@@ -26,7 +27,7 @@ Published (InternImage-H and the Mask2Former ones at 896 on 16 GPUs, the others 
     mask2former_beitv2_adapter_l_cocostuff   61.2 / 61.5      896     571 M
     mask2former_internimage_h_cocostuff      62.6 / 62.9      896    1310 M       36 h
 
-The `_cocostuff` ones start from COCO-Stuff 164k (configs/coco_stuff164k.py).
+The `_cocostuff` variants start from COCO-Stuff 164k (configs/coco_stuff164k.py).
 
     python -m jaxseg.main --config configs/ade20k.py:upernet_internimage_t \\
         --config.data.root=ADEChallengeData2016 --workdir RUN
@@ -51,7 +52,10 @@ WITH_UPERNET = (
 
 
 def data(crop, longest):
-    """Square crops of images within `crop` × `longest` pixels, either way round."""
+    """Returns the data settings for square crops.
+
+    Images are scaled to fit `crop` × `longest` pixels, in either orientation.
+    """
     return {
         "dataset": "ade20k",
         "root": "data/ADEChallengeData2016",
@@ -95,7 +99,7 @@ VARIANTS = {
         "beitv2_adapter_l", steps=160_000, ms=BEITV2_MS
     ),
     "mask2former_beitv2_adapter_l_cocostuff": {
-        # Its score at a single scale is of images and their mirror images too.
+        # Its published single-scale score also averages over the mirrored images.
         **mask2former_896("beitv2_adapter_l", steps=80_000, ss={"flip": True}, ms=BEITV2_MS),
         "init": "zoo:mask2former_beitv2_adapter_large_896_80k_cocostuff164k_ss",
     },

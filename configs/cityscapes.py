@@ -1,7 +1,7 @@
-"""InternImage and ViT-Adapter on Cityscapes (2975 finely labeled training images,
-500 for validation).
+"""Trains InternImage and ViT-Adapter on Cityscapes.
 
-Published (ViT-Adapter on 16 GPUs, the others on 8):
+Cityscapes has 2975 finely labeled training images and 500 validation images. These are the
+published results. ViT-Adapter was trained on 16 GPUs, the others on 8.
 
     variant                              mIoU ss / ms     parameters   training
     upernet_internimage_t                82.58 / 83.40      59 M       14.5 h
@@ -19,14 +19,15 @@ Published (ViT-Adapter on 16 GPUs, the others on 8):
     python -m jaxseg.main --config configs/cityscapes.py:upernet_internimage_t \\
         --config.data.root=DIR --workdir RUN
 
-The `_mapillary` ones start from Mapillary (configs/mapillary.py), and those of InternImage train on
+The `_mapillary` variants start from Mapillary (configs/mapillary.py). Those of InternImage train on
 the finely and the coarsely labeled images together (`train+train_extra`, labels in
-refinement_final/). The original UperNet ones name the SegFormer checkpoint as their start, which
-would leave the head at random; here they start from the UperNet one, which was presumably meant.
+refinement_final/). The original UPerNet configs name the SegFormer checkpoint as their start, which
+would leave the head random. Here they start from the UPerNet checkpoint, which was presumably
+meant.
 
-But for Mask2Former the heads have 150 outputs although Cityscapes has 19 classes; predictions of
-the other 131 count as errors, and so they do here (--config.eval.mask_absent_classes=True leaves
-them out).
+All heads but Mask2Former have 150 outputs, although Cityscapes has 19 classes. Predictions of the
+other 131 count as errors, as in the published scores. --config.eval.mask_absent_classes=True
+ignores these outputs.
 """
 
 from jaxseg.recipes import base, internimage, vit_adapter
@@ -36,7 +37,8 @@ MAPILLARY = {
     "data": {"train_split": "train+train_extra"},
     "eval": {"every_steps": 4_000},
 }
-# BEiT takes multiples of 32; the original leaves `test_multiple` out, for images of Cityscapes are.
+# BEiT needs sides that are multiples of 32. The original omits `test_multiple`, because Cityscapes
+# images already have such sides.
 SQUARES = {"crop_hw": (896, 896), "test_multiple": 32}
 BEIT_ADAPTER = vit_adapter.mask2former("beit_adapter_l", CLASSES, SQUARES, steps=80_000)
 

@@ -1,7 +1,7 @@
-"""ViT-Adapter and InternImage on COCO-Stuff 10k (9000 training images, 1000 for testing, 171
-classes).
+"""Trains ViT-Adapter and InternImage on COCO-Stuff 10k.
 
-Published, on 8 GPUs (InternImage does not say):
+COCO-Stuff 10k has 9000 training images, 1000 test images and 171 classes. These are the published
+results. ViT-Adapter was trained on 8 GPUs; InternImage does not state the number.
 
     variant                               mIoU ss / ms     crop   parameters
     upernet_beit_adapter_l                51.0 / 51.4      512     451 M
@@ -9,7 +9,7 @@ Published, on 8 GPUs (InternImage does not say):
     mask2former_beit_adapter_l            53.2 / 54.2      512     568 M
     mask2former_internimage_h_cocostuff   59.2 / 59.6      512    1313 M
 
-The `_cocostuff` one starts from COCO-Stuff 164k (configs/coco_stuff164k.py).
+The `_cocostuff` variant starts from COCO-Stuff 164k (configs/coco_stuff164k.py).
 
     python -m jaxseg.main --config configs/coco_stuff10k.py:upernet_beit_adapter_l \\
         --config.data.root=coco_stuff10k --workdir RUN

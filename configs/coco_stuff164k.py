@@ -1,7 +1,7 @@
-"""ViT-Adapter and InternImage on COCO-Stuff 164k (118287 training images, 5000 for validation, 171
-classes).
+"""Trains ViT-Adapter and InternImage on COCO-Stuff 164k.
 
-Published (UperNet on 8 GPUs, Mask2Former on 16):
+COCO-Stuff 164k has 118287 training images, 5000 validation images and 171 classes. These are the
+published results. UPerNet was trained on 8 GPUs, Mask2Former on 16.
 
     variant                        mIoU ss / ms     crop   parameters   training
     upernet_beit_adapter_l         50.5 / 50.7      640     451 M
@@ -19,7 +19,10 @@ CLASSES = 171
 
 
 def data(crop):
-    """Square crops of images within `crop` × `4 · crop` pixels, either way round."""
+    """Returns the data settings for square crops.
+
+    Images are scaled to fit `crop` × `4 · crop` pixels, in either orientation.
+    """
     return {
         "dataset": "coco_stuff164k",
         "root": "data/coco_stuff164k",

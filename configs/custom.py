@@ -1,24 +1,25 @@
-"""Your own images and masks.
+"""Trains on your own images and masks.
 
     python -m jaxseg.main --config configs/custom.py:upernet_internimage_t \\
         --config.data.root=DIR --config.data.classes=names.txt --workdir RUN
 
-DIR holds
+DIR holds:
 
     images/{train,val}/**/NAME.jpg    RGB, gray or with transparency, of any sizes
     masks/{train,val}/**/NAME.png     one value per pixel, gray or with a palette
 
-and names.txt a class a line: the first is 0 in the masks, the next 1, and so on; 255 is ignored.
-Other values are written before the names; values of one name are one class, `ignore` is none:
+The file names.txt has one class per line. The first class is 0 in the masks, the next 1, and so on.
+The value 255 is ignored. Other values are written before the names. Values with the same name are
+one class, and values named `ignore` are ignored:
 
     0: background
     255: vessel
 
-Other folders and suffixes are settings, below. The number of classes follows from the file, and the
-heads have that many outputs. Training starts from the published weights for ADE20K, all but the
-last layer of each head, which has other classes and starts fresh: the log says so. `--mode show`
-tells whether images, masks and names.txt fit. Variants: upernet_internimage_{t,s,b} and
-upernet_deit_adapter_{t,s,b}.
+The settings below allow other folders and suffixes. The number of classes follows from the file,
+and the heads have that many outputs. Training starts from the published weights for ADE20K. The
+last layer of each head has other classes and starts from random weights, as the log reports.
+`--mode show` checks whether images, masks and names.txt fit together. The variants are
+upernet_internimage_{t,s,b} and upernet_deit_adapter_{t,s,b}.
 """
 
 from jaxseg.recipes import base, internimage, vit_adapter
@@ -26,7 +27,7 @@ from jaxseg.recipes import base, internimage, vit_adapter
 DATA = {
     "dataset": "custom",
     "root": "data/custom",
-    "classes": "",  # the file of class names; its lines are then kept in class_lines
+    "classes": "",  # the file of class names; class_lines then holds its lines
     "class_lines": (),
     "images": "images/{split}",
     "image_suffix": ".jpg",
@@ -40,7 +41,7 @@ DATA = {
     "test_multiple": 32,
 }
 STEPS = {"steps": 40_000}
-CLASSES = 150  # until the file is read
+CLASSES = 150  # a placeholder until the file is read
 ADAPTERS = {"t": "tiny", "s": "small", "b": "base"}
 
 VARIANTS = {

@@ -1,10 +1,10 @@
-"""A small InternImage + UperNet on made-up street scenes: the whole program in minutes on a CPU.
+"""Trains a small InternImage with UPerNet on synthetic street scenes, in minutes on a CPU.
 
     python -m jaxseg.data.synthetic --output data/street_scenes
     python -m jaxseg.main --config configs/demo.py
 
-or `make demo`, which does both. The scenes lie in exactly the folder layout of Cityscapes, with raw
-label ids and all 19 classes.
+`make demo` does both. The scenes have exactly the folder layout of Cityscapes, with raw label ids
+and all 19 classes.
 """
 
 from jaxseg.recipes import base, internimage

@@ -1,18 +1,18 @@
-"""InternImage and ViT-Adapter on Mapillary Vistas v1.2, its labels mapped to the 19 classes of
-Cityscapes.
+"""Trains InternImage and ViT-Adapter on Mapillary Vistas v1.2, mapped to the Cityscapes classes.
 
-The step before the `_mapillary` variants of configs/cityscapes.py: trained on the training and the
-validation images, evaluated on Cityscapes. No score of it is published. Variants:
+The labels are mapped to the 19 classes of Cityscapes. The `_mapillary` variants of
+configs/cityscapes.py start from these models. They are trained on the training and the validation
+images, and evaluated on Cityscapes. No scores are published. The variants are
 upernet_internimage_l (11.5 h on 8 A100 GPUs), upernet_internimage_xl (13 h),
-segformer_internimage_l (9 h), segformer_internimage_xl (10 h), mask2former_internimage_h,
+segformer_internimage_l (9 h), segformer_internimage_xl (10 h), mask2former_internimage_h and
 mask2former_beit_adapter_l.
 
     python -m jaxseg.main --config configs/mapillary.py:upernet_internimage_l \\
         --config.data.root=MAPILLARY --config.data.val_root=CITYSCAPES --workdir RUN
 
-The mapping is the published one, with its quirk that label values above 65, which the dataset does
-not have, are road; --config.data.dataset=mapillary_to_cityscapes_strict refuses them. `mapillary65`
-and `mapillary66` are the dataset's own classes, without and with the one for what is unlabeled:
+The mapping is the published one. It maps label values above 65, which the dataset does not have, to
+road. --config.data.dataset=mapillary_to_cityscapes_strict rejects them. `mapillary65` and
+`mapillary66` are the dataset's own classes, without and with the class for unlabeled pixels:
 
     --config.data.dataset=mapillary65 --config.data.train_split=training \\
     --config.data.val_dataset= --config.data.val_root= --config.data.val_split=validation

@@ -1,7 +1,8 @@
-"""ViT-Adapter and InternImage on Pascal Context (4996 training images, 5104 for validation).
+"""Trains ViT-Adapter and InternImage on Pascal Context.
 
-59 classes; what belongs to none of them is ignored. Published, on 8 GPUs (InternImage does not
-say):
+Pascal Context has 4996 training images and 5104 validation images. It has 59 classes, and all other
+pixels are ignored. These are the published results. ViT-Adapter was trained on 8 GPUs; InternImage
+does not state the number.
 
     variant                      mIoU ss / ms     crop   parameters
     upernet_beit_adapter_l       67.0 / 67.5      480     451 M

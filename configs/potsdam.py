@@ -1,7 +1,8 @@
-"""ViT-Adapter on ISPRS Potsdam (aerial images in tiles of 512 pixels, 6 classes).
+"""Trains ViT-Adapter on ISPRS Potsdam.
 
-Published, on 8 GPUs with one image each: mask2former_beit_adapter_l with mIoU 80.0 at a single
-scale, 352 M parameters; its weights are not.
+Potsdam has aerial images in tiles of 512 pixels, and 6 classes. The published model is
+mask2former_beit_adapter_l, trained on 8 GPUs with one image each. It has an mIoU of 80.0 at a
+single scale and 352 M parameters. Its weights were not published.
 
     python -m jaxseg.main --config configs/potsdam.py:mask2former_beit_adapter_l \\
         --config.data.root=potsdam --workdir RUN

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes files completely or not at all."""
 
 import contextlib
 import os
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary path to write to, and moves it to `path` at the end.
+    """Yields a temporary path to write to, and moves the file to `path` at the end.
 
-    A reader finds the old file or the new one, never a part. An error leaves the old file as it
-    was; what a killed process has left is overwritten the next time.
+    A reader finds the old file or the new one, never an incomplete one. An error leaves the old
+    file as it was. The next call overwrites what a killed process has left.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -22,7 +22,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: pathlib.Path, text: str):
-    """Writes a text file whole or not at all, and waits until it is on disk."""
+    """Writes a UTF-8 text file completely or not at all, and waits until it is on disk."""
     with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()

@@ -1,4 +1,4 @@
-"""`--mode compile`: will it fit, and how fast can it be, on devices that need not be there."""
+"""Reports memory and estimated step time on devices that may be absent (`--mode compile`)."""
 
 import json
 import math
@@ -17,16 +17,25 @@ from jaxseg.reporting.manifest import versions
 
 
 def compile_report(config: ConfigDict, topology: str, slices: int, what: str) -> dict[str, Any]:
-    """Compiles `what` ("train" or "eval") for a topology; what it needs of each device.
+    """Compiles the train step or the evaluation for a topology and reports its needs per device.
 
-    Bytes are bytes, times seconds. The estimates take the chip's data sheet: arithmetic at its
-    peak, memory traffic at its bandwidth, collectives at that of a device's links, one after the
-    other; between nodes of GPUs, too. XLA's counts leave out what goes on inside the kernels for
-    deformable sampling.
+    The estimates follow the chip's data sheet. Arithmetic runs at its peak, memory traffic at the
+    memory bandwidth, and collectives at the bandwidth of a device's links. These parts are added
+    up. Traffic between GPU nodes also counts at the bandwidth of the links. XLA's counts leave out
+    the work inside the kernels for deformable sampling.
+
+    Args:
+      config: the recipe. A model dtype of "auto" is set to "bfloat16" in place.
+      topology: CHIP:SHAPE, such as v5e:4x4.
+      slices: the number of TPU slices of this topology, or the number of GPU nodes.
+      what: "train" or "eval".
+
+    Returns:
+      The report, with memory in bytes and times in seconds.
 
     Raises:
       ConfigError: for a topology that does not exist or whose compiler is not installed, and for a
-        config that does not fit its devices.
+        config whose sizes, kernels, mesh or batch do not suit the devices.
     """
     if config.model.dtype == "auto":
         config.model.dtype = "bfloat16"
@@ -39,7 +48,7 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
     trace = {"train": trace_train_step, "eval": trace_evaluation}
     traced, state, images = trace[what](config, mesh)
     program = compile_traced(traced, mesh.size // slices, chip.platform)
-    # The compiler for TPUs refuses what does not fit, that for GPUs does not.
+    # The TPU compiler rejects a program that does not fit. The GPU compiler does not.
     fits = program.compiled is not None
     if chip.platform == "cuda":
         fits = program.needed_bytes <= chip.memory_bytes
@@ -70,7 +79,7 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
 
 
 def format_report(result: dict[str, Any]) -> str:
-    """The result for people."""
+    """Formats the result of `compile_report` as text."""
     memory, (images, height, width) = result["memory"], result["images"]
     devices = math.prod(result["mesh"].values())
     where = result["topology"] + (f", {result['slices']} slices" if result["slices"] > 1 else "")
@@ -89,9 +98,9 @@ def format_report(result: dict[str, Any]) -> str:
         ]
         seconds = result["seconds"]
         traffic = f"{_gb(result['memory_traffic'])} between a device and its memory"
-        uncounted = "what the kernels take is not counted"
-        if not result["memory_traffic"]:  # the compiler for GPUs does not say
-            traffic, uncounted = "not known", "traffic and what the kernels take are not counted"
+        uncounted = "without the work inside the kernels"
+        if not result["memory_traffic"]:  # the GPU compiler does not report it
+            traffic, uncounted = "not known", "without traffic and the work inside the kernels"
         rows |= {
             "operations": f"{result['flops'] / 1e12:.2f} T a device; the model's own"
             f" {result['model_flops'] / 1e12:.2f} T",
@@ -105,7 +114,7 @@ def format_report(result: dict[str, Any]) -> str:
         }
     else:
         missing = memory["needed"] - memory["capacity"]
-        rows["memory"] += f": does not fit, {_gb(missing)} too much"
+        rows["memory"] += f": does not fit, {_gb(missing)} over capacity"
         rows["what helps"] = ("\n" + " " * 15).join(result["helps"])
     title = f"{result['config']}, {result['what']}, on {where}: {devices} devices, mesh {mesh}"
     return "\n".join([title, *(f"  {name:<13}{row}" for name, row in rows.items())])
@@ -118,7 +127,11 @@ def _gb(number: float) -> str:
 def compile_recipe(
     config: ConfigDict, topology: str, slices: int, what: str, workdir: pathlib.Path
 ):
-    """Prints the report, and keeps it as `compile.json` in the work directory."""
+    """Prints the report of `compile_report` and writes it to `compile.json` in `workdir`.
+
+    Raises:
+      ConfigError: as `compile_report` does.
+    """
     result = compile_report(config, topology, slices, what)
     print(format_report(result))
     workdir.mkdir(parents=True, exist_ok=True)

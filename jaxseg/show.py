@@ -1,4 +1,4 @@
-"""`--mode show`: what a config means, before anything is trained."""
+"""Shows what a config means before training (`--mode show`)."""
 
 import collections
 import pathlib
@@ -20,15 +20,19 @@ from jaxseg.reporting import visualize
 from jaxseg.zoo import catalogue
 
 SAMPLES = 12
-WHOLE = "model"  # the last row of the table of its parts
+WHOLE = "model"  # the last row of the model's table
 
 
 def show(config: ConfigDict, workdir: pathlib.Path):
-    """Prints the resolved config, the parameters and what is in the data; writes `samples.png`.
+    """Prints the resolved config, the parameters and a survey of the data; writes `samples.png`.
+
+    Args:
+      config: the resolved config.
+      workdir: where `samples.png` is written.
 
     Raises:
       ConfigError: for sizes that the model cannot take.
-      DataError: where the data are missing or faulty, after all else was printed.
+      DataError: if the data are missing or faulty, after the config and the model were printed.
     """
     check_image_sizes(config)
     print(config)
@@ -39,7 +43,7 @@ def show(config: ConfigDict, workdir: pathlib.Path):
     )
     if faults:
         raise DataError(
-            f"{faults} faults in the data, above: training and evaluation would stop at them"
+            f"{faults} faults in the data, listed above; training and evaluation would stop at them"
         )
     path = workdir / "samples.png"
     workdir.mkdir(parents=True, exist_ok=True)
@@ -48,20 +52,21 @@ def show(config: ConfigDict, workdir: pathlib.Path):
 
 
 def show_data(source: Source) -> int:
-    """Prints what is in the data; the number of faults."""
+    """Prints a survey of the data and returns the number of faults in them."""
     pairs = source.pairs()
     count = len(pairs.samples) + len(pairs.images_alone)
-    print(f"{source}: {count} images", flush=True)  # reading them all takes a while
+    print(f"{source}: {count} images", flush=True)  # before reading them all, which takes a while
     found = survey(source.dataset, pairs)
     print(found)
     return len(found.faults)
 
 
 def model_table(config: ConfigDict) -> str:
-    """Parameters and FLOPs of every part of the model and of the parts below it, by shapes alone.
+    """Returns a table of the parameters and FLOPs of the model's parts and their direct children.
 
-    FLOPs are those of one image as the published tables count them (`jaxseg.models.flops`); of a
-    model with published FLOPs at the size that its table has, so that the same figure appears.
+    Only shapes are needed. FLOPs are those of one image, counted as in the published tables
+    (`jaxseg.models.flops`). If FLOPs of the model are published, they are counted at the published
+    image size, so that the same number appears.
     """
     model = build_model(config.model)
     published = catalogue.find_recipe(config.variant, config.data.dataset)
@@ -89,13 +94,13 @@ def model_table(config: ConfigDict) -> str:
 
 
 def parts(path: Sequence[str]) -> Sequence[str]:
-    """What the costs of a module belong to: its part of the model, the part below, the whole."""
+    """Returns the table rows that a module counts in: its part, the child, and the whole model."""
     part, *below = path
     return part, f"  {part}/{below[0]}" if below else f"  {part}/(itself)", WHOLE
 
 
 def sample_sheet(config: ConfigDict) -> np.ndarray:
-    """The first training samples as the model sees them, RGB uint8, their labels below."""
+    """Draws the first training samples as the model sees them, RGB uint8, with labels below."""
     data = ConfigDict(config.data)
     data.workers = 0
     batch = next(training_batches(data, batch_size=SAMPLES, seed=config.seed))

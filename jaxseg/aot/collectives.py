@@ -1,6 +1,7 @@
-"""What a compiled program sends from device to device, read from its text.
+"""Reads from the HLO of a compiled program what the devices send to each other.
 
-The text is XLA's HLO after partitioning, `compiled.as_text()`: the program of one device.
+The text is XLA's HLO after partitioning, as in `compiled.as_text()`. It is the program of one
+device.
 """
 
 import collections
@@ -14,7 +15,8 @@ KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) (?:\(.*\) -> .* )?\{$")
 CALLED = re.compile(r"(?:calls|body|branch_computations)=(%?[\w.-]+|\{[^}]*\})")
-# What goes on beside computation is written three times: where it begins, beside, where it ends.
+# An asynchronous collective appears three times in the HLO: start, fused computation, done. Count
+# only the start.
 BEGUN_BEFORE = re.compile(r"async-collective-done|async_collective_fusion")
 CONDITION = re.compile(r"condition=%?([\w.-]+)")
 GET, INDEX = "get-tuple-element", re.compile(r"index=(\d+)")
@@ -28,12 +30,13 @@ SLICES = re.compile(r'megascale_target="\{([\d,]*)\}.*megascale_transfer_type="A
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective of a program.
+    """One collective of a compiled program.
 
-    kind: of `KINDS`; "send" goes over the network between slices, where it is summed.
-    shapes: of the arrays that every device gives, each (type, dimensions).
-    devices: that take part in one group; of "send", the slices.
-    times: how often it runs, by the trips of the loops around it.
+    Attributes:
+      kind: one of `KINDS`. "send" is an all-reduce over the network between slices.
+      shapes: (dtype, dimensions) of each array that a device contributes.
+      devices: the number of devices in one group; for "send", the number of slices.
+      times: how often it runs, counting the iterations of the loops around it.
     """
 
     kind: str
@@ -43,7 +46,7 @@ class Collective:
 
     @property
     def sent_bytes(self) -> float:
-        """By one device, with the algorithms on a ring."""
+        """Returns the number of bytes that one device sends, assuming ring algorithms."""
         given = self.times * sum(size_bytes(shape) for shape in self.shapes)
         n = self.devices
         return (
@@ -60,13 +63,19 @@ class Collective:
 
 
 def size_bytes(shape: tuple[str, tuple[int, ...]]) -> float:
+    """Returns the size in bytes of an array of this (dtype, dimensions)."""
     kind, dimensions = shape
     bits = int(re.search(r"\d+", kind)[0]) if kind != "pred" else 8
     return math.prod(dimensions) * bits / 8
 
 
 def parse_collectives(text: str, devices: int) -> list[Collective]:
-    """All collectives of a program for so many devices (of one slice)."""
+    """Returns all collectives of a compiled program.
+
+    Args:
+      text: the HLO of the program after partitioning.
+      devices: the number of devices in one slice.
+    """
     computations, entry = _computations(text)
     times = collections.Counter()
 
@@ -88,7 +97,10 @@ def parse_collectives(text: str, devices: int) -> list[Collective]:
 
 
 def _computations(text: str):
-    """({name: [(instruction, shape, operation, rest)]}, name of the one that is run)."""
+    """Returns the computations of an HLO text and the name of the entry computation.
+
+    Each computation is a list of (instruction, shape, operation, rest).
+    """
     found, entry, current = {}, None, None
     for line in text.splitlines():
         if match := COMPUTATION.match(line):
@@ -104,7 +116,10 @@ def _called(rest: str) -> list[str]:
 
 
 def _trips(rest: str, computations) -> int:
-    """Of a loop: it counts from 0 to the one number in its condition, by what its body adds."""
+    """Returns the number of iterations of a loop.
+
+    The loop counts from 0 to the only constant in its condition, in steps of what its body adds.
+    """
     condition = computations[CONDITION.search(rest)[1]]
     limits = [int(_operands(rest)) for *_, operation, rest in condition if operation == "constant"]
     if len(limits) != 1:
@@ -116,11 +131,11 @@ def _trips(rest: str, computations) -> int:
 
 
 def _step(counter: int, body) -> int:
-    """What the body of a loop adds to the element `counter` of what it carries."""
-    *_, (_, carried) = body.values()  # the last is the tuple of them
+    """Returns what the body of a loop adds to element `counter` of its carry."""
+    *_, (_, carried) = body.values()  # the last instruction is the tuple of the carry
     operation, rest = body[_names(carried)[counter]]
     if operation != "add":
-        return 1  # as `lax.scan` counts
+        return 1  # `lax.scan` counts in steps of one
     constants = [body[name][1] for name in _names(rest) if body[name][0] == "constant"]
     return int(_operands(constants[0])) if len(constants) == 1 else 1
 
@@ -139,20 +154,20 @@ def _collectives(computation, instructions):
         kind = operation.removesuffix("-start")
         if kind not in KINDS:
             continue
-        if computation.startswith("all-reduce-scatter"):  # a sum of which each keeps a part
+        if computation.startswith("all-reduce-scatter"):  # each device keeps one shard of the sum
             kind = "reduce-scatter"
         given = tuple(array for name in _names(rest) for array in shapes[name])
         yield kind, given, _slices(rest) if kind == "send" else _group_size(rest)
 
 
 def _slices(attributes: str) -> int:
-    """How many slices sum up what is sent; two for what goes to one other slice."""
+    """Returns how many slices take part in the all-reduce, or 2 for a send to one other slice."""
     match = SLICES.search(attributes)
     return match[1].count(",") + 1 if match else 2
 
 
 def _group_size(attributes: str) -> int | None:
-    """How many devices take part in one group; None for all."""
+    """Returns the number of devices in one group, or None for all devices."""
     if not (match := GROUPS.search(attributes)):
         return None
     listed, size, mesh, axes = match.groups()

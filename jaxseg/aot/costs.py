@@ -1,4 +1,4 @@
-"""What a compiled program costs on a chip, and which settings would help it to fit."""
+"""Estimates what a compiled program costs on a chip, and suggests settings that help it fit."""
 
 import collections
 import math
@@ -13,20 +13,38 @@ from jaxseg.aot.programs import Program
 from jaxseg.models import flops
 from jaxseg.models.segmentation_model import build_model
 
-# Backward takes twice the operations of forward; a multiply-accumulate is two operations.
+# A multiply-accumulate is two operations. The backward pass takes twice those of the forward pass.
 OPERATIONS_PER_COUNTED = {"train": 6, "eval": 2}
-WORTH_SPLITTING = 1e8  # bytes of weights and moments
+WORTH_SPLITTING = 1e8  # bytes of weights and moments on one device
 
 
 def model_flops(config: ConfigDict, images: jax.ShapeDtypeStruct, what: str) -> float:
-    """Operations that the model takes for the images, however it is computed."""
+    """Returns the operations that the model itself needs, however it is computed.
+
+    Args:
+      config: the recipe.
+      images: the batch, of shape [b, h, w, 3].
+      what: "train" or "eval".
+    """
     batch, *hw, _ = images.shape
     counted = sum(flops.count_flops(build_model(config.model), hw).values())
     return OPERATIONS_PER_COUNTED[what] * batch * counted
 
 
 def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dict[str, Any]:
-    """What a run of the program takes, and an estimate of its time."""
+    """Returns what one run of the program needs on each device, with an estimate of its time.
+
+    Args:
+      program: the compiled program.
+      chip: the chip it runs on.
+      model_flops: the model's own operations for the whole batch (`model_flops`). They replace
+        XLA's count where that is missing.
+      devices: the number of devices.
+
+    Returns:
+      Operations, bytes of memory traffic, collectives by kind, and seconds. "mfu" is the share of
+      the chip's peak that the model's own operations use.
+    """
     kinds = collections.defaultdict(lambda: {"count": 0, "bytes": 0.0})
     for collective in program.collectives:
         kinds[collective.kind]["count"] += collective.times
@@ -53,13 +71,21 @@ def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dic
 
 
 def suggestions(config: ConfigDict, mesh: Mesh, state: Any, images: int, what: str) -> list[str]:
-    """The settings that would make the program smaller, the most harmless first."""
+    """Returns settings that would make the program smaller, the most harmless first.
+
+    Args:
+      config: the recipe.
+      mesh: the device mesh.
+      state: abstract arrays with shardings that the program holds.
+      images: the number of images in a batch.
+      what: "train" or "eval".
+    """
     leaves = jax.tree.leaves(state)
     held = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
     found = []
     if mesh.shape["fsdp"] < mesh.size and held > WORTH_SPLITTING:
         found.append(
-            f"config.mesh.data=1 config.mesh.fsdp={mesh.size} splits the {held / 1e9:.1f} GB of"
+            f"config.mesh.data=1 config.mesh.fsdp={mesh.size} shards the {held / 1e9:.1f} GB of"
             " weights and moments that every device holds"
         )
     if what == "eval":
@@ -71,8 +97,8 @@ def suggestions(config: ConfigDict, mesh: Mesh, state: Any, images: int, what: s
     per_device = images // mesh.size
     if per_device > config.optim.accumulation:
         found.append(
-            f"config.optim.accumulation, up to {per_device}: fewer images at a time, which are then"
-            " what batch norm takes its statistics of"
+            f"config.optim.accumulation, up to {per_device}: fewer images at a time; batch norm"
+            " then takes its statistics over these alone"
         )
     elif per_device > 1:
         found.append(f"more devices, or a smaller config.batch_size ({per_device} images a device)")

@@ -1,11 +1,10 @@
-"""What accelerators can do, per device of JAX, by their makers' data sheets.
+"""Lists the peak rates and memory of accelerators, per JAX device, from the makers' data sheets.
 
-https://docs.cloud.google.com/tpu/docs (v5e, v5p, v6e), and NVIDIA's data sheets of H100 and H200
-SXM. Bandwidth between chips is that in one direction, half of what is called bidirectional.
+Sources are https://docs.cloud.google.com/tpu/docs (v5e, v5p, v6e) and NVIDIA's data sheets of H100
+and H200 SXM. The bandwidth between chips is that of one direction, half of the bidirectional one.
 
-`GPU_TARGETS` describes GPUs in the form of XLA's GpuTargetConfigProto, which it needs to compile
-for a GPU that is absent. Its figures are those of the CUDA programming guide for compute capability
-9.0.
+`GPU_TARGETS` describes GPUs as XLA's GpuTargetConfigProto, which XLA needs to compile for an absent
+GPU. Its figures are those of the CUDA programming guide for compute capability 9.0.
 """
 
 from dataclasses import dataclass
@@ -15,13 +14,15 @@ from jaxseg.errors import ConfigError
 
 @dataclass(frozen=True)
 class Chip:
-    """
-    memory_bytes: of one device; of TPUs, what their compiler lets a program have.
-    flops: bfloat16 operations per second.
-    memory_bandwidth: bytes per second, between the device and its memory.
-    link_bandwidth: bytes per second that a device can send within a slice or a node.
-    network_bandwidth: bytes per second, a device's share of its host's network.
-    platform: that of JAX.
+    """One device of an accelerator, as its data sheet describes it.
+
+    Attributes:
+      memory_bytes: the memory of one device; on TPUs, what the compiler lets a program use.
+      flops: bfloat16 operations per second.
+      memory_bandwidth: bytes per second between the device and its memory.
+      link_bandwidth: bytes per second that a device can send within a slice or a node.
+      network_bandwidth: bytes per second, a device's share of its host's network.
+      platform: the name of the JAX platform.
     """
 
     memory_bytes: float
@@ -32,6 +33,7 @@ class Chip:
     platform: str = "tpu"
 
 
+# Memory, operations, and the bandwidths of memory, links and network.
 CHIPS = {
     "v5e": Chip(15.75 * 2**30, 197e12, 819e9, 200e9, 3.1e9),
     "v5p": Chip(95.73 * 2**30, 459e12, 2765e9, 600e9, 6.25e9),
@@ -42,18 +44,22 @@ CHIPS = {
 
 
 def find_chip(name: str) -> Chip:
-    """The chip of that name. Raises ConfigError with the known names."""
+    """Returns the chip of a name, such as "v5e".
+
+    Raises:
+      ConfigError: for an unknown name, with the known ones.
+    """
     if name not in CHIPS:
-        raise ConfigError(f"no chip {name!r} is known; known are {', '.join(CHIPS)}")
+        raise ConfigError(f"unknown chip {name!r}; the known chips are {', '.join(CHIPS)}")
     return CHIPS[name]
 
 
 def chip_of_device(device_kind: str) -> Chip | None:
-    """The chip of a device by what JAX calls its kind, such as "TPU v5 lite"; None if unknown."""
+    """Returns the chip of a JAX device kind, such as "TPU v5 lite", or None if it is unknown."""
     words = device_kind.lower().replace(" lite", "e").split()
-    if {"pcie", "nvl"} & set(words):  # the data sheets above are of SXM
+    if {"pcie", "nvl"} & set(words):  # the data sheets above are those of SXM
         return None
-    if words[-1] == "v5":  # JAX's name of v5p
+    if words[-1] == "v5":  # JAX's name for v5p
         words.append("v5p")
     return next((chip for name, chip in CHIPS.items() if name in words), None)
 

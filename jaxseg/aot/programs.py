@@ -1,6 +1,6 @@
-"""The train step or the evaluation of a recipe, compiled for devices that need not be there.
+"""Compiles the train step or the evaluation of a recipe for devices that may be absent.
 
-From shapes alone: nothing is computed, and nothing of the model's size is held.
+Only shapes are needed: nothing is computed, and no array of the model's size is allocated.
 """
 
 import dataclasses
@@ -33,9 +33,10 @@ from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import TrainState, init_state
 from jaxseg.training.step import make_train_step
 
-# Without a GPU, XLA cannot try out tiles for its own matrix products.
+# Without a GPU, XLA cannot tune the tiles of its Triton matrix products.
 COMPILER_OPTIONS = {"tpu": {}, "cuda": {"xla_gpu_enable_triton_gemm": False}}
-# The compiler for TPUs has two wordings; it may run out of the chip's small memories, too.
+# The TPU compiler has two wordings for running out of HBM. Running out of the chip's small memories
+# is another error, which must not match.
 OUT_OF_MEMORY = re.compile(
     r"(?:space hbm\. Used |HLO temporaries \()([\d.]+)([KMG])(?: of|\) exceeds available HBM)"
 )
@@ -43,15 +44,21 @@ OUT_OF_MEMORY = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a compiled program needs of each device.
+    """What a compiled program needs on each device.
 
-    Memory is in bytes: arguments (weights, moments, images), temporaries, the outputs that do not
-    take the place of arguments, and the program itself. `needed_bytes` is their sum, or what the
-    compiler asked for where that is more than there is; then the other figures are zero.
-
-    flops, memory_traffic_bytes: of the operations and the memory traffic of one device, as XLA
-      counts them, which is without what goes on inside the kernels.
-    compiled: None where it does not fit.
+    Attributes:
+      needed_bytes: the sum of the four parts below. If the program did not fit, it is the size in
+        the compiler's out-of-memory message, and all other numbers are zero.
+      argument_bytes: memory of the arguments: weights, moments and images.
+      temporary_bytes: memory of the temporaries.
+      output_bytes: memory of the outputs that do not reuse the memory of arguments.
+      program_bytes: memory of the executable itself.
+      flops: operations of one device as XLA counts them, without those inside the kernels.
+      memory_traffic_bytes: memory traffic of one device as XLA counts it, without that inside the
+        kernels.
+      collectives: the collectives of the program.
+      compile_seconds: how long the compilation took.
+      compiled: the executable, or None if it does not fit.
     """
 
     needed_bytes: float
@@ -67,9 +74,11 @@ class Program:
 
 
 def topology_devices(topology: str, slices: int = 1) -> tuple[hardware.Chip, list[jax.Device]]:
-    """The devices of a topology, CHIP:SHAPE, such as v5e:4x4, v5p:2x2x4 or h100:8.
+    """Returns the chip and the devices of a topology, which may be absent.
 
-    slices: of that topology each, for TPUs; the nodes, for GPUs.
+    Args:
+      topology: CHIP:SHAPE, such as v5e:4x4, v5p:2x2x4 or h100:8.
+      slices: the number of TPU slices of this topology, or the number of GPU nodes.
 
     Raises:
       ConfigError: for a topology that does not exist, or whose compiler is not installed.
@@ -92,7 +101,7 @@ def topology_devices(topology: str, slices: int = 1) -> tuple[hardware.Chip, lis
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"--topology {topology}: {reason}. Needed is the compiler for it (pip install"
+            f"--topology {topology}: {reason}. This needs the compiler for it (pip install"
             f" 'jaxseg[{chip.platform}]') and a shape that exists, such as v5e:4x4, v5p:2x2x4,"
             " v6e:16x16, h100:8"
         ) from error
@@ -102,7 +111,11 @@ def topology_devices(topology: str, slices: int = 1) -> tuple[hardware.Chip, lis
 def trace_train_step(
     config: ConfigDict, mesh: Mesh
 ) -> tuple[jax.stages.Traced, TrainState, jax.ShapeDtypeStruct]:
-    """The traced step, and the abstract state and images that it takes."""
+    """Traces the train step of a recipe.
+
+    Returns:
+      The traced step, and the abstract state and images that it takes.
+    """
     model = build_model(config.model, config.deterministic)
     optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
     shapes = jax.eval_shape(lambda: init_state(config, model, optimizer))
@@ -122,8 +135,11 @@ def trace_train_step(
 def trace_evaluation(
     config: ConfigDict, mesh: Mesh
 ) -> tuple[jax.stages.Traced, Variables, jax.ShapeDtypeStruct]:
-    """The traced forward pass of a batch of windows, or of whole images at test size; and the
-    abstract variables and images that it takes."""
+    """Traces the forward pass of a batch of windows, or of whole images at test size.
+
+    Returns:
+      The traced forward pass, and the abstract variables and images that it takes.
+    """
     model = build_model(config.model)
     variables = _sharded(variable_shapes(model), config, mesh)
     slide = parse_sliding_window(config.eval)
@@ -143,14 +159,18 @@ def _images(shape, mesh, dtype=np.float32):
 
 
 def compile_traced(traced: jax.stages.Traced, devices: int, platform: str) -> Program:
-    """Compiles; a program that needs more memory than there is, is an answer, too.
+    """Compiles a traced function and reports what it needs on each device.
 
-    devices: of a slice.
-    platform: of the devices, "tpu" or "cuda".
+    A program that does not fit into memory is a result, not an error.
+
+    Args:
+      traced: the traced function.
+      devices: the number of devices in one slice.
+      platform: the platform of the devices, "tpu" or "cuda".
     """
     lowered = traced.lower()
     begun = time.monotonic()
-    # `compiled.as_text()` fails for some programs with collectives beside computation.
+    # `compiled.as_text()` fails for some programs with asynchronous collectives.
     with tempfile.TemporaryDirectory() as dump:
         try:
             compiled = lowered.compile({**COMPILER_OPTIONS[platform], "xla_dump_to": dump})
@@ -161,7 +181,7 @@ def compile_traced(traced: jax.stages.Traced, devices: int, platform: str) -> Pr
         (text,) = pathlib.Path(dump).glob("*after_optimizations.txt")
         sent = tuple(collectives.parse_collectives(text.read_text(), devices))
     memory = compiled.memory_analysis()
-    costs = compiled.cost_analysis() or {}  # the compiler for GPUs gives none
+    costs = compiled.cost_analysis() or {}  # the GPU compiler gives none
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     parts = (
         memory.argument_size_in_bytes,

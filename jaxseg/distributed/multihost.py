@@ -1,6 +1,6 @@
-"""What the processes of one run ask of each other; to be called by all of them.
+"""Exchanges small facts between the processes of one run.
 
-Where there is one process, it asks itself.
+All processes must call these functions together. With one process, nothing is communicated.
 """
 
 import json
@@ -19,21 +19,21 @@ from jaxseg.errors import ConfigError
 
 PER_HOST_SETTINGS = re.compile(
     r"data\.(root|val_root|workers|prefetch)"
-)  # settings that hosts may differ in
+)  # settings that may differ between hosts
 
 
 def any_process(here: bool) -> bool:
-    """Whether it holds in any process."""
+    """Returns whether `here` is true in any process."""
     if jax.process_count() == 1:
         return here
     return bool(multihost_utils.process_allgather(np.asarray(here)).any())
 
 
 def on_process_0(action: Callable[[], None]):
-    """Process 0 does it, and all go on when it is done.
+    """Runs an action in process 0 and makes all processes wait until it is done.
 
     Raises:
-      OSError: in all processes, where it raises one.
+      OSError: in all processes, if the action raises one in process 0.
     """
     error = None
     if jax.process_index() == 0:
@@ -42,14 +42,20 @@ def on_process_0(action: Callable[[], None]):
         except OSError as raised:
             error = raised
     if any_process(error is not None):
-        raise error or OSError("in process 0")
+        raise error or OSError("failed in process 0")
 
 
 def check_same_config(settings: Mapping[str, Any]):
-    """Refuses to begin where processes have other settings of the config; hosts may, in `OWN`.
+    """Checks that all processes have the settings of process 0.
+
+    The settings in `PER_HOST_SETTINGS` may differ.
+
+    Args:
+      settings: the config of this process, by flat key.
 
     Raises:
-      ConfigError: in all processes; where it differs from that of process 0, with the keys.
+      ConfigError: in all processes, if any of them differs. Where the settings differ, the message
+        names the keys.
     """
     if jax.process_count() == 1:
         return
@@ -61,16 +67,16 @@ def check_same_config(settings: Mapping[str, Any]):
         if own.get(k) != first.get(k) and not PER_HOST_SETTINGS.fullmatch(k)
     ]
     if any_process(bool(keys)):
-        there = [f"config.{key}={own.get(key)}, there {first.get(key)}" for key in keys]
+        there = [f"config.{key}={own.get(key)} (process 0: {first.get(key)})" for key in keys]
         raise ConfigError(
-            f"not started as process 0: {'; '.join(there)}"
+            f"settings differ from process 0: {'; '.join(there)}"
             if keys
             else "another process was not started with the same config; see its message"
         )
 
 
 def _of_first(text: str) -> str:
-    """What process 0 gives."""
+    """Returns the text of process 0 in all processes."""
     given = np.frombuffer(text.encode(), np.uint8)
     length = int(np.max(multihost_utils.process_allgather(np.asarray(given.size))))
     padded = np.pad(given, (0, length - given.size))
@@ -78,13 +84,16 @@ def _of_first(text: str) -> str:
 
 
 def processes_without_shared_file(directory: pathlib.Path) -> list[int]:
-    """The processes that do not find in `directory` what process 0 writes there."""
+    """Returns the indices of the processes that do not share `directory` with process 0.
+
+    Process 0 writes a file there, and every process looks for it. The list is empty if all find it.
+    """
     if jax.process_count() == 1:
         return []
     token = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
     file = directory / f".shared-{token}"
     on_process_0(file.touch)
-    patience = time.monotonic() + 10  # network file systems show a new file after some seconds
+    patience = time.monotonic() + 10  # network file systems may take seconds to show it
     while not file.exists() and time.monotonic() < patience:
         time.sleep(0.1)
     found = multihost_utils.process_allgather(np.asarray(file.exists()))

@@ -1,7 +1,7 @@
-"""Several processes as one run: how they find each other, and end together.
+"""Joins several processes into one run, and ends them together.
 
-The same command runs on every host. Where jax finds nothing that says otherwise, there is one
-process, and all of this does nothing.
+The same command runs on every host. If neither the environment nor JAX reports a cluster, there is
+one process and this module does nothing.
 """
 
 import contextlib
@@ -19,36 +19,38 @@ from jax.experimental import multihost_utils
 from jaxseg.errors import ConfigError, JaxsegError
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-START_SECONDS = 300  # hosts of a cluster may start minutes apart
-TELL_SECONDS = 20  # after which a process says that it waits
-HEARTBEAT_SECONDS = 30  # a process that was silent for so long is given up
-SHUTDOWN_SECONDS = 60  # at the end, for the others to end too
-LEAVE_SECONDS = 10  # after an error, for what all processes still do together
+START_SECONDS = 300  # the hosts of a cluster may start minutes apart
+TELL_SECONDS = 20  # after this time a process reports that it is waiting
+HEARTBEAT_SECONDS = 30  # a process that is silent for longer counts as lost
+SHUTDOWN_SECONDS = 60  # at the end, how long to wait for the other processes to end
+LEAVE_SECONDS = 10  # after an error, how long clean-up with the others may take
 
 
 def start(preemptible: bool):
-    """Joins the other processes, before any device is touched.
+    """Joins the other processes of the run, before any device is touched.
 
-    They are those that `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` tell of,
-    or that jax finds by itself: on Cloud TPU, GKE, under Slurm and Open MPI.
+    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` describe the processes.
+    Without them, JAX detects the processes itself on Cloud TPU, on GKE, under Slurm and under
+    Open MPI.
 
     Args:
-      preemptible: all stop together when one has SIGTERM (`StopSignal`); else it ends the process.
+      preemptible: whether all processes stop together when one receives SIGTERM (`StopSignal`).
+        Otherwise SIGTERM ends the process that receives it.
 
     Raises:
-      ConfigError: where the variables do not go together.
+      ConfigError: if the variables are incomplete or contradict each other.
     """
     if os.environ.get(COUNT) == "1":
         return
     if jax.config.jax_platforms == "cpu":
-        # A program on the processor of a TPU VM is none of the pod's processes.
+        # A program on the CPU of a TPU VM is not one of the pod's processes.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     jax.config.update("jax_enable_preemption_service", preemptible)
-    with _deadline(START_SECONDS, f"{_own_name()}: {START_SECONDS} s have passed without {_all()}"):
+    with _deadline(START_SECONDS, f"{_own_name()}: waited {START_SECONDS} s for {_all()}"):
         try:
             jax.distributed.initialize(
                 **_given(),
-                initialization_timeout=2 * START_SECONDS,  # jax's own end is a crash
+                initialization_timeout=2 * START_SECONDS,  # JAX's own ends in a crash
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
                 shutdown_timeout_seconds=SHUTDOWN_SECONDS,
             )
@@ -61,7 +63,7 @@ def start(preemptible: bool):
 
 
 def _given():
-    """What the environment says, for jax.distributed.initialize."""
+    """Returns the arguments of `jax.distributed.initialize` that the environment gives."""
     values = {name: os.environ.get(name) for name in (ADDRESS, COUNT, INDEX)}
     if not (values[COUNT] or values[INDEX]):
         return {"local_device_ids": []} if _alone_on_its_host() else {}
@@ -71,11 +73,11 @@ def _given():
     try:
         count, index = int(values[COUNT]), int(values[INDEX])
     except ValueError as error:
-        raise ConfigError(f"{COUNT} and {INDEX} are to be whole numbers: {error}") from error
+        raise ConfigError(f"{COUNT} and {INDEX} must be whole numbers: {error}") from error
     if not 0 <= index < count:
-        raise ConfigError(f"{INDEX}={index} is to be from 0 to {COUNT} - 1 = {count - 1}")
+        raise ConfigError(f"{INDEX}={index} must be from 0 to {COUNT} - 1 = {count - 1}")
     if not re.fullmatch(r".+:\d+", values[ADDRESS]):
-        raise ConfigError(f"{ADDRESS}={values[ADDRESS]} is to be HOST:PORT, of process 0")
+        raise ConfigError(f"{ADDRESS}={values[ADDRESS]} must be HOST:PORT of process 0")
     return {
         "coordinator_address": values[ADDRESS],
         "num_processes": count,
@@ -87,14 +89,15 @@ def _given():
 def _missing(names):
     return (
         f"{' and '.join(names)} not set: several processes need {ADDRESS}=HOST:PORT (of process 0),"
-        f" {COUNT} and {INDEX}, the last of them another in each"
+        f" {COUNT} and {INDEX}, which differs in each"
     )
 
 
 def _alone_on_its_host():
-    """Whether Slurm or Open MPI started one process a host, which then has all of its devices.
+    """Returns whether Slurm or Open MPI started one process per host.
 
-    jax gives every process one GPU under these.
+    Such a process takes all devices of its host. By default JAX gives every process one GPU under
+    these launchers.
     """
     tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get(
         "OMPI_COMM_WORLD_LOCAL_SIZE", ""
@@ -117,7 +120,7 @@ def _all():
 
 @contextlib.contextmanager
 def _deadline(seconds, message):
-    """Ends the process with a message where what is inside takes longer."""
+    """Ends the process with a message if the body of the `with` statement takes too long."""
 
     def end():
         print(f"jaxseg: {message}", file=sys.stderr, flush=True)
@@ -139,13 +142,19 @@ def _deadline(seconds, message):
 
 @contextlib.contextmanager
 def ending_together(place: Callable[[], str] = lambda: "start-up"):
-    """Inside, an error in one of several processes is told at once and ends it within seconds.
+    """Reports an error in one of several processes at once and ends that process within seconds.
 
-    Otherwise it would wait for the others on its way out, and they for it: now they miss it, and
-    end too. Around whatever waits for all processes when it is closed, this comes too late.
+    The process exits within `LEAVE_SECONDS`. Without this it would block in its own clean-up,
+    waiting for the others, and they for it. Once it is gone, the others notice and exit.
+
+    Use it inside any context manager whose exit waits for all processes. Around one, it acts too
+    late.
 
     Args:
-      place: where the run stands, for the message.
+      place: returns where the run stands, for the message.
+
+    Raises:
+      SystemExit: instead of the original error, if there are several processes.
     """
     try:
         yield
@@ -157,8 +166,8 @@ def ending_together(place: Callable[[], str] = lambda: "start-up"):
             message = f"jaxseg: {own}: {error}"
         elif _tells_of_a_loss(error):
             message = (
-                f"jaxseg: {own}: {place()}: another process is gone ({_first_line(error)}). What"
-                " was saved before is intact; start all processes again to go on from there"
+                f"jaxseg: {own}: {place()}: another process is gone ({_first_line(error)})."
+                " The saved checkpoints are intact; start all processes again to resume from them"
             )
         else:
             message = f"{own}: {place()}\n{traceback.format_exc()}"
@@ -170,7 +179,7 @@ def ending_together(place: Callable[[], str] = lambda: "start-up"):
 
 
 def _tells_of_a_loss(error):
-    """Whether jax or orbax says that another process does not answer."""
+    """Returns whether an error of JAX or Orbax means that another process does not answer."""
     return isinstance(error, RuntimeError | ValueError) and re.search(
         r"gloo|nccl|connection (reset|closed|refused)|coordination service|UNAVAILABLE"
         r"|DEADLINE_EXCEEDED|barrier",
@@ -184,13 +193,17 @@ def _first_line(error):
 
 
 class StopSignal:
-    """Tells when SIGTERM has arrived: at this process or, where there are several, at any of them.
+    """Tells when SIGTERM has arrived at this process, or at any of several processes.
 
-    Several agree on a step through jax's preemption service, which then has the signal's handler.
+    Several processes agree on the step to stop at through JAX's preemption service. That service
+    then handles the signal.
+
+    Attributes:
+      arrived: whether SIGTERM has arrived; only set with one process.
     """
 
     def __init__(self):
-        self.arrived = False  # at one process alone
+        self.arrived = False  # set only where there is one process
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._arrive)
 
@@ -198,7 +211,10 @@ class StopSignal:
         self.arrived = True
 
     def at(self, step: int) -> bool:
-        """Whether to stop after so many steps; to be asked at every step, once, by all."""
+        """Returns whether to stop after `step` steps.
+
+        All processes must call this exactly once per step.
+        """
         if jax.process_count() == 1:
             return self.arrived
         return multihost_utils.reached_preemption_sync_point(step)

@@ -1,7 +1,7 @@
-"""Where arrays live: the device mesh, sharding rules over paths, and operators per device.
+"""Places arrays on devices: the mesh, sharding rules over paths, and operators per device.
 
-The mesh has two axes. The batch is split over both; parameters and optimizer state are split over
-"fsdp" and repeated over "data".
+The mesh has two axes. The batch is sharded over both. Parameters and optimizer state are sharded
+over "fsdp" and replicated over "data".
 """
 
 import math
@@ -20,18 +20,22 @@ from jaxseg.parameter_paths import path_of
 
 AXES = ("data", "fsdp")
 BATCH_SPEC = P(AXES)
-NETWORK_BYTES = 2**28  # of gradients that are summed over the network between slices at once
+NETWORK_BYTES = 2**28  # of gradients in one all-reduce between slices
 
 
 def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The ("data", "fsdp") mesh; one axis may be -1, "all devices that are left".
+    """Makes the ("data", "fsdp") device mesh.
 
-    Neighbors on "fsdp" are neighbors in the machine. Where the devices lie in several TPU slices,
-    "data" runs through one slice after the other, so that only sums over the batch pass the slow
-    network between them.
+    Neighbors on "fsdp" are neighbors in the machine. With several TPU slices, "data" runs through
+    one slice after the other. Only all-reduces over the batch then cross the slow network between
+    the slices.
+
+    Args:
+      config: the size of each axis; one of them may be -1, meaning all remaining devices.
+      devices: the devices to use; all devices of JAX by default.
 
     Raises:
-      ConfigError: where the axes do not use the devices exactly, or "fsdp" would span slices.
+      ConfigError: if the axes do not use the devices exactly, or "fsdp" would span slices.
     """
     devices = list(devices or jax.devices())
     sizes = [config[axis] for axis in AXES]
@@ -42,7 +46,7 @@ def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = 
     if data * fsdp != len(devices) or min(sizes) < 1:
         raise ConfigError(
             f"config.mesh data={config['data']} fsdp={config['fsdp']} does not fit"
-            f" {len(devices)} devices; their product must be that, one of them may be -1"
+            f" {len(devices)} devices; their product must be that number, and one of them may be -1"
         )
     slices = _slices(devices)
     types = (AxisType.Auto,) * len(AXES)
@@ -58,22 +62,25 @@ def make_mesh(config: Mapping[str, int], devices: Sequence[jax.Device] | None = 
 
 
 def _slices(devices):
-    """How many TPU slices the devices lie in, or nodes of GPUs."""
+    """Returns the number of TPU slices, or of GPU nodes, that the devices lie in."""
     return len({getattr(device, "slice_index", 0) for device in devices})
 
 
-# Of XLA on GPUs: every operation gives the same bits in every run, and none is chosen by its time.
+# XLA options for GPUs: every operation gives the same bits in every run, and no implementation is
+# chosen by timing it.
 DETERMINISTIC = {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
 
 
 def compiler_options(mesh: Mesh, deterministic: bool = False) -> dict[str, int]:
-    """For `jax.jit` of what sums over the batch.
+    """Returns compiler options for a jitted function with all-reduces over the batch.
 
-    `deterministic`: the same bits in every run on GPUs; elsewhere they always are.
+    With several TPU slices, XLA issues one cross-slice all-reduce per array and does not shard
+    small ones. Raising the combiner's threshold merges them, so each chip sends only its shard.
+    All-reduces of FSDP-sharded weights are not merged.
 
-    Several TPU slices: XLA would sum every array over the network by itself, and a small one whole
-    from each chip. Put together, a chip sends its part of all of them. Sums of split weights, of
-    which each chip has its part, still go one by one.
+    Args:
+      mesh: the devices that the function runs on.
+      deterministic: whether GPUs give the same bits in every run. Other devices always do.
     """
     devices = list(mesh.devices.flat)
     if devices[0].platform in ("gpu", "cuda"):
@@ -84,10 +91,11 @@ def compiler_options(mesh: Mesh, deterministic: bool = False) -> dict[str, int]:
 
 
 def check_batch(batch_size: int, accumulation: int, mesh: Mesh):
-    """Refuses a batch that the devices cannot share equally.
+    """Checks that the batch divides evenly over devices and accumulation steps.
 
     Raises:
-      ConfigError: with the sizes that they can.
+      ConfigError: if it does not, with the sizes that fit, or if fewer than two images are computed
+        at a time.
     """
     parts = mesh.size * accumulation
     if batch_size < 1 or batch_size % parts:
@@ -103,10 +111,16 @@ def check_batch(batch_size: int, accumulation: int, mesh: Mesh):
 
 
 def infer_shardings(shapes: Any, rules: Sequence[tuple[str, str]], mesh: Mesh) -> Any:
-    """A sharding for every leaf, by the first rule whose pattern is found in its path.
+    """Returns a sharding for every leaf of a tree, by rules over the leaves' paths.
 
-    "fsdp" splits the largest axis that the mesh axis divides (and replicates a tensor that has
-    none); "replicated" repeats it.
+    The first rule whose pattern is found in the path applies. "fsdp" shards the largest axis that
+    the size of the mesh axis "fsdp" divides, and replicates a tensor without such an axis.
+    "replicated" replicates the tensor.
+
+    Args:
+      shapes: a tree of arrays or abstract arrays.
+      rules: (regular expression, "fsdp" or "replicated") pairs.
+      mesh: the device mesh.
 
     Raises:
       ConfigError: for a path that no rule covers, or an unknown kind of sharding.
@@ -128,14 +142,22 @@ def infer_shardings(shapes: Any, rules: Sequence[tuple[str, str]], mesh: Mesh) -
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:
-    """The abstract arrays `shapes` with shardings: one for all, or a tree of them."""
+    """Adds shardings to a tree of abstract arrays.
+
+    Args:
+      shapes: the abstract arrays.
+      shardings: one sharding for all of them, or a tree of shardings.
+    """
     if isinstance(shardings, jax.sharding.Sharding):
         return jax.tree.map(lambda leaf: leaf.update(sharding=shardings), shapes)
     return jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, shardings)
 
 
 def constrain_shardings(tree: Any, rules: Sequence[tuple[str, str]]) -> Any:
-    """Inside a compiled function: the tree, split over the mesh as `infer` tells."""
+    """Constrains a tree inside a jitted function to the shardings of `infer_shardings`.
+
+    Outside a mesh it returns the tree unchanged.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     return (
         tree
@@ -145,33 +167,39 @@ def constrain_shardings(tree: Any, rules: Sequence[tuple[str, str]]) -> Any:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays split over all devices, of which each process gives its `rows_here`."""
+    """Makes global arrays, sharded over all devices, from the rows of every process.
+
+    Args:
+      batch: the rows of this process (`local_row_indices`), by name.
+      mesh: the device mesh.
+    """
     sharding = NamedSharding(mesh, BATCH_SPEC)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
 def local_row_indices(mesh: Mesh, batch_size: int) -> list[int]:
-    """The rows of a batch that lie on the devices of this process, in their order."""
+    """Returns the rows of a batch that lie on the devices of this process, in ascending order."""
     places = NamedSharding(mesh, BATCH_SPEC).addressable_devices_indices_map((batch_size,))
     return sorted(row for (rows,) in places.values() for row in range(batch_size)[rows])
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-    """This process's rows of an array that is split as `put_batch` splits it."""
+    """Returns this process's rows of an array that is sharded as by `put_batch`."""
     parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
 @jax.custom_vjp
 def all_gather_parameter(parameter: jax.Array) -> jax.Array:
-    """A parameter as a whole on every device of the mesh.
+    """Gathers a sharded parameter so that every device of the mesh has all of it.
 
-    Its gradient is left to the partitioner: where it is `split`, devices sum each its own part.
+    The partitioner chooses the sharding of the gradient. If `constrain_shardings` shards it, each
+    device sums only its own shard.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape.get("fsdp", 1) == 1:
         return parameter
-    # The barrier keeps XLA from sending it in the type that it had before.
+    # Without the barrier, XLA gathers the parameter in the dtype that it had before its cast.
     return jax.lax.with_sharding_constraint(jax.lax.optimization_barrier(parameter), P())
 
 
@@ -181,14 +209,16 @@ all_gather_parameter.defvjp(
 
 
 def map_over_batch(operator: Callable, num_replicated: int = 0) -> Callable:
-    """Runs an operator on every device's share of the batch (the first axis of its arguments).
+    """Wraps an operator so that every device runs it on its own shard of the batch.
 
     The partitioner cannot see that a gather stays within its image, and would collect the whole
-    batch on every device. Outside a mesh, or for a batch that it does not divide (initialization),
-    the operator runs as it is.
+    batch on every device. The operator runs unchanged outside a mesh, and for a batch that the
+    mesh does not divide (initialization).
 
-    num_replicated: how many of the last arguments are parameters, the same on all devices. Their
-      gradients are summed where the operator takes them, not somewhere within it.
+    Args:
+      operator: takes arrays whose first axis is the batch, and returns arrays of this kind.
+      num_replicated: how many of the last arguments are parameters, the same on all devices. Their
+        gradients are summed where the operator takes them, not somewhere within it.
     """
 
     def run(*arguments):

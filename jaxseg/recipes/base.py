@@ -1,4 +1,7 @@
-"""What every recipe starts from, and the heads they share; backbones have a file per family."""
+"""Holds the settings that every recipe starts from, and the heads that recipes share.
+
+Each family of backbones has a file of its own in this folder.
+"""
 
 import copy
 from collections.abc import Mapping
@@ -9,44 +12,44 @@ import ml_collections
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
-# The views of an image in evaluation, whose probabilities are averaged.
+# The views of an image in evaluation. Their probabilities are averaged.
 SINGLE_SCALE = {
-    "ratios": (1.0,),  # of test_scale_wh
-    "flip": False,  # mirror images too
-    # "within" test_scale_wh, and then up to test_multiple; or "short_side", as SETR_Resize: the
-    # shorter side that of test_scale_wh, but not below crop_hw, whatever the longer one
+    "ratios": (1.0,),  # factors of test_scale_wh
+    "flip": False,  # True: the mirrored image too
+    # "within": fit the image within test_scale_wh, then enlarge each side to test_multiple.
+    # "short_side": scale the shorter side to that of test_scale_wh, or to crop_hw[0] if that
+    # is larger. The longer side is not bounded (SETR_Resize).
     "resize": "within",
-    # to crop_hw where an image is smaller: "before_normalize" with black, "after_normalize" with
-    # the mean
+    # How to pad images smaller than crop_hw: "none", "before_normalize" with black, or
+    # "after_normalize" with the mean.
     "pad": "none",
-    # True cuts the scores of padding off before the last resize, as mmsegmentation 0.27 and the
-    # published recipes that pad; False keeps them, as mmsegmentation 0.20.
+    # True cuts off the scores of padding before the last resize, as mmsegmentation 0.27 and the
+    # published recipes that pad do. False keeps them, as mmsegmentation 0.20 does.
     "cut_padding": True,
 }
-# As with --aug-test of the originals.
+# The views of --aug-test in the original repositories.
 MULTI_SCALE = {**SINGLE_SCALE, "ratios": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True}
 
 BASE = {
     "variant": "",
     "seed": 0,
-    # True: a GPU gives the same bits in every run, which takes more time. CPU and TPU need no such
-    # setting.
+    # True: GPUs give the same bits in every run, but are slower. Other devices always do.
     "deterministic": False,
     "steps": 160_000,
-    "batch_size": 16,  # images per step over all devices
-    # The weights to start from: a run's directory, a PyTorch file, or zoo:NAME; empty: scratch.
+    "batch_size": 16,  # images per step, over all devices
+    # The weights to start from: a run's directory, a PyTorch file, or zoo:NAME. Empty: random ones.
     "init": "",
     "model": {},
     "data": {
         "dataset": "cityscapes",
         "root": "data/cityscapes",
-        "source": "files",  # or "tfds:NAME": prepared by TensorFlow Datasets; root is its data_dir
+        "source": "files",  # or "tfds:NAME", prepared by TensorFlow Datasets with root as data_dir
         "train_split": "train",
         "val_split": "val",
-        "val_dataset": "",  # evaluated on; empty: the one that is trained on
-        "val_root": "",  # and its folder; empty: the same
-        "val_source": "",  # and how it is kept; empty: the same
-        "scale_wh": (2048, 1024),  # the scale that ratio_range multiplies
+        "val_dataset": "",  # dataset of the evaluation; empty: the same
+        "val_root": "",  # its folder; empty: the same
+        "val_source": "",  # its source; empty: the same
+        "scale_wh": (2048, 1024),  # training images fit within this, times ratio_range
         "ratio_range": (0.5, 2.0),
         "crop_hw": (512, 1024),
         "cat_max_ratio": 0.75,  # largest share of one class in a crop
@@ -54,25 +57,25 @@ BASE = {
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "test_scale_wh": (2048, 1024),
-        "test_multiple": 1,  # then each side is stretched up to a multiple of this
-        "workers": 8,  # processes that read and augment; 0 does it in the training process
-        "prefetch": 2,  # batches each of them holds ready
-        "skip_corrupt": False,  # True: replace unreadable samples by the next one, and count them
+        "test_multiple": 1,  # each side is then enlarged to a multiple of this
+        "workers": 8,  # processes that read and augment; 0: the training process does it
+        "prefetch": 2,  # batches that each worker prepares ahead
+        "skip_corrupt": False,  # True: replace an unreadable sample by the next one, and count it
     },
     "loss": {
         "auxiliary_weight": 0.4,
         "mask2former": {
-            "num_points": 12544,  # where masks are compared
-            "oversample_ratio": 3.0,  # candidates for the uncertain points, per point
-            "importance_sample_ratio": 0.75,  # share of the uncertain points
-            "max_targets": 64,  # classes of an image; the log counts those that do not fit
+            "num_points": 12544,  # points at which masks are compared
+            "oversample_ratio": 3.0,  # candidates per point, to choose uncertain ones from
+            "importance_sample_ratio": 0.75,  # share of points chosen for uncertainty
+            "max_targets": 64,  # classes per image; the log counts those beyond
         },
     },
     "optim": {
         "lr": 6e-5,
         "layer_decay": 1.0,
-        # Instead of rates by layer: (part of a path, factor of the rate, factor of weight_decay),
-        # of which the longest that is found counts.
+        # Replaces layer_decay: (part of a path, factor of lr, factor of weight_decay). The longest
+        # part that occurs in a parameter's path applies.
         "custom_keys": (),
         "betas": (0.9, 0.999),
         "weight_decay": 0.05,
@@ -80,32 +83,32 @@ BASE = {
         "warmup_ratio": 1e-6,
         "power": 1.0,
         "clip_norm": 0.0,  # 0: no clipping
-        "accumulation": 1,  # parts of the batch that are computed one after the other
-        "ema_decay": 0.0,  # 0: no moving average; otherwise it is what is evaluated
+        "accumulation": 1,  # sequential parts of the batch; their gradients are averaged
+        "ema_decay": 0.0,  # decay of the weights' moving average, which is evaluated; 0: none
     },
-    "mesh": {"data": -1, "fsdp": 1},  # devices per axis; -1: all that are left
-    "sharding": (("/kernel$", "fsdp"), ("", "replicated")),  # first pattern found in the path
-    "checkpoint": {"every_steps": 1000, "keep": 1},  # and the best by mIoU
+    "mesh": {"data": -1, "fsdp": 1},  # devices per axis; -1: all remaining
+    "sharding": (("/kernel$", "fsdp"), ("", "replicated")),  # the first match applies
+    "checkpoint": {"every_steps": 1000, "keep": 1},  # and the best one by mIoU
     "eval": {
         "every_steps": 16_000,
-        "images_per_device": 1,  # or windows
-        "protocol": "ss",  # or "ms": which of the two below
+        "images_per_device": 1,  # or windows per device
+        "protocol": "ss",  # or "ms": selects one of the next two
         "ss": SINGLE_SCALE,
         "ms": MULTI_SCALE,
-        "mode": "whole",  # or "slide": in windows of crop_hw every stride_hw, their scores averaged
+        "mode": "whole",  # or "slide": windows of crop_hw every stride_hw, with averaged scores
         "crop_hw": (512, 512),
         "stride_hw": (341, 341),
-        "pictures": 4,  # of the first images, and as many of the worst
-        # False counts predictions of outputs beyond the dataset's classes as errors, as the
-        # published numbers do; True leaves these outputs out.
+        "pictures": 4,  # panels of the first images, and of as many worst ones
+        # Outputs beyond the dataset's classes: False counts their predictions as errors, as the
+        # published numbers do. True ignores these outputs.
         "mask_absent_classes": False,
     },
     "log_steps": 50,
-    # A trace of so many steps, after so many of the run, for xprof; 0: none.
+    # Traces this many steps for xprof, after so many steps of the run. 0: no trace.
     "profile": {"steps": 0, "after": 10},
 }
 
-# The two sizes in which Mask2Former was published here, by its channels.
+# The two sizes of the published Mask2Former heads.
 NARROW = {
     "channels": 256,
     "num_heads": 8,
@@ -123,10 +126,16 @@ WIDE = {
 
 
 def upernet(backbone: dict[str, Any], num_classes: int, channels: int = 512) -> dict[str, Any]:
-    """UperNet on a backbone, with the auxiliary FCN head on its third stage."""
+    """Returns UPerNet on a backbone, with an auxiliary FCN head on the third stage.
+
+    Args:
+      backbone: the settings of the backbone.
+      num_classes: the number of outputs.
+      channels: the channels of the UPerNet head.
+    """
     return {
-        "dtype": "auto",  # of the computation: bfloat16 on accelerators, float32 on CPU
-        "kernels": "auto",  # of deformable sampling: "xla", "gpu" or "tpu"; JAXSEG_KERNELS wins
+        "dtype": "auto",  # dtype of the computation: bfloat16 on accelerators, float32 on CPU
+        "kernels": "auto",  # for deformable sampling; or "xla", "gpu", "tpu"; JAXSEG_KERNELS wins
         "backbone": backbone,
         "decode_head": {
             "kind": "upernet",
@@ -146,7 +155,7 @@ def upernet(backbone: dict[str, Any], num_classes: int, channels: int = 512) -> 
 
 
 def segformer(backbone: dict[str, Any], num_classes: int) -> dict[str, Any]:
-    """SegformerHead on a backbone, without an auxiliary head."""
+    """Returns a SegFormer head on a backbone, without an auxiliary head."""
     return {
         "dtype": "auto",
         "kernels": "auto",
@@ -164,7 +173,14 @@ def segformer(backbone: dict[str, Any], num_classes: int) -> dict[str, Any]:
 def mask2former(
     backbone: dict[str, Any], num_classes: int, num_queries: int, size: dict[str, int]
 ) -> dict[str, Any]:
-    """Mask2Former on a backbone; `size` is `NARROW` or `WIDE`."""
+    """Returns Mask2Former on a backbone, without an auxiliary head.
+
+    Args:
+      backbone: the settings of the backbone.
+      num_classes: the number of classes.
+      num_queries: the number of queries.
+      size: `NARROW` or `WIDE`.
+    """
     return {
         "dtype": "auto",
         "kernels": "auto",
@@ -180,13 +196,17 @@ def mask2former(
 
 
 def recipe(variant: str, variants: Mapping[str, Mapping[str, Any]]) -> ml_collections.ConfigDict:
-    """`BASE` with the settings of one variant over it.
+    """Returns `BASE` overridden by the settings of one variant.
+
+    Args:
+      variant: the name of the variant.
+      variants: the settings of each variant, which are merged deeply into `BASE`.
 
     Raises:
-      ValueError: for an unknown variant, with the list of those there are.
+      ValueError: for an unknown variant, with the list of known ones.
     """
     if variant not in variants:
-        raise ValueError(f"no variant {variant!r}; there are: {', '.join(variants)}")
+        raise ValueError(f"no variant {variant!r}; the variants are: {', '.join(variants)}")
     config = ml_collections.ConfigDict(copy.deepcopy(BASE))
     config.variant = variant
     config.update(ml_collections.ConfigDict(variants[variant]))

@@ -1,8 +1,9 @@
-"""The file of class names that comes with a user's own data.
+"""Reads the file of class names that comes with a user's own data.
 
-The file has a class a line; the number of a line, from 0 on, is the class's value in the masks.
-Where the values are others, every line begins with its own, as in `255: vessel`; values of one name
-are one class, and `ignore` is none. Empty lines and those that begin with # do not count.
+The file has one class per line. The number of a line, counted from 0, is the class's value in the
+masks. For other values, every line begins with its value, as in `255: vessel`. Values with the same
+name are one class. Values named `ignore` are ignored. Empty lines and lines that begin with # do
+not count.
 """
 
 import pathlib
@@ -16,10 +17,10 @@ MOST_CLASSES = 254  # 255 is ignored
 
 
 def read_lines(file: str) -> tuple[str, ...]:
-    """The lines of a file of class names that count.
+    """Returns the lines of a file of class names, without empty lines and comments.
 
     Raises:
-      ConfigError: where the file cannot be read or has no such lines.
+      ConfigError: if the file cannot be read or lists no classes.
     """
     try:
         lines = pathlib.Path(file).read_text("utf-8-sig").splitlines()
@@ -33,17 +34,20 @@ def read_lines(file: str) -> tuple[str, ...]:
 
 
 def parse_lines(lines: Sequence[str]) -> tuple[tuple[str, ...], dict[int, int | None]]:
-    """The class names, and what each value in the masks means: a class, or None for `ignore`.
+    """Parses the lines of a file of class names.
+
+    Returns:
+      The class names, and the class index of each value in the masks, None for `ignore`.
 
     Raises:
-      ConfigError: for lines that list no classes.
+      ConfigError: for lines that are not a valid list of classes.
     """
     if not lines:
-        raise ConfigError("config.data.classes=FILE is needed: a file of class names, one a line")
+        raise ConfigError("config.data.classes=FILE is needed: a file of class names, one per line")
     numbered = [re.fullmatch(r"(\d+)\s*:\s*(\S.*)", line) for line in lines]
     if any(numbered) and not all(numbered):
         odd = next(line for line, match in zip(lines, numbered, strict=True) if not match)
-        raise ConfigError(f"config.data.classes: {odd!r} has no value, but other lines have")
+        raise ConfigError(f"config.data.classes: {odd!r} has no value, but other lines do")
     if all(numbered):
         pairs = [(int(match[1]), match[2]) for match in numbered]
     else:
@@ -55,11 +59,11 @@ def parse_lines(lines: Sequence[str]) -> tuple[tuple[str, ...], dict[int, int | 
         twice = next(line for line in lines if lines.count(line) > 1)
         raise ConfigError(f"config.data.classes: {twice!r} is listed twice")
     if max(values) > 255:
-        raise ConfigError(f"config.data.classes: values go up to 255, {max(values)} is above")
+        raise ConfigError(f"config.data.classes: the value {max(values)} is above 255")
     classes = tuple(dict.fromkeys(name for _, name in pairs if name != IGNORED))
     if not 1 <= len(classes) <= MOST_CLASSES:
         raise ConfigError(
-            f"config.data.classes lists {len(classes)} classes; 1 to {MOST_CLASSES} work"
+            f"config.data.classes lists {len(classes)} classes; it must list 1 to {MOST_CLASSES}"
         )
     return classes, {
         value: None if name == IGNORED else classes.index(name) for value, name in pairs

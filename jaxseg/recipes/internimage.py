@@ -1,4 +1,4 @@
-"""InternImage: its sizes, and what the published runs of each share."""
+"""Holds the sizes of InternImage and the settings that its published runs share."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ SIZES = {
         "remat": True,
     },
 }
-# What each size is trained with, and the ImageNet weights it starts from.
+# The optimizer settings of each size, and the ImageNet weights it starts from.
 OPTIM = {
     "t": {},
     "s": {},
@@ -88,7 +88,11 @@ INIT = {
 
 
 def backbone(size: str) -> dict[str, Any]:
-    """An InternImage backbone of the published size."""
+    """Returns the settings of an InternImage backbone.
+
+    Args:
+      size: a published size, a key of `SIZES`.
+    """
     return {
         "kind": "internimage",
         "mlp_ratio": 4.0,
@@ -102,12 +106,18 @@ def backbone(size: str) -> dict[str, Any]:
 
 
 def upernet(size: str) -> dict[str, Any]:
-    """UperNet with what its published runs share; 150 outputs on every dataset."""
+    """Returns UPerNet on InternImage with the settings that its published runs share.
+
+    The heads have 150 outputs on every dataset.
+    """
     return _published(base.upernet(backbone(size), num_classes=150), size)
 
 
 def segformer(size: str) -> dict[str, Any]:
-    """SegformerHead with what its published runs share."""
+    """Returns a SegFormer head on InternImage with the settings that its published runs share.
+
+    The head has 150 outputs on every dataset.
+    """
     return _published(base.segformer(backbone(size), num_classes=150), size)
 
 
@@ -117,7 +127,14 @@ def mask2former(
     size: dict[str, int] = base.NARROW,
     **optim: float,
 ) -> dict[str, Any]:
-    """Mask2Former on InternImage-H with what its published runs share, but for some of `optim`."""
+    """Returns Mask2Former on InternImage-H with the settings that its published runs share.
+
+    Args:
+      num_classes: the number of classes.
+      num_queries: the number of queries.
+      size: `base.NARROW` or `base.WIDE`.
+      **optim: optimizer settings that differ from the shared ones.
+    """
     recipe = _published(base.mask2former(backbone("h"), num_classes, num_queries, size), "h")
     return {**recipe, "optim": recipe["optim"] | optim}
 

@@ -1,6 +1,6 @@
-"""ViT-Adapter on its plain transformers, BEiT without one, and what the published runs share.
+"""Holds ViT-Adapter on its plain transformers, BEiT without an adapter, and their shared settings.
 
-A transformer goes by what it was pre-trained as: DeiT (ImageNet), AugReg, BEiT and BEiTv2
+A transformer is named after its pre-training: DeiT (ImageNet), AugReg, BEiT and BEiTv2
 (ImageNet-22k), Uni-Perceiver (images and text).
 """
 
@@ -57,7 +57,7 @@ SIZES = {
         "remat": True,
     },
 }
-# One exchange for all blocks, without what costs the most.
+# One interaction for all blocks, without the most expensive parts of the adapter.
 LIGHT = {
     "interaction_indexes": ((0, 11),),
     "ffn_ratio": None,
@@ -89,7 +89,7 @@ BACKBONES = {
         "remat_keeps": "nothing",
     },
 }
-# What each is trained with, and the weights it starts from.
+# The optimizer settings of each backbone, and the weights it starts from.
 OPTIM = {
     "deit_adapter_t": {"lr": 1.2e-4, "layer_decay": 0.95, "weight_decay": 0.01},
     "deit_adapter_s": {"lr": 6e-5, "layer_decay": 0.95, "weight_decay": 0.01},
@@ -128,21 +128,36 @@ INIT = {
     "beitv2_adapter_l": "zoo:beitv2_large_patch16_224_pt1k_ft21k",
     "beit_l": "zoo:beit_large_patch16_224_pt22k_ft22k",
 }
-# Images from -1 to 1 for these, as in their pre-training; AugReg-T has the others' mean and std.
+# AugReg-B and AugReg-L take images scaled to -1..1, as in their pre-training. AugReg-T has the mean
+# and std of the other backbones.
 TO_ONE = {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)}
 NORMALIZATION = {"augreg_adapter_b": TO_ONE, "augreg_adapter_l": TO_ONE}
 
 
 def at_sides(sides: tuple[int, ...], pad: str) -> dict[str, Any]:
-    """Evaluation at several scales of the published runs with crops of 896 pixels, where they have
-    no SETR_Resize: of images with these shorter sides, filled up to a window."""
+    """Returns the multi-scale evaluation settings of published runs with 896-pixel crops.
+
+    They are for the runs that do not use SETR_Resize. Images are resized to the given shorter sides
+    and padded to a full window.
+
+    Args:
+      sides: the shorter sides of the images in pixels.
+      pad: the value of the setting "pad" (`base.SINGLE_SCALE`).
+    """
     return {"ratios": tuple(side / 896 for side in sides), "resize": "within", "pad": pad}
 
 
 def upernet(
     name: str, num_classes: int, data: dict[str, Any], steps: int = 160_000
 ) -> dict[str, Any]:
-    """UperNet on one of `BACKBONES` as its published runs have it; `data` has square crops."""
+    """Returns UPerNet on one of `BACKBONES` with the settings of its published runs.
+
+    Args:
+      name: a key of `BACKBONES`.
+      num_classes: the number of outputs.
+      data: the data settings, with square crops.
+      steps: the number of training steps.
+    """
     channels = 1024 if name.startswith("beit") else 512
     model = base.upernet(_backbone(name, data), num_classes, channels)
     return _published(name, model, data, steps)
@@ -156,13 +171,22 @@ def mask2former(
     num_queries: int = 100,
     size: dict[str, int] = base.WIDE,
 ) -> dict[str, Any]:
-    """Mask2Former on one of `BACKBONES` as its published runs have it; `data` has square crops."""
+    """Returns Mask2Former on one of `BACKBONES` with the settings of its published runs.
+
+    Args:
+      name: a key of `BACKBONES`.
+      num_classes: the number of classes.
+      data: the data settings, with square crops.
+      steps: the number of training steps.
+      num_queries: the number of queries.
+      size: `base.NARROW` or `base.WIDE`.
+    """
     model = base.mask2former(_backbone(name, data), num_classes, num_queries, size)
     return _published(name, model, data, steps)
 
 
 def _backbone(name, data):
-    """The tables of relative positions of BEiT are made for the size of the crops."""
+    """Returns the settings of a backbone, with BEiT's position tables sized for the crops."""
     backbone = BACKBONES[name]
     if not backbone["kind"].startswith("beit"):
         return backbone
@@ -170,9 +194,10 @@ def _backbone(name, data):
 
 
 def _published(name, model, data, steps):
-    """Ten times evaluated, in windows of the size of the crops.
+    """Returns the shared settings: ten evaluations per run, in windows of the size of the crops.
 
-    The tables of BEiT need whole windows: at several scales no image is smaller.
+    BEiT's position tables need whole windows. Its multi-scale evaluation therefore makes no image
+    smaller than a window.
     """
     crop = data["crop_hw"][0]
     stride = 512 if crop == 896 else 2 * crop // 3

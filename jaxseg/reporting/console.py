@@ -1,4 +1,4 @@
-"""Lines and tables, on a terminal or in a log file."""
+"""Prints lines and tables on a terminal or into a log file."""
 
 import rich.box
 import rich.console
@@ -7,13 +7,22 @@ import rich.text
 
 
 def print_line(console, text):
-    """Prints a line as it is: not wrapped, brackets are no markup, and no character is fatal."""
+    """Prints a line unchanged, without wrapping and without markup.
+
+    Characters that the console's encoding lacks are replaced.
+    """
     text = text.encode(console.encoding, "replace").decode(console.encoding)
     console.print(text, markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 def print_table(console, rows, head=None):
-    """A drawn table on a terminal; elsewhere columns aligned by spaces. Numbers to the right."""
+    """Prints a table: with borders on a terminal, with columns aligned by spaces elsewhere.
+
+    Args:
+      console: the rich console to print to.
+      rows: the rows, each a sequence of strings.
+      head: the headings, if any. With headings, all columns but the first are aligned right.
+    """
     if console.is_terminal:
         table = rich.table.Table(box=rich.box.ROUNDED, show_header=head is not None)
         for number, name in enumerate(head or ("", "")):

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, git, devices, and a hash of the weights."""
+"""Records what a run was made with: versions, git commit, devices, and a hash of the weights."""
 
 import datetime
 import hashlib
@@ -23,9 +23,13 @@ PACKAGES = ("jaxseg", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gra
 
 
 def write_manifest(workdir: str | os.PathLike, facts: Mapping[str, Any]):
-    """Writes `run.json`: when, where and with which versions this was run, and the facts given.
+    """Writes `run.json`: when, where and with which versions a run was started.
 
-    A run that goes on keeps what it was begun with and adds to its list "resumed".
+    A resumed run keeps the facts of its first start and appends the new ones to the list "resumed".
+
+    Args:
+      workdir: the work directory of the run, made if it does not exist.
+      facts: further entries of the file.
     """
     path = pathlib.Path(workdir) / "run.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +50,7 @@ def write_manifest(workdir: str | os.PathLike, facts: Mapping[str, Any]):
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that decide what a run computes."""
+    """Returns the versions of Python and of the packages that decide what a run computes."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -57,7 +61,10 @@ def versions() -> dict[str, str]:
 
 
 def git_revision(file: str | os.PathLike = __file__) -> str | None:
-    """The commit that `file` belongs to, `-dirty` when the tree has changed since; else None."""
+    """Returns the commit that `file` belongs to, or None if git does not track it.
+
+    The commit ends in `-dirty` if the tree has changed since.
+    """
     directory, name = os.path.split(file)
 
     def git(*arguments):
@@ -73,14 +80,17 @@ def git_revision(file: str | os.PathLike = __file__) -> str | None:
 
 
 def device_memory() -> tuple[int, int] | None:
-    """Bytes (used at the peak, available) of the fullest local device; None on CPU: unknown."""
+    """Returns the memory of the fullest local device: peak bytes in use, and bytes available.
+
+    It is None where JAX does not report memory, as on CPU.
+    """
     known = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
     used = [(s["peak_bytes_in_use"], s["bytes_limit"]) for s in known if "bytes_limit" in s]
     return max(used, default=None)
 
 
-def strict_json(content, indent=None):
-    """JSON as the standard has it, which knows neither NaN nor infinity: both become null."""
+def strict_json(content, indent=None) -> str:
+    """Returns content as standard JSON, in which NaN and infinity become null."""
 
     def plain(value):
         if isinstance(value, Mapping):
@@ -95,7 +105,7 @@ def strict_json(content, indent=None):
 
 
 def fingerprint(params: Any) -> str:
-    """A hash of the weights that does not depend on how they are sharded."""
+    """Returns a hash of the weights that does not depend on how they are sharded."""
 
     def sums(params):
         bits = [jax.lax.bitcast_convert_type(x, jnp.uint32) for x in jax.tree.leaves(params)]

@@ -1,11 +1,11 @@
-"""What a run tells: a header, progress, scores; for people, for TensorBoard and for scripts.
+"""Reports a run's header, progress and scores to people, to TensorBoard and to scripts.
 
-In the work directory: `metrics.jsonl` (one strict JSON object per line; what is not a number is
-null), TensorBoard's `events.*`, and `run.json`, which says what the run was made with. On a
-terminal a progress bar is kept below the messages; elsewhere every report is one line of plain
-text, fit for a log file.
+The work directory holds `metrics.jsonl`, TensorBoard's `events.*`, and `run.json`, which says what
+the run was made with. Each line of `metrics.jsonl` is one strict JSON object, with null for NaN and
+infinity. On a terminal, a progress bar stays below the messages. Elsewhere every report is one line
+of plain text for a log file.
 
-A step is counted by the number of updates made: step 50 is the state after the fiftieth.
+A step is the number of updates made so far: step 50 is the state after the fiftieth update.
 """
 
 import datetime
@@ -29,8 +29,8 @@ from jaxseg.atomic_files import write_text
 from jaxseg.reporting.console import print_line, print_table
 from jaxseg.reporting.manifest import device_memory, strict_json
 
-# What the line of progress says about the metrics it knows, in this order. All others are
-# recorded and not shown.
+# How the progress line shows the metrics it knows, in this order. Other metrics are recorded, but
+# not shown.
 SHOWN: dict[str, Callable[[float], str]] = {
     "loss": "loss {:.3f}".format,
     "learning_rate": "lr {:.1e}".format,
@@ -41,13 +41,18 @@ SHOWN: dict[str, Callable[[float], str]] = {
 
 
 class Report:
-    """Tells of one run; a context manager, to be closed when the run ends.
+    """Reports one run; a context manager that closes its files when the run ends.
 
-    `start_step` is the step of the state that the run goes on from. What `metrics.jsonl` and
-    TensorBoard hold of later steps was written by a run that was killed after its last
-    checkpoint; it is dropped, since those steps are about to be made again.
+    A run that was killed after its last checkpoint leaves records of later steps in
+    `metrics.jsonl` and TensorBoard. They are dropped, because those steps are computed again.
 
-    Only process 0 should be `enabled`; on the others every method does nothing.
+    Args:
+      workdir: where the records are written, made if it does not exist.
+      total_steps: the last step of the run.
+      start_step: the step of the state that the run starts or resumes from.
+      enabled: whether to report at all, which only process 0 should. Otherwise every method does
+        nothing.
+      console: where to print; standard output by default.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class Report:
             return
         self._total = total_steps
         self.console = console or rich.console.Console()
-        self._first: tuple[int, float] | None = None  # step and clock at the first progress
+        self._first: tuple[int, float] | None = None  # step and clock at the first report
         self._live: rich.live.Live | None = None
         self.workdir = workdir = pathlib.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -82,6 +87,7 @@ class Report:
         self.close()
 
     def close(self):
+        """Stops the progress bar and closes the files."""
         if self.enabled:
             if self._live:
                 self._live.stop()
@@ -89,17 +95,17 @@ class Report:
             self._board.close()
 
     def header(self, facts: Mapping[str, str]):
-        """What is about to run, one line per fact."""
+        """Prints what is about to run, one line per fact."""
         if self.enabled:
             print_table(self.console, [(name, str(text)) for name, text in facts.items()])
 
     def message(self, text: str):
-        """One line for the reader; the progress bar stays below it."""
+        """Prints one line above the progress bar."""
         if self.enabled:
             print_line(self.console, text)
 
     def train(self, step: int, metrics: Mapping[str, float]):
-        """Progress at `step`: any metrics (see `SHOWN` for the ones shown), and device memory."""
+        """Records the metrics and device memory at `step`, and prints those in `SHOWN`."""
         if not self.enabled:
             return
         metrics = {name: float(value) for name, value in metrics.items()}
@@ -116,19 +122,19 @@ class Report:
         self._progress(step, parts)
 
     def evaluation(self, step: int, means: Mapping[str, float], iou: Mapping[str, float]):
-        """Records the scores at `step`: the means, and the IoU of every class."""
+        """Records the scores at `step`: the means, and the IoU of each class by name."""
         if self.enabled:
             self._record(step, "eval", means, iou=iou)
             self._to_board(step, "eval_iou", iou)
 
     def images(self, tag: str, step: int, picture: np.ndarray):
-        """A picture, RGB uint8 [h, w, 3], for TensorBoard."""
+        """Records a picture, RGB uint8 [h, w, 3], for TensorBoard."""
         if self.enabled:
             self._board.add_image(tag, picture, step, dataformats="HWC")
 
     def _record(self, step, kind, metrics, **more):
         self._jsonl.write(strict_json({"step": step, "kind": kind, **metrics, **more}) + "\n")
-        self._jsonl.flush()  # the line survives when the process is killed
+        self._jsonl.flush()  # so that the line survives if the process is killed
         self._to_board(step, kind, metrics)
 
     def _to_board(self, step, group, values):
@@ -137,7 +143,10 @@ class Report:
                 self._board.add_scalar(f"{group}/{name}", value, step)
 
     def _time_left(self, step, step_seconds):
-        """Seconds to the last step at the pace since the first report (compiling is before it)."""
+        """Returns the seconds to the last step, at the pace since the first report.
+
+        Compilation happens before the first report and does not count.
+        """
         now = time.monotonic()
         first_step, first_time = self._first = self._first or (step, now)
         if step > first_step:
@@ -164,9 +173,10 @@ class Report:
 
 
 def drop_later_steps(path: pathlib.Path, step: int):
-    """Removes the lines of a `metrics.jsonl` after `step` (all, for 0), whatever was half-written.
+    """Removes the lines of a `metrics.jsonl` after `step`, and half-written lines.
 
-    The file is replaced in one go: a run killed here leaves it as it was, or done.
+    Step 0 removes all lines. The file is replaced atomically, so a process killed here leaves the
+    old file or the new one.
     """
     if not path.exists():
         return

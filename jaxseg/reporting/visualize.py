@@ -1,8 +1,9 @@
-"""Pictures for people: class maps in color, overlays, legends, truth beside prediction.
+"""Draws class maps in color, overlays, legends, and panels of ground truth and prediction.
 
-Images are RGB uint8 [h, w, 3]; labels are class numbers [h, w] of any integer type, and a number
-without a color (255: ignored) is no class. Palettes are RGB [K, 3]. Everything returned is an
-image. Text grows with the picture, so that a panel reads alike at 256 and at 2048 pixels.
+Images are RGB uint8 [h, w, 3]. Labels are class indices [h, w] of any integer type. An index
+without a color, such as 255 (ignored), is no class. Palettes are RGB [k, 3]. Every public function
+returns an image. Text grows with the picture, so a panel is equally readable at 256 and at 2048
+pixels.
 """
 
 import math
@@ -22,18 +23,28 @@ INK = (45, 45, 45)
 WRONG = (229, 32, 32)
 IGNORED = (150, 150, 150)
 
-SMALL, LARGE = 512, 1024  # pictures in a panel get their longer side between these
+SMALL, LARGE = 512, 1024  # bounds in pixels of the longer side of a panel's pictures
 
 
 def colorize(labels: Labels, palette: Palette) -> Picture:
-    """Every class in its color, everything else black."""
+    """Returns a class map with every class in its color and all other pixels black."""
     colors = np.zeros((len(palette) + 1, 3), np.uint8)
     colors[:-1] = palette
     return colors[np.where(_has_class(labels, palette), labels.astype(np.int32), len(palette))]
 
 
 def overlay(image: Picture, labels: Labels, palette: Palette, alpha: float = 0.5) -> Picture:
-    """The classes' colors over the image with opacity `alpha`; no class, no color."""
+    """Blends the colors of the classes over an image.
+
+    Args:
+      image: the image.
+      labels: the class map.
+      palette: the color of each class.
+      alpha: the opacity of the colors, from 0 to 1. Pixels without a class stay as they are.
+
+    Raises:
+      ValueError: for an image that is not RGB uint8, or labels of another size.
+    """
     _check(image, labels)
     blended = cv2.addWeighted(image, 1 - alpha, colorize(labels, palette), alpha, 0)
     return np.where(_has_class(labels, palette)[..., None], blended, image)
@@ -46,9 +57,17 @@ def legend(
     width: int = 1024,
     extra: Sequence[tuple[str, tuple[int, int, int]]] = (),
 ) -> Picture:
-    """A strip [*, width, 3] of color chips with names: classes `present`, then the `extra` ones.
+    """Draws a strip of color chips with class names, in as many rows as needed.
 
-    Aligned in columns, in as many rows as it takes; of height 0 when there is nothing to name.
+    Args:
+      classes: the name of each class.
+      palette: the color of each class.
+      present: the classes to show.
+      width: the width of the strip in pixels.
+      extra: names and colors of further chips, drawn after those of the classes.
+
+    Returns:
+      An image [*, width, 3], of height 0 if there is nothing to name.
     """
     entries = [(classes[i], tuple(int(c) for c in palette[i])) for i in present]
     entries += extra
@@ -78,10 +97,14 @@ def evaluation_panel(
     palette: Palette,
     classes: Sequence[str],
 ) -> Picture:
-    """Image, truth, prediction and errors with captions, and a legend of the classes seen.
+    """Draws image, ground truth, prediction and errors with captions, and a legend below them.
 
-    Errors: wrong pixels red over the dimmed image, ignored ones gray. Small images are enlarged
-    and large ones reduced; four wide pictures stand two by two, four tall ones in a row.
+    The errors are shown over the dimmed image: wrong pixels red, ignored pixels gray. The legend
+    names the classes that occur. Small images are enlarged and large ones reduced. Wide pictures
+    stand two by two, tall ones in one row of four.
+
+    Raises:
+      ValueError: for an image that is not RGB uint8, or labels of another size.
     """
     _check(image, truth)
     _check(image, prediction)
@@ -113,9 +136,12 @@ def evaluation_panel(
 def contact_sheet(
     images: Sequence[Picture], labels: Sequence[Labels], palette: Palette, columns: int = 4
 ) -> Picture:
-    """A grid of training samples, each with its labels laid over it below: what the model sees.
+    """Draws a grid of training samples, each above the same sample with its labels laid over it.
 
-    At most 2048 pixels wide; samples of different sizes are aligned at the top left.
+    The sheet is at most 2048 pixels wide. Samples of different sizes are aligned at the top left.
+
+    Raises:
+      ValueError: for no images, or another number of label maps than of images.
     """
     if not images or len(images) != len(labels):
         raise ValueError(f"a sheet of {len(images)} images and {len(labels)} label maps")
@@ -132,9 +158,13 @@ def contact_sheet(
 def prediction_picture(
     image: Picture, labels: Labels, classes: Sequence[str], palette: Palette
 ) -> Picture:
-    """The predicted classes over the image at its own size, and below it a legend of them.
+    """Draws the predicted classes over an image, with a legend of them below it.
 
-    Images below 512 pixels are enlarged by a whole factor, for the legend to be readable.
+    The image keeps its size. Images whose longer side is below 512 pixels are enlarged by a whole
+    factor, so that the legend is readable.
+
+    Raises:
+      ValueError: for an image that is not RGB uint8, or labels of another size.
     """
     picture = _fit(overlay(image, labels, palette), SMALL, max(image.shape))
     width = picture.shape[1]
@@ -145,7 +175,7 @@ def prediction_picture(
 
 
 def _errors(image, labeled, wrong):
-    """The image in dim gray, with red where it is wrong and light gray where nothing is known."""
+    """Returns the image in dim gray, wrong pixels red and unlabeled pixels light gray."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) * 0.4
     shade = np.repeat(gray[..., None], 3, axis=2)
     shade[wrong] = 0.25 * shade[wrong] + 0.9 * np.array(WRONG)
@@ -158,7 +188,7 @@ def _has_class(labels, palette):
 
 
 def _present(palette, *label_maps):
-    """The classes in any of the maps, ascending."""
+    """Returns the classes that occur in any of the maps, in ascending order."""
     found = [np.unique(labels[_has_class(labels, palette)]) for labels in label_maps]
     return np.unique(np.concatenate(found)).tolist()
 
@@ -171,7 +201,10 @@ def _check(image, labels):
 
 
 def _fit(picture, low=SMALL, high=LARGE):
-    """Brings the longer side into low..high: a whole factor up (sharp pixels), any factor down."""
+    """Resizes a picture so that its longer side is from `low` to `high` pixels.
+
+    Pictures are enlarged by a whole factor, which keeps pixels sharp, and reduced by any factor.
+    """
     height, width, _ = picture.shape
     longer = max(height, width)
     if longer < low:
@@ -188,7 +221,7 @@ def _font_size(width):
 
 
 def _caption(text, width, size):
-    """One line of text [*, width, 3], smaller where it would not fit."""
+    """Draws one line of text [*, width, 3], in a smaller font if it would not fit."""
     strip = Image.new("RGB", (width, round(1.5 * size)), (PAPER,) * 3)
     length = ImageFont.load_default(size).getlength(text)
     font = ImageFont.load_default(max(8, min(size, int(size * width / length))))
@@ -197,7 +230,7 @@ def _caption(text, width, size):
 
 
 def _grid(cells, columns, gap):
-    """Cells in rows of `columns`, `gap` pixels apart, each place as large as the largest cell."""
+    """Arranges cells in rows of `columns`, `gap` pixels apart, each as large as the largest."""
     rows = math.ceil(len(cells) / columns)
     height = max(cell.shape[0] for cell in cells) + gap
     width = max(cell.shape[1] for cell in cells) + gap

@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the results to FILE")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the results there")
     parser.add_argument("--write-numbers", type=pathlib.Path, metavar="FILE")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # checkpointing logs several lines per save

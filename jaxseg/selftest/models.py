@@ -1,4 +1,4 @@
-"""A small model of each family: its numbers on this device, against those in `numbers.json`."""
+"""Compares a small model of each family on this device with the numbers in `numbers.json`."""
 
 import json
 import math
@@ -28,7 +28,7 @@ from jaxseg.training.step import make_train_step
 NUMBERS = pathlib.Path(__file__).with_name("numbers.json")
 CLASSES = 5
 IMAGE_HW = (64, 64)
-# Of whole models in float32, whose layers add up the differences of their operators.
+# Tolerances for whole models in float32. The differences of their operators add up over the layers.
 MODEL = {"logits": 1e-4, "loss": 1e-5, "gradient_norm": 1e-3, "loss_after_a_step": 1e-3}
 
 SEGFORMER = {"kind": "segformer", "num_classes": CLASSES, "channels": 16, "dropout": 0.0}
@@ -51,7 +51,7 @@ ADAPTER = {
     "interaction_indexes": ((0, 0),),
     "deform_num_heads": 3,
     "conv_inplane": 4,
-    "add_vit_feature": False,  # which takes four interactions
+    "add_vit_feature": False,  # it needs four interactions
     "extra_extractors": 1,
 }
 INTERNIMAGE = {
@@ -75,7 +75,12 @@ MODELS = {
 
 
 def config_of(backbone: dict[str, Any], head: dict[str, Any]) -> ConfigDict:
-    """A config for training a small model in float32."""
+    """Returns a config for training a small model in float32.
+
+    Args:
+      backbone: the settings of the backbone.
+      head: the settings of the decode head.
+    """
     return ConfigDict(
         {
             "seed": 0,
@@ -109,7 +114,7 @@ def config_of(backbone: dict[str, Any], head: dict[str, Any]) -> ConfigDict:
 
 
 def weights_of(path: str, shape: Sequence[int]) -> np.ndarray:
-    """The weights of a parameter, from its path: the same on every machine."""
+    """Returns random weights of a parameter, seeded by its path: the same on every machine."""
     random = np.random.Generator(np.random.Philox(zlib.crc32(path.encode())))
     normal = random.standard_normal(shape, dtype=np.float32)
     leaf = path.rpartition("/")[2]
@@ -123,14 +128,19 @@ def weights_of(path: str, shape: Sequence[int]) -> np.ndarray:
 
 
 def filled(model: SegmentationModel) -> Variables:
-    """Variables of a model with `weights_of` their paths."""
+    """Returns the variables of a model, filled by `weights_of`."""
     shapes = parameter_paths.shapes(variable_shapes(model))
     arrays = {path: jnp.asarray(weights_of(path, shape)) for path, shape in shapes.items()}
     return {"batch_stats": {}} | parameter_paths.nested(arrays)
 
 
 def model_numbers(name: str) -> dict[str, list[float]]:
-    """Logits of a small model in evaluation; loss, gradient norm, and the loss after an update."""
+    """Computes the numbers of a small model of `MODELS` on this device.
+
+    Returns:
+      A regular sample of the logits in evaluation, the loss, the gradient norm, and the loss after
+      one update.
+    """
     config = config_of(*MODELS[name])
     model = build_model(config.model)
     variables = filled(model)
@@ -143,14 +153,14 @@ def model_numbers(name: str) -> dict[str, list[float]]:
         return apply_model(model, variables, image)[0].logits
 
     logits = np.asarray(compiled(evaluate)(variables, image)).ravel()
-    with jax.numpy_dtype_promotion("standard"):  # optax raises Python numbers
+    with jax.numpy_dtype_promotion("standard"):  # optax takes powers of Python numbers
         optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
         opt_state = optimizer.init(variables["params"])
         state = TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=opt_state)
         step = compiled(make_train_step(config, model, optimizer))
         batch = {"image": image, "label": jnp.asarray(label, jnp.int32)}
         state, first = step(state, batch)
-        # The same random numbers again: what differs is the update alone.
+        # Step 0 again, with the same random numbers, so that only the weights differ.
         _, second = step(state.replace(step=jnp.zeros((), jnp.int32)), batch)
     return {
         "logits": [float(x) for x in logits[:: max(1, len(logits) // 64)]],
@@ -161,12 +171,12 @@ def model_numbers(name: str) -> dict[str, list[float]]:
 
 
 def model_errors(name: str) -> Errors:
-    """Errors of a small model against the numbers that come with the package."""
+    """Returns the errors of a small model against the numbers that come with the package."""
     expected = json.loads(NUMBERS.read_text())[name]
     found = model_numbers(name)
     return {key: (relative_error(found[key], expected[key]), MODEL[key]) for key in MODEL}
 
 
 def write_numbers(file: pathlib.Path):
-    """Writes what `model_errors` compares with."""
+    """Writes the numbers that `model_errors` compares with."""
     file.write_text(json.dumps({name: model_numbers(name) for name in MODELS}, indent=1) + "\n")

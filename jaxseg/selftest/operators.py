@@ -1,4 +1,4 @@
-"""The operators for deformable sampling on this device, against their definition."""
+"""Compares the operators for deformable sampling on this device with their definition."""
 
 import functools
 
@@ -10,14 +10,26 @@ import pallas_kernels
 from jaxseg.selftest.check import Errors, compiled, relative_error
 from pallas_kernels import choice, reference
 
-# Relative to the largest expected value. Float32 sums in another order differ by 1e-6. Rounding a
-# result to bfloat16 changes it by up to 2⁻⁸; twice that is allowed. Coordinates stay in float32.
+# Tolerances relative to the largest expected value. Float32 sums in another order differ by 1e-6.
+# Rounding a result to bfloat16 changes it by up to 2⁻⁸; twice that is allowed. Coordinates stay in
+# float32.
 FLOAT32 = {"output": 1e-5, "value": 1e-4, "places": 1e-4, "weights": 1e-4}
 BFLOAT16 = {"output": 2**-7, "value": 2**-7, "places": 1e-3, "weights": 1e-3}
 
 
 def dcnv3_case(height: int, width: int, groups: int, channels: int, images: int = 1):
-    """A call of DCNv3: (operator -> function of its arrays), and these as float32."""
+    """Makes a call of DCNv3 with random arrays.
+
+    Args:
+      height: height of the input and the output.
+      width: width of the input and the output.
+      groups: the number of groups.
+      channels: the number of channels per group.
+      images: the batch size.
+
+    Returns:
+      A function that turns an operator into a function of the arrays alone, and these arrays.
+    """
     random = np.random.default_rng(0)
     hw = (images, height, width)
     arrays = (
@@ -36,7 +48,10 @@ def dcnv3_case(height: int, width: int, groups: int, channels: int, images: int 
 def ms_deform_attn_case(
     queries: int, levels: tuple[tuple[int, int], ...], heads: int, channels: int, images: int = 1
 ):
-    """As `dcnv3_case`, for multi-scale deformable attention; some points lie outside."""
+    """Makes a call of multi-scale deformable attention with random arrays, as `dcnv3_case` does.
+
+    Some sampling points lie outside the feature maps.
+    """
     random = np.random.default_rng(0)
     pixels = sum(height * width for height, width in levels)
     sampled = (images, queries, heads, len(levels), 4)
@@ -66,7 +81,13 @@ CASES = {
 
 
 def operator_errors(operator: str, shape: str, dtype: str) -> Errors:
-    """Errors of an operator's output and gradients against those of the definition in float32."""
+    """Returns the errors of an operator's output and gradients against the float32 definition.
+
+    Args:
+      operator: a name in `CASES`.
+      shape: the name of a shape of this operator.
+      dtype: of the sampled values, "float32" or "bfloat16".
+    """
     bind, (value, places, weights) = CASES[operator][shape]()
     value = jnp.asarray(value, dtype)
     places, weights = (jnp.asarray(x, jnp.float32) for x in (places, weights))
@@ -83,17 +104,17 @@ def operator_errors(operator: str, shape: str, dtype: str) -> Errors:
 
 
 def kernel_errors() -> Errors:
-    """Kernels for this device that gave way to XLA, in the checks so far."""
+    """Returns an error for each kernel of this device that fell back to XLA in earlier checks."""
     refused = choice.refusals()
     return {f"{name}: {reason}": (1, 0.5) for name, reason in refused.items()} or {"": (0, 0.5)}
 
 
 def _with_gradients(operator, value, places, weights, cotangent):
-    """The output, and the gradients of the three arrays."""
+    """Returns the output, and the gradients with respect to the three arrays."""
 
     def run(value, places, weights):
         output, transpose = jax.vjp(operator, value, places, weights)
-        # Exact in bfloat16, so that all types have the same cotangent.
+        # The cotangent is exact in bfloat16, so that it is the same for all dtypes.
         rounded = cotangent.astype(jnp.bfloat16).astype(output.dtype)
         return output, *transpose(rounded.reshape(output.shape))
 

@@ -1,6 +1,6 @@
 """Lists the published models, or prints all facts of a single one.
 
-    python -m jaxseg.zoo [PATTERN]
+Usage: `python -m jaxseg.zoo [PATTERN]`.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""The published models: what they score, what they cost, and where their weights lie.
+"""Lists the published models: their scores, their cost, and the URLs of their weights.
 
-Numbers are those of the READMEs of InternImage (github.com/OpenGVLab/InternImage), trained on eight
-A100 GPUs (a node), and of ViT-Adapter (github.com/czczup/ViT-Adapter). Another family takes a
-function like `_internimage`, which says where its files lie, and its rows in `MODELS`.
+The numbers come from the READMEs of InternImage (github.com/OpenGVLab/InternImage) and ViT-Adapter
+(github.com/czczup/ViT-Adapter). InternImage was trained on eight A100 GPUs (one node). To add
+another family, write a function like `_internimage` for its URLs, and add its rows to `MODELS`.
 """
 
 import dataclasses
@@ -18,39 +18,47 @@ from jaxseg.zoo import download
 INTERNIMAGE = "https://huggingface.co/OpenGVLab/InternImage/resolve/main"
 VIT_ADAPTER = "https://github.com/czczup/ViT-Adapter/releases/download"
 DEIT = "https://dl.fbaipublicfiles.com/deit"
-# Where BEiT's authors moved their files. ViT-Adapter's README still names the first place, on
-# conversationhub.blob.core.windows.net, which nobody may read any more.
+# BEiT's authors moved their files here. ViT-Adapter's README still names the first location, on
+# conversationhub.blob.core.windows.net, which is no longer public.
 BEIT = "https://github.com/addf400/files/releases/download"
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A published file of weights: the name it goes by here, and where it lies."""
+    """A published file of weights.
+
+    Attributes:
+      name: its name in this catalogue.
+      url: where to download it.
+    """
 
     name: str
     url: str
 
     @property
     def file_name(self) -> str:
+        """Returns the name of the file at the end of its URL."""
         return self.url.rpartition("/")[2]
 
 
 @dataclasses.dataclass(frozen=True)
 class Model(Weights):
-    """A published segmentation model; its name is that of its original config file, without .py.
+    """A published segmentation model, named like its original config file without .py.
+
+    None stands for a number that was not published.
 
     Attributes:
-      dataset: as the config files here are named.
-      config: what to give to --config for the same model here.
+      dataset: the name of the config file for its dataset, without .py.
+      config: the value of --config for the same model here.
       original_config: path of the config file in the original repository.
-      params_m: parameters in millions, those of the auxiliary head included.
-      flops_g: multiply-adds in thousand millions to predict one image of `flops_hw`. None here and
-        below: not published.
-      flops_hw: height and width at which these were counted, not always those of the crop.
-      miou_ss: mIoU in per cent at a single scale.
-      miou_ms: mIoU in per cent at several scales.
-      train_speed: seconds per step of training.
-      train_time: of all steps, as published: "14.5h"; "2d (2n)" is two days on two nodes.
+      params_m: parameters in millions, including those of the auxiliary head.
+      flops_g: multiply-adds in billions to predict one image of `flops_hw`.
+      flops_hw: height and width at which `flops_g` was counted, not always those of the crop.
+      miou_ss: mIoU in percent at a single scale.
+      miou_ms: mIoU in percent at several scales.
+      train_speed: seconds per training step.
+      train_time: time of all training steps, as published: "14.5h"; "2d (2n)" is two days on two
+        nodes.
     """
 
     dataset: str
@@ -66,14 +74,14 @@ class Model(Weights):
 
 
 def _model(name: str, url: str, config: str, folder: str | None, *facts) -> Model:
-    """`folder` of the original config, where it is not named like the dataset."""
+    """Makes a model; `folder` is that of the original config if not named like the dataset."""
     dataset = pathlib.PurePosixPath(config.partition(":")[0]).stem
     original_config = f"segmentation/configs/{folder or dataset}/{name}.py"
     return Model(name, url, dataset, config, original_config, *facts)
 
 
 def _internimage(name: str, config: str, *facts) -> Model:
-    file = name.removesuffix("_ss")  # evaluated at a single scale; training is the same
+    file = name.removesuffix("_ss")  # "_ss" means single-scale evaluation; the weights are the same
     return _model(name, f"{INTERNIMAGE}/{file}.pth", config, None, *facts)
 
 
@@ -86,13 +94,17 @@ def _vit_adapter(
     miou_ms: float | None,
     folder: str | None = None,
 ) -> Model:
-    """`file`: the release, and the file's name in it, which is not always that of the config."""
+    """Makes a model of ViT-Adapter.
+
+    Args:
+      file: the release and the file's name in it, which is not always that of the config.
+    """
     facts = (params_m, None, None, miou_ss, miou_ms, None, None)
     return _model(name, f"{VIT_ADAPTER}/{file}", config, folder, *facts)
 
 
-# Parameters (M), FLOPs (G) at (height, width), mIoU single and multi-scale, s/step, training; of
-# ViT-Adapter parameters and mIoU.
+# InternImage: parameters (M), FLOPs (G), their (height, width), mIoU at a single and at several
+# scales, seconds per step, training time. ViT-Adapter: parameters and both mIoU only.
 # fmt: off
 MODELS: tuple[Model, ...] = (
     _internimage("upernet_internimage_t_512x1024_160k_cityscapes",
@@ -242,7 +254,7 @@ MODELS: tuple[Model, ...] = (
 )
 # fmt: on
 
-# Pre-trained backbones, to start from.
+# Pre-trained backbones that training starts from.
 BACKBONES: tuple[Weights, ...] = (
     *(
         Weights(name, f"{INTERNIMAGE}/{name}.pth")
@@ -290,12 +302,12 @@ BACKBONES: tuple[Weights, ...] = (
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the published models that match a shell pattern, in the order of the table."""
+    """Returns the names of the published models that match a shell pattern, in table order."""
     return [model.name for model in MODELS if fnmatch.fnmatchcase(model.name, pattern)]
 
 
 def find_model(name: str) -> Model:
-    """The published model of that name.
+    """Returns the published model of a name.
 
     Raises:
       ConfigError: for an unknown name, with the nearest ones.
@@ -304,23 +316,28 @@ def find_model(name: str) -> Model:
 
 
 def find_recipe(variant: str, dataset: str) -> Model | None:
-    """The published model of the recipe with this variant's name on this dataset, if there is one.
+    """Returns the published model of a recipe, or None if there is none.
 
     Mapillary with its labels mapped to Cityscapes counts as Mapillary.
+
+    Args:
+      variant: the variant of the recipe.
+      dataset: the dataset of the recipe.
     """
     found = (model for model in MODELS if model.config.endswith(f":{variant}"))
     return next((model for model in found if dataset.startswith(model.dataset)), None)
 
 
 def fetch_weights(name: str) -> pathlib.Path:
-    """The checkpoint of a published model or backbone, downloaded unless it is there already.
+    """Downloads the checkpoint of a published model or backbone, unless it is in the cache.
 
-    It lies in `checkpoints/` of the cache directory, JAXSEG_CACHE or else ~/.cache/jaxseg, under
-    the name it was published with.
+    Returns:
+      Its path: the published file name in `checkpoints/` of the cache directory. That directory is
+      JAXSEG_CACHE, or ~/.cache/jaxseg if it is not set.
 
     Raises:
       ConfigError: for an unknown name, with the nearest ones.
-      CheckpointError: where it cannot be downloaded, with the place to put it by hand.
+      CheckpointError: if it cannot be downloaded, with the path to put the file at by hand.
     """
     weights = _find(name, (*MODELS, *BACKBONES))
     cache = pathlib.Path(os.environ.get("JAXSEG_CACHE") or "~/.cache/jaxseg").expanduser()
@@ -338,5 +355,5 @@ def _find(name, rows):
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """The three names that are most like `name`, for messages."""
+    """Returns the three names most similar to `name`, for messages."""
     return ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0))

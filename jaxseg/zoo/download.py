@@ -1,7 +1,7 @@
-"""A large file from the web: resumed where it broke off, checked, and never there in part.
+"""Downloads a large file: resumes after interruptions, checks it, and never leaves it incomplete.
 
-What has arrived is kept beside the target in FILE.part, and in FILE.part.etag which version of the
-file it is a part of. FILE itself appears when everything is there and the checks hold.
+The part that has arrived is kept next to the target in FILE.part. FILE.part.etag holds the version
+of the file that it belongs to. FILE itself appears only when it is complete and checked.
 """
 
 import contextlib
@@ -21,34 +21,38 @@ import rich.progress
 
 from jaxseg.errors import CheckpointError
 
-CONNECTIONS = 3  # how many may break off before a download is given up
-TIMEOUT_SECONDS = 30  # without a byte
+CONNECTIONS = 3  # after so many interrupted connections a download fails
+TIMEOUT_SECONDS = 30  # without receiving a byte
 CHUNK_BYTES = 1 << 18
 
 
 def fetch(url: str, target: str | os.PathLike) -> pathlib.Path:
-    """The path of the file `target`, downloaded from `url` unless it exists.
+    """Downloads a file unless it exists, and returns its absolute path.
 
-    The length is checked, and the sha256 where the server tells it, as Hugging Face does. A
-    download that was interrupted, by whatever, goes on where it stood at the next call.
+    The length is checked. The sha256 is checked too if the server announces it, as Hugging Face
+    does. An interrupted download is resumed by the next call.
+
+    Args:
+      url: where to download it; https, or http on this machine.
+      target: the path of the file.
 
     Raises:
-      CheckpointError: where it cannot be had, with the URL and the place to put the file by hand.
+      CheckpointError: if the download fails, with the URL and the path to put the file at by hand.
     """
     target = pathlib.Path(target).absolute()
     if target.exists():
         return target
     try:
         if not _is_safe(url):
-            raise urllib.error.URLError("only https is taken")
+            raise urllib.error.URLError("only https is accepted")
         target.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(target.parent):
-            if not target.exists():  # another process may just have been at it
+            if not target.exists():  # another process may have downloaded it meanwhile
                 _download(url, target)
     except (OSError, http.client.HTTPException) as error:
         why = error.reason if type(error) is urllib.error.URLError else error
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it is the server's answer, too
+            error.close()  # the error is also the server's response
         raise CheckpointError(
             f"{target.name} could not be downloaded: {why}\n"
             f"  Get it some other way from {url}\n"
@@ -59,7 +63,7 @@ def fetch(url: str, target: str | os.PathLike) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _one_at_a_time(folder):
-    """Of all processes, one downloads into a folder; the others wait here for their turn."""
+    """Lets one process at a time download into a folder; the others wait."""
     lock = filelock.FileLock(folder / ".lock")
     try:
         lock.acquire(blocking=False)
@@ -81,7 +85,7 @@ def _download(url, target):
     else:
         raise ConnectionError(
             f"{CONNECTIONS} connections broke off, the last one at {received} of {total} bytes;"
-            " the next attempt goes on from there"
+            " the next attempt resumes there"
         )
     if sha256:
         with part.open("rb") as file:
@@ -89,24 +93,26 @@ def _download(url, target):
         if found != sha256:
             part.unlink()
             _etag_file(part).unlink()
-            raise OSError(f"what arrived has the sha256 {found}, the server announced {sha256}")
+            raise OSError(f"the file has the sha256 {found}, but the server announced {sha256}")
     part.replace(target)
     _etag_file(part).unlink(missing_ok=True)
 
 
 def _receive(url, part):
-    """Takes over one connection as much as comes of what is missing of `part`.
+    """Receives the missing bytes of `part` over one connection, as many as arrive.
 
-    Returns how many bytes are there, how many there should be, and the sha256 announced or None.
+    Returns:
+      The number of bytes received so far, the number of bytes of the whole file, and the announced
+      sha256 or None.
     """
     answer, start, sha256 = _request(url, part)
     with answer:
         length = answer.headers.get("Content-Length")
         if length is None:
-            raise OSError("the server does not say how long the file is")
+            raise OSError("the server does not report the length of the file")
         total = start + int(length)
         with part.open("r+b" if start else "wb") as file:
-            if not start:  # the old content is gone before the new version is noted
+            if not start:  # the old content is removed before the new version is recorded
                 _etag_file(part).write_text(answer.headers.get("ETag", ""))
             file.seek(start)
             with _progress(part.stem, start, total) as advance:
@@ -119,9 +125,11 @@ def _receive(url, part):
 
 
 def _request(url, part):
-    """The server's answer, at which byte of the file it starts, and the sha256 announced or None.
+    """Requests the file, or only its missing bytes if the server can resume the same version.
 
-    It goes on from what is there, if that is of the same version and the server can do so.
+    Returns:
+      The server's response, the byte of the file at which it starts, and the announced sha256 or
+      None.
     """
     redirects = _Redirects()
     opener = urllib.request.build_opener(redirects)
@@ -137,7 +145,7 @@ def _request(url, part):
         except urllib.error.HTTPError as error:
             if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise
-            answer = error  # the file has become shorter than what is here
+            answer = error  # the file is now shorter than the part that is here
         if answer.status == http.HTTPStatus.OK:
             return answer, 0, redirects.sha256
         first = answer.headers.get("Content-Range", "").partition("-")[0]
@@ -148,13 +156,17 @@ def _request(url, part):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Goes only to safe places, and keeps the sha256 that Hugging Face sends along."""
+    """Follows redirects to safe URLs only, and keeps the sha256 that Hugging Face announces.
+
+    Attributes:
+      sha256: the announced hash in hexadecimal, or None.
+    """
 
     sha256: str | None = None
 
     def redirect_request(self, request, file, code, message, headers, url):
         if not _is_safe(url):
-            why = f"the server leads to {url}; only https is taken"
+            why = f"the server redirects to {url}; only https is accepted"
             raise urllib.error.HTTPError(request.full_url, code, why, headers, file)
         announced = re.fullmatch('"?([0-9a-f]{64})"?', headers.get("X-Linked-ETag", ""))
         if announced:
@@ -163,20 +175,20 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _is_safe(url):
-    """https anywhere, http within this machine."""
+    """Returns whether a URL is https, or http on this machine."""
     parts = urllib.parse.urlsplit(url)
     local = parts.hostname in ("localhost", "127.0.0.1")
     return parts.scheme == "https" or (parts.scheme == "http" and local)
 
 
 def _resumable(part):
-    """The byte from which to go on (0: from the beginning), and the version of the file."""
+    """Returns the byte to resume from, 0 for the beginning, and the version of the file."""
     if not part.exists() or not _etag_file(part).exists():
         return 0, ""
     etag = _etag_file(part).read_text()
-    if not etag.startswith('"'):  # none, or a weak one, which does not vouch for every byte
+    if not etag.startswith('"'):  # none, or a weak one, which does not guarantee every byte
         return 0, ""
-    # The last byte is fetched again: to ask for what comes after the end would be an error.
+    # The last byte is fetched again, because a request for bytes after the end is an error.
     return max(part.stat().st_size - 1, 0), etag
 
 
@@ -185,9 +197,12 @@ def _etag_file(part):
 
 
 def _chunks(answer):
-    """What comes, until the end or until the connection breaks off; the length tells which."""
+    """Yields received bytes until the end or until the connection breaks off.
+
+    The caller sees from the length which of the two happened.
+    """
     with contextlib.suppress(OSError, http.client.HTTPException):
-        while chunk := answer.read1(CHUNK_BYTES):  # as soon as it comes
+        while chunk := answer.read1(CHUNK_BYTES):  # returns as soon as bytes arrive
             yield chunk
 
 
@@ -197,7 +212,10 @@ def _say(text):
 
 @contextlib.contextmanager
 def _progress(name, start, total):
-    """Yields a function to be told of bytes that came. One line, and on a terminal a bar below."""
+    """Prints one line, and on a terminal shows a progress bar below it.
+
+    Yields a function that advances the bar by a number of bytes.
+    """
     console = rich.console.Console(stderr=True)
     _say(f"downloading {name}, {rich.filesize.decimal(total - start)}")
     columns = (
