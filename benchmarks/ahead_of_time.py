@@ -1,12 +1,12 @@
-"""What the published recipes need of TPUs, as their compiler states it; no TPU is needed.
+"""Reports what the published recipes need on TPUs, as the TPU compiler states it; no TPU is needed.
 
 pip install 'jaxseg[tpu]'
 python benchmarks/ahead_of_time.py [--only PATTERN] [--table]
 
-Runs `--mode compile` for each row of ROWS: the real train step in bfloat16, the kernels inside. The
-reports go to benchmarks/results/ahead_of_time.json, one after the other; a row that is there
-already is left out. A row takes minutes, half an hour for the largest, and up to 20 GB of memory.
---table prints the file as a table instead.
+The program runs `--mode compile` for each row of ROWS: the real train step in bfloat16, including
+the kernels. It adds the reports one by one to benchmarks/results/ahead_of_time.json and skips rows
+that are already there. A row takes minutes, the largest one half an hour, and up to 20 GB of
+memory. With --table, the program prints the file as a table instead.
 """
 
 import argparse
@@ -46,9 +46,10 @@ RECIPES = (
     "coco_stuff10k.py:mask2former_beit_adapter_b",
     BEIT,
 )
-# Weights and moments of 12 bytes a parameter, split over all chips of a slice or of a part of it.
+# Weights and moments take 12 bytes per parameter. They are sharded over this many chips, which are
+# a whole slice or a part of it.
 SPLIT = {BEIT: 16, H: 16, "ade20k.py:upernet_internimage_h": 16}
-# At the published batch of 16; an image a chip where there are more chips.
+# The batch is the published 16, or one image per chip if there are more chips.
 ROWS = [(recipe, "v5e:4x4", 1) for recipe in RECIPES] + [
     (recipe, *where)
     for recipe in (T, XL, BEIT, H)
@@ -60,7 +61,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", metavar="PATTERN", help="of 'recipe topology'")
+    parser.add_argument(
+        "--only", default="", metavar="PATTERN", help="rows whose 'recipe topology xSLICES' matches"
+    )
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     reports = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
@@ -75,7 +78,7 @@ def main():
 
 
 def report_of(recipe: str, topology: str, slices: int) -> dict:
-    """The report of `--mode compile`, with what it was made for."""
+    """Returns the report of `--mode compile`, with what it was made for."""
     chips = slices * math.prod(map(int, topology.partition(":")[2].split("x")))
     fsdp = SPLIT.get(recipe, 1)
     with tempfile.TemporaryDirectory() as workdir:
@@ -89,7 +92,7 @@ def report_of(recipe: str, topology: str, slices: int) -> dict:
 
 
 def table(reports: list[dict]) -> str:
-    """Markdown: a line for each report."""
+    """Formats the reports as a Markdown table, with a line for each report."""
     lines = [
         "| recipe | on | mesh | memory a chip, GB | sent a chip, GB | estimate, ms | MFU |",
         "|---|---|---|---|---|---|---|",

@@ -1,11 +1,12 @@
-"""Time of attention with and without a bias, forward and with gradients, by implementation.
+"""Times attention with and without a bias, forward and with gradients, by implementation.
 
 python benchmarks/attention.py
 
-At the lengths of the published models: ViT-B on 512 × 512 pixels, BEiT-L on 640 × 640. Beside what
-the models use are `jax.nn.dot_product_attention` and, on GPUs, cuDNN's kernel, which with a bias
-needs an even number of tokens: they are filled up with keys that are never looked at. In turns, in
-one process; the least of several times, as JSON.
+The lengths are those of the published models: ViT-B on 512 × 512 pixels, BEiT-L on 640 × 640. The
+implementation of the models is compared with `jax.nn.dot_product_attention` and, on GPUs, with
+cuDNN's kernel. With a bias, that kernel needs an even number of tokens, so they are padded with
+keys that no query attends to. All implementations run in turns in one process. The result is the
+minimum of several times, as JSON.
 """
 
 import argparse
@@ -27,7 +28,7 @@ ROUNDS = 10
 
 
 def cudnn(query, key, value, bias):
-    """cuDNN's kernel, with a bias on tokens filled up to an even number."""
+    """Runs cuDNN's kernel; with a bias, tokens are padded to an even number."""
     fill = query.shape[1] % 2 if bias is not None else 0
     if fill:
         bias = jnp.pad(bias, ((0, 0), (0, 0), (0, fill), (0, 0)))
@@ -65,7 +66,10 @@ def main():
 
 
 def times(implementations, batch, dtype, tokens, heads, width, biased):
-    """The least time of each, forward and with all gradients, in milliseconds."""
+    """Returns the minimum time of each implementation, in milliseconds.
+
+    Each one is timed forward and with all gradients.
+    """
     random = np.random.default_rng(0)
 
     def draw(*shape):
@@ -87,7 +91,7 @@ def times(implementations, batch, dtype, tokens, heads, width, biased):
         for name, function in functions.items():
             started = time.perf_counter()
             jax.block_until_ready(function(*arrays))
-            if turn:  # the first compiles
+            if turn:  # the first call compiles
                 best[name] = min(best[name], time.perf_counter() - started)
     return {name: round(1e3 * seconds, 2) for name, seconds in best.items()}
 

@@ -1,10 +1,10 @@
-"""Time and memory of converting a checkpoint the size of UperNet InternImage-XL.
+"""Measures time and memory of converting a checkpoint the size of UPerNet InternImage-XL.
 
 python benchmarks/conversion.py [--config configs/cityscapes.py:upernet_internimage_xl]
 
-Writes a file with the weights and their moving averages (twice the model), converts it in a process
-of its own, and prints as JSON the time and the peak of that process's resident memory, mapped parts
-of the file included, beside the size of the model.
+The program writes a file with the weights and their moving averages (twice the model) and converts
+it in a separate process. It prints as JSON the time, the peak of that process's resident memory and
+the size of the model. The peak includes the mapped parts of the file.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main():
 
 
 def write_checkpoint(file: pathlib.Path, config: str) -> int:
-    """Writes weights and their moving averages as mmcv names them; the bytes of the weights."""
+    """Writes weights and their moving averages as mmcv does; returns the weights' bytes."""
     tensors = verify.filled_state_dict(load_config(config))
     averages = {f"ema_{name.replace('.', '_')}": value for name, value in tensors.items()}
     torch_writer.write_torch_file(file, tensors | averages)

@@ -1,14 +1,15 @@
-"""jaxseg beside PyTorch on CPU, in turns, each in a process of its own.
+"""Times jaxseg and PyTorch on CPU, in turns, each in a separate process.
 
     pip install torch==2.13.0        # a CPU build is enough
     python benchmarks/cpu_vs_torch.py [--height 512 --width 1024 --batch 1 --rounds 10]
     python benchmarks/cpu_vs_torch.py --what dcnv3 --rounds 30
 
-Either UperNet InternImage-T, forward and train step, or DCNv3 alone at its four stages, forward and
-with all gradients. Both sides have the same weights and inputs, in float32, and must agree before
-anything is timed. In one process their thread pools would disturb each other. The result, with the
-least time of each call, is JSON. Under `taskset -c 0` both have one thread, which other programs
-on the machine disturb least.
+By default the program times the forward pass and the train step of UPerNet InternImage-T. With
+`--what dcnv3` it times DCNv3 alone at its four stages, forward and with all gradients. Both sides
+have the same weights and inputs, in float32, and must agree before anything is timed. They run in
+separate processes because their thread pools would disturb each other in one process. The result is
+JSON with the minimum time of each call. Under `taskset -c 0` both sides have one thread, which
+other programs on the machine disturb least.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from pallas_kernels import bench, shapes
 
 
 def model_calls(side, options):
-    """The calls of one side by name; each returns what the other side's must be equal to."""
+    """Returns the calls of one side by name; the results of both sides must agree."""
     rng = np.random.default_rng(0)
     shape = (options.batch, options.height, options.width, 3)
     images = rng.standard_normal(shape).astype(np.float32)
@@ -47,7 +48,7 @@ def model_calls(side, options):
     torch.manual_seed(0)
     config = cityscapes.get_config()
     backbone = config.model.backbone
-    # Random numbers are no part of the comparison.
+    # The comparison uses no random numbers.
     backbone.drop_path = 0.0
     config.model.decode_head.dropout = config.model.auxiliary_head.dropout = 0.0
     theirs = torch_internimage.UPerNet(backbone.channels, backbone.depths, backbone.groups)
@@ -62,14 +63,14 @@ def model_calls(side, options):
 
 
 def jaxseg_model(config, named, images, labels):
-    """Forward pass and train step of jaxseg."""
+    """Returns the forward pass and the train step of jaxseg."""
     variables = jax.tree.map(jnp.asarray, to_variables(named))
     model = build_model(config.model)
     forward = jax.jit(lambda variables, x: apply_model(model, variables, x)[0].logits)
     optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
     step = jax.jit(make_train_step(config, model, optimizer), donate_argnums=0)
     opt_state = optimizer.init(variables["params"])
-    # Copies: the step donates its state.
+    # The state is a copy, because the step donates it.
     state = TrainState(jnp.int32(0), **jax.tree.map(jnp.copy, variables), opt_state=opt_state)
     batch = {"image": images, "label": labels.astype(np.int32)}
 
@@ -83,7 +84,7 @@ def jaxseg_model(config, named, images, labels):
 
 
 def torch_model(model, images, labels):
-    """The same of PyTorch."""
+    """Returns the forward pass and the train step of PyTorch."""
     images, labels = torch.from_numpy(images), torch.from_numpy(labels)
     adamw = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.05)
 
@@ -106,7 +107,7 @@ def torch_model(model, images, labels):
 
 
 def dcnv3_calls(side, options):
-    """As `model_calls`."""
+    """Returns the calls of one side by name, as `model_calls` does, for DCNv3 alone."""
     build = {"jaxseg": jaxseg_dcnv3, "torch": torch_dcnv3}[side]
     stages = shapes.calls("internimage_t", (options.height, options.width))
     return {
@@ -117,17 +118,17 @@ def dcnv3_calls(side, options):
 
 
 def dcnv3_case(shape, batch):
-    """The operator of jaxseg, its arguments, and a cotangent."""
+    """Returns the operator of jaxseg, its arguments, and a cotangent."""
     bind, arguments = bench.dcnv3_case(shape, batch, jnp.float32)
     value, offset, mask = (np.array(x) for x in arguments)
-    # The gradient jumps at whole pixels, where rounding would decide what it is.
+    # The gradient jumps at whole pixels, where rounding would decide its value.
     offset[np.abs(offset - np.round(offset)) < 1e-3] += 2e-3
     cotangent = np.random.default_rng(1).standard_normal(value.shape, np.float32)
     return bind(pallas_kernels.dcnv3), [value, offset, mask], cotangent
 
 
 def jaxseg_dcnv3(shape, batch):
-    """DCNv3 of jaxseg, forward, and forward with all gradients."""
+    """Returns DCNv3 of jaxseg: forward, and forward with all gradients."""
     operator, *arrays = dcnv3_case(shape, batch)
     arguments, cotangent = jax.tree.map(jnp.asarray, arrays)
 
@@ -143,7 +144,7 @@ def jaxseg_dcnv3(shape, batch):
 
 
 def torch_dcnv3(shape, batch):
-    """The same of PyTorch."""
+    """Returns DCNv3 of PyTorch: forward, and forward with all gradients."""
     _, arguments, cotangent = dcnv3_case(shape, batch)
     arguments = [torch.from_numpy(x).requires_grad_() for x in arguments]
     cotangent = torch.from_numpy(cotangent)
@@ -161,7 +162,7 @@ def torch_dcnv3(shape, batch):
 
 
 def answer(calls):
-    """Makes the calls that standard input names, and prints the seconds of each."""
+    """Makes the calls that standard input names and prints the seconds of each."""
     for line in sys.stdin:
         call = calls[line.strip()]
         started = time.perf_counter()
@@ -170,7 +171,7 @@ def answer(calls):
 
 
 def least_seconds(names, rounds):
-    """The least time of each call by side, after a first that compiles."""
+    """Returns the minimum time of each call by side, after a first call that compiles."""
     sides = {
         side: subprocess.Popen(
             [sys.executable, *sys.argv, "--side", side],
@@ -225,7 +226,10 @@ def main():
 
 
 def compare(ours, theirs):
-    """The names of the calls, and the largest difference relative to the largest of an array."""
+    """Returns the names of the calls and the largest difference of their results.
+
+    The difference is relative to the largest value of the array.
+    """
     return list(theirs), max(
         float(np.abs(actual - expected).max() / np.abs(expected).max())
         for name, call in theirs.items()

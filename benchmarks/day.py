@@ -1,18 +1,18 @@
-"""All measurements that a GPU or TPU is wanted for, best first, in parts that can be resumed.
+"""Runs all measurements that need a GPU or TPU, best first, in parts that can be resumed.
 
     benchmarks/gpu_day.sh [--output FOLDER] [--only PART …] [--dry-run]
     benchmarks/tpu_day.sh [--output FOLDER] [--only PART …] [--dry-run]
 
-A part is a program of its own and has eight minutes. It writes FOLDER/PART.json when it is done,
-and what it prints is in FOLDER/PART.log. A part whose .json is there is skipped, so a day that was
-interrupted goes on where it stopped. A part that fails is reported and does not stop the others;
-it is tried again the next time. FOLDER/compiled keeps what was compiled, for parts that share a
-program and for the next try. At the end the table for the README is printed, and kept as
+A part is a separate program and has eight minutes. When it is done it writes FOLDER/PART.json. Its
+output is in FOLDER/PART.log. A part whose .json exists is skipped, so a day that was interrupted
+goes on where it stopped. A part that fails is reported and does not stop the others; the next start
+tries it again. FOLDER/compiled keeps the compiled executables, for parts that share one and for the
+next start. At the end the program prints the table for the README and writes it to
 FOLDER/README.md. FOLDER is `benchmarks/results/DEVICE` by default.
 
-`--dry-run` runs every part on the CPU with tiny sizes, to see that all of it works.
+`--dry-run` runs every part on the CPU with tiny sizes, to check that all parts work.
 
-Exit status: 0 if every part is done, else 1.
+The exit status is 0 if every part is done, else 1.
 """
 
 import argparse
@@ -31,18 +31,18 @@ import jaxlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PART_SECONDS = 480
-# Ends of logs that are no failure: what cannot be measured here, and why.
+# End of a log that is no failure -> why the part cannot be measured here.
 SKIPPED = {
     "No module named 'torch'": "torch is not installed; benchmarks/torch_internimage.py says what"
     " to carry",
     "--autotune is for the kernels for GPUs": "needs a GPU",
 }
 QUICK_COMPILATION = "--xla_backend_optimization_level=0"
-if jaxlib.__version__.startswith("0.10."):  # not a flag of every version
+if jaxlib.__version__.startswith("0.10."):  # other versions may lack this flag
     QUICK_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
 CITYSCAPES = "configs/cityscapes.py"
 MASK2FORMER = "configs/coco_stuff164k.py:mask2former_beit_adapter_l"
-RECIPES = {  # what is timed, and the images of a train step on each device
+RECIPES = {  # the recipes that are timed, and the images per device of a train step
     "internimage_t": (f"{CITYSCAPES}:upernet_internimage_t", 8),
     "internimage_l": (f"{CITYSCAPES}:upernet_internimage_l", 2),
     "deit_adapter_b": ("configs/ade20k.py:upernet_deit_adapter_b", 8),
@@ -52,9 +52,14 @@ RECIPES = {  # what is timed, and the images of a train step on each device
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A measurement: its name, the arguments of Python, and the option that takes the JSON file.
+    """Describes a measurement, which runs as a Python program.
 
-    `json_option` is None for pytest, whose last line becomes the JSON file.
+    Attributes:
+      name: the name of the part and of its files.
+      arguments: the arguments of Python.
+      json_option: the option that takes the JSON file; None for pytest, whose last line becomes the
+        JSON file.
+      environment: additional environment variables.
     """
 
     name: str
@@ -64,7 +69,7 @@ class Part:
 
 
 def throughput(name: str, recipe: str, what: str, batch: int, tiny: bool, *settings: str) -> Part:
-    """A part of `benchmarks/throughput.py`."""
+    """Returns a part that runs `benchmarks/throughput.py`."""
     arguments = ["benchmarks/throughput.py", "--what", what]
     if tiny:
         recipe, batch = tiny_recipe(recipe), 2
@@ -74,18 +79,23 @@ def throughput(name: str, recipe: str, what: str, batch: int, tiny: bool, *setti
 
 
 def tiny_recipe(recipe: str) -> str:
-    """The recipe with a model that compiles in seconds."""
+    """Returns the recipe with a model that compiles in seconds."""
     file, _, variant = recipe.partition(":")
     return f"benchmarks/tiny_recipes.py:{pathlib.Path(file).stem}.{variant}"
 
 
 def parts(platform: str, tiny: bool) -> list[Part]:
-    """The parts of the day on "gpu" or "tpu", best first."""
+    """Returns the parts of the day on "gpu" or "tpu", best first.
+
+    Args:
+      platform: "gpu" or "tpu".
+      tiny: use tiny sizes, for a dry run.
+    """
     kernel_tests = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "tests"]
     if tiny:
         kernel_tests += ["-k", "finite_differences", "-m", f"{platform} and not full"]
     else:
-        # One device cannot be eight.
+        # There may be only one device.
         kernel_tests += ["-k", "not eight_devices", "-m", platform]
     test_platform = {"JAXSEG_TEST_PLATFORM": {"gpu": "cuda", "tpu": "tpu"}[platform]}
     found = [
@@ -127,7 +137,7 @@ def parts(platform: str, tiny: bool) -> list[Part]:
     return found
 
 
-# The three calls of each operator that move most at the published crops.
+# The three calls of each operator that move the most data at the published crops.
 LARGEST = {
     "dcnv3": (
         "internimage_h 1024x1024 stage 0",
@@ -147,11 +157,11 @@ SMALLEST = {
 
 
 def run(part: Part, output: pathlib.Path, environment: dict[str, str]) -> str:
-    """Runs a part; "done", "there already", or what went wrong."""
+    """Runs a part and returns "done", "there already", or what went wrong."""
     file = output / f"{part.name}.json"
     if file.exists() and "skipped" not in json.loads(file.read_text()):
         return "there already"
-    half = output / f"{part.name}.part"  # renamed when it is whole
+    half = output / f"{part.name}.part"  # renamed when it is complete
     command = [sys.executable, *part.arguments]
     if part.json_option:
         command += [part.json_option, str(half)]
@@ -183,7 +193,7 @@ def run(part: Part, output: pathlib.Path, environment: dict[str, str]) -> str:
 
 
 def table(output: pathlib.Path, failed: Mapping[str, str]) -> str:
-    """The table for the README: the parts that are there, and what those that failed said."""
+    """Returns the table for the README: the finished parts, and the errors of those that failed."""
     rows = [
         "| measured | images | size | images/s | ms | peak GB | MFU | compiled in |",
         "|---|" + "---:|" * 7,
@@ -216,7 +226,10 @@ def table(output: pathlib.Path, failed: Mapping[str, str]) -> str:
 
 
 def device_name(wanted: str, environment: dict[str, str]) -> str:
-    """The name of the device as part of a path, asked in a process that lets go of it."""
+    """Returns the device's name as part of a path.
+
+    A separate process asks for it, because a process keeps the device that it has used.
+    """
     program = "import jax; print(jax.default_backend(), jax.devices()[0].device_kind)"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
@@ -268,7 +281,7 @@ def main():
     (output / "README.md").write_text(text)
     print("\n" + text)
     if failed:
-        sys.exit(f"day: {len(failed)} parts are not done; start again to try them again")
+        sys.exit(f"day: {len(failed)} parts are not done; run the same command to retry them")
 
 
 if __name__ == "__main__":

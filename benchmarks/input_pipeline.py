@@ -1,17 +1,19 @@
-"""Training samples per second and core, from files to normalized crops.
+"""Measures training samples per second on one core, from files to normalized crops.
 
 python benchmarks/input_pipeline.py [--scenes 8 --crops 64 --rounds 5]
 
-Cityscapes (PNG of 1024 x 2048 pixels) and ADE20K (JPEG of 512 x 683) as their recipes crop them,
-from street scenes that are made here, with the blur of a lens and the noise of a sensor, and lie in
-the folders of the real datasets. Beside jaxseg stands the plain order, which decodes and resizes
-the whole image and then crops it, in two forms: with the color steps and the normalization in
-float32, as mmsegmentation does them, and with those of jaxseg, which are tables. jaxseg also reads
-what `jaxseg.data.pack --decoded` makes of the files. All must give the same pixels.
+The data are Cityscapes (PNG of 1024 x 2048 pixels) and ADE20K (JPEG of 512 x 683), cropped as in
+their recipes. The images are street scenes that this program paints, with the blur of a lens and
+the noise of a sensor. They lie in the folders of the real datasets.
 
-Everything runs in turns in one process on one core, with the files in memory. A time is the least
-of the rounds for a crop with its random numbers, and the mean of that over the crops. The result is
-JSON, and kept in benchmarks/results/input_pipeline.json.
+jaxseg is compared with the plain order, which decodes and resizes the whole image and then crops
+it. The plain order has two forms. One does the color steps and the normalization in float32, as
+mmsegmentation does. The other uses those of jaxseg, which are tables. jaxseg also reads what
+`jaxseg.data.pack --decoded` makes of the files. All must give the same pixels.
+
+Everything runs in turns in one process on one core, with the files in memory. A time is the minimum
+over the rounds for a crop with its random numbers, averaged over the crops. The result is JSON,
+which is also written to benchmarks/results/input_pipeline.json.
 """
 
 import argparse
@@ -80,7 +82,7 @@ def main():
 
 
 def compare(config, crops, rounds):
-    """The rates and stages of all contenders, which must agree pixel by pixel."""
+    """Measures the rates and stages of all contenders, which must agree pixel by pixel."""
     source = trained_on(config)
     files = source.samples()
     config.root += "_packed"
@@ -127,7 +129,7 @@ def compare(config, crops, rounds):
 
 
 class Stages:
-    """The time spent in each stage; what one does inside of another counts for the inner alone."""
+    """Measures the time of each stage; a stage inside another one counts only for itself."""
 
     def __init__(self):
         self.seconds = defaultdict(float)
@@ -145,7 +147,7 @@ class Stages:
 
     @contextlib.contextmanager
     def of_jaxseg(self):
-        """The functions of jaxseg count for their stages."""
+        """Times functions of jaxseg as stages."""
         with contextlib.ExitStack() as stack:
             for owner, name, stage in (
                 (pictures, "read_bytes", "read"),
@@ -164,15 +166,16 @@ class Stages:
 
 
 def lazy(sample, config, rng, stages):
-    """As jaxseg loads a training sample."""
+    """Loads a training sample as jaxseg does."""
     image, label = samples.open_sample(sample)
     return transforms.train_transform(image.first_rows, label, config, rng)
 
 
 def plain(sample, config, rng, stages, *, colors):
-    """Decoded, resized whole, cropped, flipped, distorted, normalized, padded.
+    """Decodes a sample, resizes it whole, crops, flips, distorts, normalizes and pads it.
 
-    colors: the functions of the distortion and of the normalization.
+    Args:
+      colors: the functions for the distortion and the normalization.
     """
     distorted, normalized = colors
     with stages("read"):
@@ -252,7 +255,7 @@ def normalized_in_float32(image, mean, std):
 
 
 def write_cityscapes(root, index):
-    """As Pillow writes PNG: with a filter chosen for every row."""
+    """Writes an image and its label as Pillow writes PNG: with a filter chosen for every row."""
     image, label = photograph(index, (1024, 2048))
     for folder, ending, pixels in (
         ("leftImg8bit", "leftImg8bit", image),
@@ -272,11 +275,11 @@ def write_ade20k(root, index):
 
 
 def photograph(index, hw):
-    """RGB and raw ids of a street scene, behind a lens and a sensor."""
+    """Returns RGB and raw ids of a street scene, as seen through a lens and a sensor."""
     rng = np.random.default_rng(index)
     image, label = scene.render(rng, hw, feature=index % 3)
     noise = rng.normal(0, 3, image.shape).astype(np.float32)
-    # A sensor has one color per pixel; the other two are between those of its neighbors.
+    # A sensor has one color per pixel; the other two are interpolated from its neighbors.
     image = cv2.GaussianBlur(image, (0, 0), 1.5) + cv2.GaussianBlur(noise, (0, 0), 0.7)
     return np.clip(image + 0.5, 0, 255).astype(np.uint8), label
 

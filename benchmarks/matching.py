@@ -1,10 +1,11 @@
-"""Time of Mask2Former's matching and loss, beside a forward pass of the backbone before them.
+"""Times Mask2Former's matching and loss, compared with a forward pass of a backbone.
 
 python benchmarks/matching.py
 
-Ten predictions of 200 queries for two images of 512 × 512 pixels with 60 classes in each, compared
-in 12544 points: the assignment alone, with its costs, and the whole loss with all gradients. The
-forward pass is that of ViT-Adapter-B with UperNet. The least of several times, as JSON.
+There are ten predictions of 200 queries for two images of 512 × 512 pixels, with 60 classes in each
+image, compared in 12544 points. The program times the assignment alone, the assignment with its
+costs, and the whole loss with all gradients. The forward pass is that of ViT-Adapter-B with
+UPerNet. The result is the minimum of several times, as JSON.
 """
 
 import datetime
@@ -39,7 +40,7 @@ def main():
 
     class_logits = draw(PREDICTIONS, BATCH, QUERIES, CLASSES + 1)
     mask_logits = draw(PREDICTIONS, BATCH, QUERIES, *MASK_HW)
-    # Blocks of 64 pixels; every class of the first 60 stands somewhere.
+    # Blocks of 64 pixels; each of the first 60 classes occurs in some block.
     blocks = np.stack([random.permutation(np.arange(64) % TARGETS) for _ in range(BATCH)])
     labels = blocks.reshape(BATCH, 8, 8).repeat(64, axis=1).repeat(64, axis=2)
     labels = jnp.asarray(labels, jnp.int32)
@@ -87,13 +88,13 @@ def main():
 
 
 def least_time(function, *arguments):
-    """In milliseconds."""
+    """Returns the minimum time of a function, in milliseconds."""
     function, times = jax.jit(function), []
     for _ in range(ROUNDS + 1):
         started = time.perf_counter()
         jax.block_until_ready(function(*arguments))
         times.append(time.perf_counter() - started)
-    return round(1e3 * min(times[1:]), 1)  # the first compiles
+    return round(1e3 * min(times[1:]), 1)  # the first call compiles
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Weak scaling on paper: benchmarks/scaling.md from the programs of benchmarks/ahead_of_time.py.
+"""Estimates weak scaling: writes benchmarks/scaling.md from the results of ahead_of_time.py.
 
 python benchmarks/scaling.py
 
-An image a chip, from 16 chips on. Nothing was run: computation takes what the estimate of a
-program says, each collective what its bytes take on the links of the chip.
+The estimate is for one image per chip, from 16 chips upward. Nothing was run. Computation takes the
+time of the estimate for an executable. Each collective takes the time that its bytes need on the
+links of the chip.
 """
 
 import json
@@ -14,7 +15,7 @@ from jaxseg.aot import hardware
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "ahead_of_time.json"
 SIZES = {16: ("v5e:4x4", 1), 256: ("v5e:16x16", 1), 1024: ("v5e:16x16", 4)}
-# Where each chip's program for 16 was compiled, and of how many chips its slices are at most.
+# The topology of each chip's executable for 16 chips, and the most chips that a slice can have.
 GENERATIONS = {"v5e": ("v5e:4x4", 256), "v6e": ("v6e:4x4", 256), "v5p": ("v5p:2x2x4", 6144)}
 HEAD = """\
 # Weak scaling on paper
@@ -118,10 +119,18 @@ def main():
 
 
 class Cost:
-    """What a step of a recipe takes on one generation, in milliseconds."""
+    """Holds what a step of a recipe takes on one generation, in milliseconds."""
 
     def __init__(self, recipe, chip, own, programs, slice_size):
-        """own: the report of the chip's program for 16; programs: those of v5e, by chips."""
+        """Estimates the cost.
+
+        Args:
+          recipe: the name of the recipe.
+          chip: the generation.
+          own: the report of this generation's executable for 16 chips.
+          programs: the reports of v5e's executables, by the number of chips.
+          slice_size: the most chips that a slice of this generation has.
+        """
         data = hardware.find_chip(chip)
         self.recipe, self.chip = recipe, chip
         self.bytes_on_links = {n: on_links(program) for n, program in programs.items()}

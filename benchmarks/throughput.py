@@ -1,17 +1,18 @@
-"""How fast a recipe trains or predicts on the devices here: synthetic batches, whole models.
+"""Measures how fast a recipe trains or predicts on the devices here, with synthetic batches.
 
-    python benchmarks/throughput.py --config configs/cityscapes.py:upernet_internimage_t \
+    python benchmarks/throughput.py --config configs/cityscapes.py:upernet_internimage_t \\
         --what train --batch 8 [--json FILE] [--config.KEY=VALUE …]
 
-Compiles the real train step, or the forward pass of a batch of images or windows at test size, in
-the recipe's type, and runs it on one batch of random images that stays on the devices. Weights are
-those of the initialization, whose sampling offsets are zero or the same everywhere: the best case
-for caches, and for the kernels for TPUs. The time is the median of the steps after the first three.
+The program compiles the real train step, or the forward pass of a batch of images or windows at
+test size, in the recipe's type. It runs the executable on one batch of random images that stays on
+the devices. Weights are those of the initialization. Their sampling offsets are zero or the same
+everywhere, which is the best case for caches and for the TPU kernels. The time is the median of the
+steps after the first three.
 
-`--batch 0` doubles the batch until it no longer fits, and reports the largest that did. MFU is the
-model's own operations (`jaxseg.models.flops`, three times those of the forward pass for a train
-step) over the time and the peak of the data sheet (`jaxseg.aot.hardware`); it is missing on devices
-that are not known there.
+`--batch 0` doubles the batch until it no longer fits, and reports the largest that fits. MFU is the
+model's own operations over the time and the peak of the data sheet (`jaxseg.aot.hardware`). The
+operations are those of `jaxseg.models.flops`; a train step has three times those of the forward
+pass. MFU is missing on devices that are not in the data sheets.
 """
 
 import argparse
@@ -38,15 +39,15 @@ from pallas_kernels import choice
 from pallas_kernels.gpu import block_sizes
 
 WARM_UP = 3
-WHAT = {"train": "train", "predict": "eval"}  # as `model_flops` calls it
+WHAT = {"train": "train", "predict": "eval"}  # -> what `model_flops` calls it
 
 
 def program(config, what, mesh):
-    """The compiled step or forward pass as a function of nothing, and how long that took.
+    """Compiles the step or the forward pass.
 
     Returns:
-      The function, the seconds of compilation, whether JAX's cache had the program already, and the
-      abstract images.
+      A function without arguments that runs the executable, the seconds of compilation, whether
+      JAX's cache already had the executable, and the abstract images.
     """
     if what == "train":
         traced, state, image = trace_train_step(config, mesh)
@@ -89,7 +90,7 @@ def program(config, what, mesh):
 
 
 def measure(config, what, batch, steps):
-    """The figures of one batch size."""
+    """Returns the figures of one batch size."""
     mesh = make_mesh(config.mesh)
     if what == "train":
         config.batch_size = batch * mesh.size
@@ -120,9 +121,10 @@ def measure(config, what, batch, steps):
 
 
 def largest(config, what, steps):
-    """The figures of the largest batch that fits, among the powers of two from 8 images a device.
+    """Returns the figures of the largest batch that fits.
 
-    Every size is compiled and run. The error that ended the search is part of the figures.
+    Batches are powers of two, from 8 images per device. Every size is compiled and run. The error
+    that ended the search is part of the figures.
     """
     found, batch = None, 8
     while True:
@@ -141,8 +143,8 @@ def main():
     )
     parser.add_argument("--config", required=True, metavar="FILE:VARIANT")
     parser.add_argument("--what", choices=("train", "predict"), default="train")
-    parser.add_argument("--batch", type=int, default=8, help="images a device; 0: the largest")
-    parser.add_argument("--steps", type=int, default=10, help="that are timed")
+    parser.add_argument("--batch", type=int, default=8, help="images per device; 0: the largest")
+    parser.add_argument("--steps", type=int, default=10, help="steps that are timed")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
     options, overrides = parser.parse_known_args()
     config = load_config(options.config, overrides)

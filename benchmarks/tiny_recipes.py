@@ -43,7 +43,7 @@ def get_config(variant):
         if head.kind == "mask2former":
             head.update(MASK2FORMER)
             config.loss.mask2former.update({"num_points": 16, "max_targets": 8})
-        else:  # SegFormerHead in place of UPerHead: it compiles in a third of the time
+        else:  # SegFormerHead replaces UPerHead, because it compiles in a third of the time
             config.model.decode_head = {**SEGFORMER, "num_classes": head.num_classes}
             config.model.auxiliary_head = None
         sizes = {"crop_hw": (SIDE, SIDE), "scale_wh": (SIDE, SIDE), "test_scale_wh": (SIDE, SIDE)}

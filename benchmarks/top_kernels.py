@@ -1,10 +1,11 @@
-"""Where the time of train steps goes on the devices here: the kernels that take most of it.
+"""Finds the kernels that take most of the time of train steps on the devices of this machine.
 
-    python benchmarks/top_kernels.py --config configs/cityscapes.py:upernet_internimage_t \
+    python benchmarks/top_kernels.py --config configs/cityscapes.py:upernet_internimage_t \\
         --batch 8 [--steps 10] [--top 30] [--json FILE] [--config.KEY=VALUE …]
 
-Traces steps of `benchmarks/throughput.py` by JAX's profiler and adds up the times of what ran on
-the first device, by name. On CPU, it adds up XLA's operations on all threads.
+The program traces steps of `benchmarks/throughput.py` with JAX's profiler. It adds up the times of
+everything that ran on the first device, by name. On CPU, it adds up XLA's operations on all
+threads.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from jaxseg.reporting.manifest import versions
 
 
 def kernel_seconds(trace: pathlib.Path) -> collections.Counter:
-    """Seconds by the name of a kernel, of the first device in a trace."""
+    """Returns seconds by the name of a kernel, for the first device in a trace."""
     (file,) = trace.rglob("*.xplane.pb")
     planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
     on_device = sorted(
@@ -32,14 +33,14 @@ def kernel_seconds(trace: pathlib.Path) -> collections.Counter:
     )
     seconds = collections.Counter()
     if on_device:
-        # GPUs have a line for each stream; of a TPU, "XLA Ops" are the operations, the other lines
-        # are what these belong to.
+        # GPUs have a line for each stream. A TPU has its operations in the line "XLA Ops"; the
+        # other lines are what these operations belong to.
         lines = list(on_device[0].lines)
         chosen = [line for line in lines if line.name.startswith("Stream")]
         chosen = chosen or [line for line in lines if line.name == "XLA Ops"]
         for line in chosen:
             for event in line.events:
-                # A loop of a TPU is an event of its own around those of its body.
+                # A loop on a TPU is an additional event around the events of its body.
                 if not event.name.startswith("%while"):
                     seconds[event.name] += event.duration_ns / 1e9
     else:
@@ -56,7 +57,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", required=True, metavar="FILE:VARIANT")
-    parser.add_argument("--batch", type=int, default=8, help="images a device")
+    parser.add_argument("--batch", type=int, default=8, help="images per device")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--top", type=int, default=30)
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
@@ -75,7 +76,7 @@ def main():
         seconds = kernel_seconds(pathlib.Path(folder))
     total = sum(seconds.values())
     if not total:
-        sys.exit("top_kernels: the trace has no kernels of a device that this program knows")
+        sys.exit("top_kernels: the trace has no kernels of a known device")
     rows = [
         {
             "kernel": name,

@@ -1,14 +1,15 @@
-"""UperNet InternImage in PyTorch, written from the description of the model.
-
-Its deformable convolution is the grid_sample formulation, the only one that PyTorch has without a
-compiled CUDA operator; `original_state` names the weights as the converter expects them.
+"""UPerNet InternImage in PyTorch, written from the description of the model, with a benchmark.
 
     python benchmarks/torch_internimage.py [--hw 512 1024 --batch 8 --steps 10] [--json FILE]
 
-times InternImage-T's forward pass and train step on the GPU in bfloat16 (autocast), or on the CPU
-in float32, with random images. PyTorch comes with its own CUDA libraries: where there is no
-network, carry the wheel of torch for the machine's Python and the wheels that `pip download torch`
-puts beside it, about 5 GB.
+The program times the forward pass and the train step of InternImage-T with random images. It uses
+bfloat16 (autocast) on a GPU, or float32 on the CPU.
+
+The deformable convolution uses grid_sample, the only form that PyTorch has without a compiled CUDA
+operator. `original_state` names the weights as the converter expects them.
+
+PyTorch comes with its own CUDA libraries. On a machine without network, carry the wheel of torch
+for its Python and the wheels that `pip download torch` puts next to it, about 5 GB.
 """
 
 import argparse
@@ -32,7 +33,7 @@ class ChannelsLastNorm(nn.LayerNorm):
 
 
 def dcnv3(value, offset, mask, groups):
-    """The sum of samples at 3 × 3 points around each pixel, channels last."""
+    """Sums samples at 3 × 3 points around each pixel, channels last."""
     n, h, w, c = value.shape
     offset = offset.view(n, h, w, groups, 9, 2)
     steps = torch.tensor([-1.0, 0.0, 1.0], device=value.device)
@@ -164,7 +165,7 @@ class UPerNet(nn.Module):
         return (logits, self.auxiliary(features[2])) if self.training else logits
 
 
-# Module names here -> the original's names, for the parameters that are not called alike.
+# Module names here -> the original's names, for the parameters whose names differ.
 RENAMES = (
     ("backbone.stem1.conv", "backbone.patch_embed.conv1"),
     ("backbone.stem1.norm", "backbone.patch_embed.norm1.1"),
@@ -204,7 +205,7 @@ def original_name(name):
 
 
 def original_state(model):
-    """The state of `UPerNet` as numpy arrays under the original's names."""
+    """Returns the state of `UPerNet` as numpy arrays under the original's names."""
     return {original_name(k): v.numpy().copy() for k, v in model.state_dict().items()}
 
 
@@ -214,7 +215,7 @@ WARM_UP = 3
 
 
 def median_seconds(call, steps, device):
-    """The median time of a call after some that warm up."""
+    """Returns the median time of a call, after `WARM_UP` calls that are not counted."""
     times = []
     for _ in range(WARM_UP + steps):
         begun = time.perf_counter()

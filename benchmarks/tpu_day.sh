@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that a TPU is wanted for, in parts that can be resumed; see benchmarks/day.py.
+# Runs all measurements that need a TPU, in parts that can be resumed; see benchmarks/day.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-.venv/bin/python}"

@@ -1,14 +1,15 @@
-"""What the TPU kernels cost, as the compiler of libtpu states it; no TPU is needed.
+"""Reports what the TPU kernels cost, as the compiler of libtpu states it; no TPU is needed.
 
 pip install 'jaxseg[tpu]'
 python benchmarks/tpu_static.py [--chip v5e …] [--shapes PATTERN …] [--dtype bfloat16 …]
     [--memory-only] [--json benchmarks/results/tpu_static_v5e.json]
 
-Compiles both kernels of every deformable call of the published models (`pallas_kernels.shapes`) for
-one image, and prints for each what it holds in memory and how many instruction bundles it runs: the
-bundles of its loops, counted in the compiler's listing, times the trips that typical points cause.
-For DCNv3 those are points up to one pixel from the 3 × 3 grid, for deformable attention points up
-to four pixels from where the query is. Waiting for memory is not in it.
+The program compiles both kernels of every deformable call of the published models
+(`pallas_kernels.shapes`) for one image. For each kernel it prints the memory that it holds and the
+instruction bundles that it runs. These are the bundles of its loops, counted in the compiler's
+listing, times the trips that typical points cause. Typical points of DCNv3 are up to one pixel from
+the 3 × 3 grid. Those of deformable attention are up to four pixels from the place of the query.
+Waiting for memory is not included.
 """
 
 import argparse
@@ -39,11 +40,11 @@ from pallas_kernels import shapes
 from pallas_kernels.tpu import dcnv3, ms_deform_attn
 
 CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "v7x": "tpu7x:2x2x1"}
-REACH = 4  # pixels, of points of deformable attention
+REACH = 4  # pixels from a query to its points, in deformable attention
 
 
 def dcnv3_kernels(call: shapes.DCNv3, dtype):
-    """The operator on planes, what it takes, and its trips."""
+    """Returns the operator on planes, its arguments, and a function that counts bundles."""
     image = (1, call.height, call.width)
     arrays = [(call.group_channels, dtype), (18, jnp.float32), (9, jnp.float32)]
     arguments = [jax.ShapeDtypeStruct((*image, call.groups * k), kind) for k, kind in arrays]
@@ -65,7 +66,7 @@ def dcnv3_kernels(call: shapes.DCNv3, dtype):
 
 
 def ms_deform_attn_kernels(call: shapes.MSDeformAttn, dtype):
-    """As `dcnv3_kernels`."""
+    """Returns the same as `dcnv3_kernels`, for multi-scale deformable attention."""
     pixels = sum(height * width for height, width in call.levels)
     sampled = (1, call.queries, call.heads, len(call.levels), call.points)
     levels = ms_deform_attn.make_levels(call.levels)
@@ -97,7 +98,11 @@ def ms_deform_attn_kernels(call: shapes.MSDeformAttn, dtype):
 
 
 def query_rows(call: shapes.MSDeformAttn) -> np.ndarray:
-    """The height 0…1 of every query: pixels of all levels, the middle one, or three scales."""
+    """Returns the height of every query, from 0 to 1.
+
+    Queries are the pixels of all levels, of the middle level, or of three scales around a single
+    level.
+    """
     height, width = call.levels[len(call.levels) // 2]
     if len(call.levels) == 1:
         grids = [(2 * height, 2 * width), (height, width), (height // 2, width // 2)]
@@ -107,7 +112,12 @@ def query_rows(call: shapes.MSDeformAttn) -> np.ndarray:
 
 
 class Loops:
-    """Bundles in a kernel's listing: of a step of the grid outside of loops, and of its loops."""
+    """Counts the bundles in a kernel's listing.
+
+    Attributes:
+      outside: the bundles of a grid step outside of loops.
+      found: for every loop, its own bundles and those of a loop inside.
+    """
 
     def __init__(self, listing: str):
         self.outside, self.found = 0, []
@@ -121,7 +131,10 @@ class Loops:
             self.outside += depth == 1
 
     def last(self, count: int) -> list[list[int]]:
-        """Of loops: their own bundles, and those of a loop inside; the first ones only clear."""
+        """Returns the last loops: their own bundles and those of a loop inside.
+
+        The first loops of a kernel only clear memory.
+        """
         return self.found[len(self.found) - count :]
 
 
@@ -129,7 +142,10 @@ KERNELS = {shapes.DCNv3: dcnv3_kernels, shapes.MSDeformAttn: ms_deform_attn_kern
 
 
 def compile_call(name: str, call, chip: str, dtype, listings: Path | None) -> list[dict]:
-    """A row for each direction; without bundles where there are no listings."""
+    """Compiles both directions of a call and returns a row for each.
+
+    Without `listings`, the rows have no bundles.
+    """
     device = topologies.get_topology_desc(CHIPS[chip], platform="tpu").devices[0]
     where = jax.sharding.SingleDeviceSharding(device)
     operator, arguments, bundles = KERNELS[type(call)](call, dtype)
@@ -162,7 +178,7 @@ def compile_call(name: str, call, chip: str, dtype, listings: Path | None) -> li
 
 
 def listing(listings: Path, direction: str) -> str:
-    """The compiled kernel of this direction; what else the compiler wrote is removed."""
+    """Returns the listing of this direction's kernel and removes the compiler's files."""
     (kernel,) = listings.glob(f"*_{direction}*[0-9]-final_bundles.txt")
     text = kernel.read_text()
     for file in listings.iterdir():
@@ -178,7 +194,7 @@ def main():
     parser.add_argument("--shapes", nargs="+", default=["*"], metavar="PATTERN")
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=("bfloat16", "float32"))
     parser.add_argument("--memory-only", action="store_true", help="no bundles: much faster")
-    parser.add_argument("--json", metavar="FILE", help="write the table there, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the table to this file")
     options = parser.parse_args()
     calls = [
         (name, call)
@@ -188,7 +204,7 @@ def main():
     table = []
     with tempfile.TemporaryDirectory() as folder:
         listings = None if options.memory_only else Path(folder)
-        if listings:  # read when the first topology is asked for
+        if listings:  # libtpu reads the variable when the first topology is requested
             dump = f"--xla_jf_dump_to={listings} --xla_jf_dump_llo_text=true"
             os.environ["LIBTPU_INIT_ARGS"] = dump
         for chip, (name, call), dtype in itertools.product(options.chip, calls, options.dtype):
@@ -203,7 +219,7 @@ def main():
             "jax": jax.__version__,
             "libtpu": importlib.metadata.version("libtpu"),
         }
-        rows = ",\n".join(map(json.dumps, table))  # one a line
+        rows = ",\n".join(map(json.dumps, table))  # one row per line
         Path(options.json).write_text(f'{json.dumps(made)[:-1]}, "rows": [\n{rows}\n]}}\n')
 
 

@@ -1,7 +1,7 @@
-"""What becomes of every tensor of a PyTorch file, and of every variable of a model.
+"""Decides what becomes of every tensor of a PyTorch file and every variable of a model.
 
-Nothing is skipped in silence: a tensor is used or left out by a named rule, a variable is read or
-kept fresh for a named reason, and anything else is an error.
+Nothing is skipped silently. A tensor is used, or a named rule leaves it out. A variable is read, or
+it stays fresh for a named reason. Anything else is an error.
 """
 
 import collections
@@ -14,20 +14,21 @@ from converters import pretrained, rules
 from jaxseg.errors import CheckpointError
 from jaxseg.models.transfer import HEADS, Shape, fresh_variables
 
-LISTED = 8  # names per kind in an error message
+LISTED = 8  # names that an error message lists per kind
 LISTED_BRIEFLY = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a file fits a model.
+    """Describes how a file fits a model.
 
     Attributes:
-      used: PyTorch name -> path of the variable it becomes.
-      derived: path of a variable that the file does not give as it is -> the rule that gives it.
-      tables: of these, path of a table of relative positions -> what it is made from.
-      ignored: PyTorch name -> why it is left out.
-      fresh: path of a variable that the file does not give -> why it keeps its fresh value.
+      used: PyTorch name -> path of the variable that it becomes.
+      derived: path of a variable that the file does not contain as it is -> the rule that derives
+        it.
+      tables: path of a derived table of relative positions -> what it is made from.
+      ignored: PyTorch name -> why the tensor is left out.
+      fresh: path of a variable that the file does not contain -> why it keeps its fresh value.
     """
 
     used: dict[str, str]
@@ -38,12 +39,12 @@ class Plan:
 
     @property
     def initial(self) -> dict[str, str]:
-        """Path of a variable that is as the model initializes it -> why."""
+        """Returns, by path, why a variable keeps the model's initial value."""
         reasons = self.derived | self.fresh
         return {path: why for path, why in reasons.items() if path not in self.tables}
 
     def table(self) -> str:
-        """How many tensors are used, derived, ignored and fresh, with a line for every reason."""
+        """Counts the used, derived, ignored and fresh tensors, with a line for every reason."""
         lines = []
         for kind in ("used", "derived", "ignored", "fresh"):
             reasons = getattr(self, kind)
@@ -64,20 +65,25 @@ def make_plan(
 ) -> Plan:
     """Matches tensors (PyTorch name -> shape) with variables (path -> shape).
 
-    A file without a decode head is one of a pre-trained backbone; the heads, and what the model
-    adds to the backbone, then stay fresh.
+    A file without a decode head is a pre-trained backbone. The heads, and whatever the model adds
+    to the backbone, then stay fresh.
 
     Args:
-      source, model: what they are called in messages.
+      tensors: the shapes of the file's tensors, by PyTorch name.
+      wanted: the shapes of the model's variables, by path.
+      source: what messages call the file.
+      model: what messages call the model.
       transfer: also accept heads of another kind or number of classes (`jaxseg.models.transfer`),
-        and tables of relative positions of another window, as with a pre-trained backbone.
-      window: of the model's tables of relative positions, in patches; None: a square one.
+        and tables of relative positions for another window, as with a pre-trained backbone.
+      window: (height, width) of the model's tables of relative positions, in patches; None for
+        square windows.
 
     Raises:
-      CheckpointError: naming whatever has no counterpart, with the nearest names.
+      CheckpointError: if a tensor or a variable has no counterpart. The message lists these names
+        with the nearest ones.
     """
     backbone_alone = not any(name.startswith("decode_head.") for name in tensors)
-    # The files of backbones alone name their tensors without the segmentor's prefix.
+    # Files that hold only a backbone name their tensors without the segmentor's prefix.
     full = {
         name: f"backbone.{name.removeprefix('backbone.')}" if backbone_alone else name
         for name in tensors
@@ -129,7 +135,7 @@ def make_plan(
 
 
 def _first(reasons, name: str) -> str | None:
-    """The reason beside the first pattern that is in the name."""
+    """Returns the reason of the first pattern that occurs in the name."""
     return next((why for pattern, why in reasons if re.search(pattern, name)), None)
 
 
@@ -142,7 +148,10 @@ def _fresh_heads(available, wanted):
 
 
 def _problems(unplaced: list[str], missing: list[str], available, expected, brief: bool) -> str:
-    """What does not fit, kind by kind, by PyTorch name; with the nearest names unless `brief`."""
+    """Lists what does not fit, kind by kind, by PyTorch name, with the nearest names.
+
+    If `brief` is true, fewer names are listed, without nearest names.
+    """
     unknown = [name for name in unplaced if name not in expected]
     absent = [name for name in missing if name not in available]
     limit = LISTED_BRIEFLY if brief else LISTED

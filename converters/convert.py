@@ -1,6 +1,6 @@
-"""From a PyTorch checkpoint to a jaxseg one, without PyTorch.
+"""Converts a PyTorch checkpoint to a jaxseg checkpoint, without PyTorch.
 
-python -m converters.convert --checkpoint FILE --config configs/cityscapes.py:VARIANT --output DIR
+jaxseg convert --checkpoint FILE --config configs/cityscapes.py:VARIANT --output DIR
 """
 
 import argparse
@@ -25,7 +25,14 @@ from jaxseg.zoo import catalogue
 
 
 def initial_values(config: ConfigDict, wanted: Iterable[str]) -> dict[str, np.ndarray]:
-    """Initial values of some variables of `config.model`, by path; the others are not computed."""
+    """Computes the initial values of some variables of `config.model`, by path.
+
+    The other variables are not computed.
+
+    Args:
+      config: the config of the model, with its seed.
+      wanted: the paths of the variables.
+    """
     wanted = set(wanted)
     model = build_model(config.model)
 
@@ -41,11 +48,23 @@ def initial_values(config: ConfigDict, wanted: Iterable[str]) -> dict[str, np.nd
     return {path: np.asarray(value) for path, value in draw().items()}
 
 
-def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype: str, ema: bool):
-    """Writes the checkpoint of a PyTorch file to `output`, and what became of every tensor.
+def convert(
+    path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype: str, ema: bool
+) -> None:
+    """Converts a PyTorch file to a checkpoint in `output`.
+
+    The function also writes `conversion.json`, which says what became of every tensor, and prints a
+    summary.
+
+    Args:
+      path: the PyTorch file.
+      config: the config of the model.
+      output: a directory without checkpoints.
+      dtype: the type of the parameters, "float32" or "bfloat16".
+      ema: whether to take the moving average of the weights.
 
     Raises:
-      CheckpointError: where the file cannot be read or does not fit, or `output` is taken.
+      CheckpointError: if the file cannot be read or does not fit, or `output` is taken.
     """
     wanted = parameter_paths.shapes(variable_shapes(build_model(config.model)))
     window = config.model.backbone.get("window")
@@ -53,9 +72,9 @@ def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype:
     arrays = {}
     initial = initial_values(config, weights.plan.initial)
     for name, values in (weights.arrays | initial).items():
-        # Statistics stay in float32: what is normalized by them is.
+        # Statistics stay in float32, as does what is normalized by them.
         kept = np.float32 if name.startswith("batch_stats/") else jax.numpy.dtype(dtype)
-        arrays[name] = np.asarray(values, dtype=kept)  # where possible still a view of the file
+        arrays[name] = np.asarray(values, dtype=kept)  # a view of the file where possible
     save_weights(output, parameter_paths.nested(arrays), config.to_dict())
 
     plan = weights.plan
@@ -69,9 +88,9 @@ def convert(path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype:
         print(f"  left in the file: {', '.join(weights.beside)}")
     classes = len(evaluated_on(config.data).dataset.classes)
     if weights.classes and weights.classes != str(classes):
-        print(f"beware: the file is of {weights.classes} classes, {config.variant} of {classes}")
+        print(f"warning: the file has {weights.classes} classes, {config.variant} has {classes}")
     if plan.fresh:
-        print(f"to be trained before it is of use: --config.init={output}")
+        print(f"train it before use, starting from --config.init={output}")
     print(f"what became of every tensor: {output / 'conversion.json'}")
 
 
@@ -95,7 +114,7 @@ def main(arguments: Sequence[str] | None = None):
     parser.add_argument("--ema", action="store_true", help="take the moving average of the weights")
     options, overrides = parser.parse_known_args(arguments)
     configure_cpu()
-    logging.set_verbosity(logging.ERROR)  # orbax warns of what it is asked to do here
+    logging.set_verbosity(logging.ERROR)  # orbax warns about what is intended here
     with exit_with_message("jaxseg convert"):
         config = options.config or (options.zoo and catalogue.find_model(options.zoo).config)
         if not config:

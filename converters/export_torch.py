@@ -1,6 +1,6 @@
-"""From a jaxseg run to a PyTorch state dict with the names of the original code.
+"""Exports a jaxseg run as a PyTorch state dict with the names of the original code.
 
-python -m converters.export_torch --checkpoint RUN --output FILE.pth|FILE.safetensors
+jaxseg export-torch --checkpoint RUN --output FILE.pth|FILE.safetensors
 """
 
 import argparse
@@ -28,13 +28,19 @@ from jaxseg.ops import position_tables
 def to_state_dict(
     variables: Mapping[str, Any], window: Sequence[int] | None = None
 ) -> dict[str, np.ndarray]:
-    """PyTorch name -> tensor, channels first; `convert.from_state_dict` undone.
+    """Converts variables to a PyTorch state dict, the inverse of `torch_weights.from_state_dict`.
 
-    With what PyTorch's loader asks for besides: the batch counters of batch norm, which nothing
-    reads, are 0; beside a table of relative positions lies the row of every pair of tokens.
+    The result also has what PyTorch's loader requires in addition. The batch counters of batch norm
+    are 0; nothing reads them. Every table of relative positions comes with an index that holds the
+    row of every pair of tokens.
 
     Args:
-      window: of the tables of relative positions, in patches; None: a square one.
+      variables: {"params", "batch_stats"}.
+      window: (height, width) of the tables of relative positions, in patches; None for square
+        windows.
+
+    Returns:
+      PyTorch name -> tensor, channels first.
     """
     tensors = {}
     index_of = functools.cache(relative_position_index)
@@ -51,17 +57,23 @@ def to_state_dict(
 
 
 def export(checkpoint: pathlib.Path, output: pathlib.Path) -> int:
-    """Writes the weights of a run; the moving average where it kept one. Returns how many tensors.
+    """Writes the weights of a run to a file and returns the number of tensors.
+
+    If the run kept a moving average of the weights, the average is written.
+
+    Args:
+      checkpoint: a run's directory or one of its checkpoints.
+      output: a .pth or .safetensors file.
 
     Raises:
-      CheckpointError: where there is no checkpoint, or `output` cannot be written.
+      CheckpointError: if there is no checkpoint, or `output` cannot be written.
     """
     checkpoint = find_checkpoint(checkpoint)
     config = ConfigDict(load_saved_config(checkpoint))
     cpu = jax.local_devices(backend="cpu")[0]
     variables = load_on_device(checkpoint, build_model(config.model), cpu)
     tensors = to_state_dict(variables, config.model.backbone.get("window"))
-    # What mmsegmentation asks a checkpoint for besides the weights.
+    # mmsegmentation needs these entries of a checkpoint in addition to the weights.
     dataset = evaluated_on(config.data).dataset
     palette = tuple(tuple(color) for color in dataset.palette.tolist())
     torch_writer.write_torch_file(

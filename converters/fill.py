@@ -1,4 +1,7 @@
-"""The weights behind the recorded numbers: any implementation can make them, from names alone."""
+"""Makes the weights behind the recorded numbers from the names of the tensors.
+
+Names are all that is needed, so any implementation can make the same weights.
+"""
 
 import math
 import zlib
@@ -7,10 +10,13 @@ import numpy as np
 
 
 def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The values of a tensor of the original, float32, from its full PyTorch name and its shape.
+    """Returns the values of a tensor of the original, from its full PyTorch name and its shape.
 
-    Seeded by the name's checksum; scaled by what the name says the tensor is, so that activations
-    keep a sensible size through any depth.
+    The checksum of the name is the seed. The scale depends on the kind of tensor, which the name
+    gives, so that activations keep a sensible size at any depth.
+
+    Returns:
+      A float32 array; for `num_batches_tracked`, int64 zeros.
     """
     random = np.random.Generator(np.random.Philox(zlib.crc32(name.encode())))
     leaf = name.rpartition(".")[2]

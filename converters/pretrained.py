@@ -1,7 +1,8 @@
-"""What the files of pre-trained backbones lack, and tables of positions that are of another grid.
+"""Fills what files of pre-trained backbones lack, and resizes their tables of positions.
 
-It is what the originals do when they load one: DeiT, AugReg, BEiT, BEiTv2, Uni-Perceiver and
-InternImage. Names are PyTorch's, of the whole segmentor: `backbone.blocks.0.…`.
+The rules are those of the originals when they load such a file: DeiT, AugReg, BEiT, BEiTv2,
+Uni-Perceiver and InternImage. Names are PyTorch's names in the whole segmentor:
+`backbone.blocks.0.…`.
 """
 
 import contextlib
@@ -18,25 +19,25 @@ from jaxseg.models.transfer import Shape
 from jaxseg.ops import position_tables
 
 NO_LAYER_SCALE = "layer scale 1: the pre-training had none"
-# Tables of absolute positions, [..., rows, channels], and how many rows come before those of the
-# n × n patches.
+# Tables of absolute positions, [..., rows, channels] -> how many rows precede those of the n × n
+# patches.
 POSITIONS = {
     "backbone.pos_embed": 1,
     "backbone.visual_embed.patch_embed.spatial_pos_embed.weight": 0,
 }
-TABLE = "relative_position_bias_table"  # [rows, heads]; the end of its name, and of its path here
+TABLE = "relative_position_bias_table"  # [rows, heads]; PyTorch name and path end in this
 SHARED_TABLE = f"backbone.rel_pos_bias.{TABLE}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """How a block's table of relative positions is made from one of the file.
+    """Describes how a block's table of relative positions is made from a table of the file.
 
     Attributes:
       source: the name of the file's table.
-      shared: whether that is one for all blocks.
-      from_hw: its window, in patches.
-      hw: the window of the model.
+      shared: whether all blocks share that table.
+      from_hw: the window of the file's table, in patches.
+      hw: the window of the model's table, in patches.
     """
 
     source: str
@@ -45,11 +46,12 @@ class Table:
     hw: tuple[int, int]
 
     def made_from(self, table: np.ndarray) -> np.ndarray:
-        """The block's table, float32."""
+        """Returns the block's table in float32, resized from the file's table."""
         return position_tables.resize_relative(table.astype(np.float32), self.from_hw, self.hw)
 
     @property
     def why(self) -> str:
+        """Returns the reason that is shown to the user."""
         which = "the one table of relative positions" if self.shared else "relative positions"
         if self.from_hw == self.hw:
             return f"{which}, for every block"
@@ -57,9 +59,14 @@ class Table:
 
 
 def without_layer_scale(available: Iterable[str], paths: Mapping[str, str]) -> dict[str, str]:
-    """Paths of the model's layer scales, with the reason, where the file has none.
+    """Returns the paths of the model's layer scales, with the reason, if the file has none.
 
-    Plain ViTs and InternImage-T are pre-trained without; their segmentors start it at 1.
+    Plain ViTs and InternImage-T are pre-trained without layer scales. Their segmentors start them
+    at 1.
+
+    Args:
+      available: the PyTorch names of the file's tensors.
+      paths: the model's paths, by PyTorch name.
     """
 
     def scales(names):
@@ -71,9 +78,13 @@ def without_layer_scale(available: Iterable[str], paths: Mapping[str, str]) -> d
 
 
 def parts_added(available: Iterable[str], paths: Mapping[str, str]) -> dict[str, str]:
-    """Paths of what the model adds to the backbone, with the reason.
+    """Returns the paths of the parts that the model adds to the backbone, with the reason.
 
-    A part as a whole: where the file has some of it, the rest is missing.
+    A part is added only as a whole: if the file has some of it, the rest is missing.
+
+    Args:
+      available: the PyTorch names of the file's tensors.
+      paths: the model's paths, by PyTorch name.
     """
     added = {}
     for pattern, why in rules.FRESH_OF_PRETRAINED:
@@ -85,10 +96,15 @@ def parts_added(available: Iterable[str], paths: Mapping[str, str]) -> dict[str,
 def relative_tables(
     available: Mapping[str, Shape], expected: Mapping[str, Shape], window: Sequence[int] | None
 ) -> dict[str, Table]:
-    """By name, the model's tables that the file has for another window, or once for all blocks.
+    """Returns, by name, the model's tables of relative positions that the file has in another form.
+
+    The file has them for another window, or one table for all blocks.
 
     Args:
-      window: of the model's tables; None: a square one. Those of the file are of square windows.
+      available: the shapes of the file's tensors, by PyTorch name.
+      expected: the shapes that the model expects, by PyTorch name.
+      window: (height, width) of the model's tables, in patches; None for square windows. The file's
+        tables always have square windows.
     """
     shared = SHARED_TABLE in available
     tables = {}
@@ -105,7 +121,13 @@ def relative_tables(
 def other_grids(
     available: Mapping[str, Shape], expected: Mapping[str, Shape], source: str
 ) -> Iterator[str]:
-    """Advice where positions of the file `source` are of another grid than the model's."""
+    """Yields advice if the positions in a file are for another grid than the model's.
+
+    Args:
+      available: the shapes of the file's tensors, by PyTorch name.
+      expected: the shapes that the model expects, by PyTorch name.
+      source: what the advice calls the file.
+    """
     for name, before in POSITIONS.items():
         (*_, rows, width), wanted = (shapes.get(name, (0, 0)) for shapes in (available, expected))
         side = math.isqrt(max(rows - before, 0))
@@ -126,7 +148,7 @@ def other_grids(
 
 
 def _square_window(rows: int) -> tuple[int, ...]:
-    """The window of a table of that many rows; () where it is not square."""
+    """Returns the window of a table with that many rows, or () if the window is not square."""
     with contextlib.suppress(CheckpointError):
         return position_tables.square_window(rows)
     return ()

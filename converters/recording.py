@@ -1,4 +1,4 @@
-"""Recorded inputs and outputs of a model, as `converters.verify` reads them from an .npz."""
+"""Reads recorded inputs and outputs of a model from an .npz, for `converters.verify`."""
 
 import dataclasses
 import pathlib
@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxseg.errors import CheckpointError
 
-# The names of the tensors here, and those of the recordings of ViT-Adapter.
+# Names of the tensors here -> their names in the recordings of ViT-Adapter.
 NAMES = {
     "backbone/0": "f1",
     "backbone/1": "f2",
@@ -16,8 +16,8 @@ NAMES = {
     "backbone/3": "f4",
     "logits": "head_out",
     "output": "encode_decode",
-    # Not recorded of every model: the auxiliary head, and what the queries of Mask2Former say
-    # before the first layer of the decoder and after each.
+    # Recorded only for some models: the auxiliary head, and Mask2Former's predictions before the
+    # first layer of the decoder and after each layer.
     "auxiliary": "aux_out",
     **{f"class_logits/{i}": f"cls_logits/{i}" for i in range(10)},
     **{f"mask_logits/{i}": f"mask_logits/{i}" for i in range(10)},
@@ -27,13 +27,13 @@ OPTIONAL = ("auxiliary", "class_logits", "mask_logits")
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """A tensor at some of its elements.
+    """Holds some elements of a tensor.
 
     Attributes:
-      shape: of the tensor, channels first.
-      index: of the elements in the flattened tensor.
-      values: of these elements, float64 where that was recorded.
-      largest: absolute value of the whole tensor.
+      shape: the shape of the tensor, channels first.
+      index: the positions of the elements in the flattened tensor.
+      values: the elements, in float64 if they were recorded so.
+      largest: the largest absolute value of the whole tensor.
     """
 
     shape: tuple[int, ...]
@@ -44,15 +44,16 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """What a model was given and what came out.
+    """Holds the input that a model was given and its outputs.
 
     Attributes:
       images: [n, h, w, 3], standard normal.
-      tensors: by name: features `backbone/0` to `backbone/3`, `logits`, `output` (logits at the
-        size of the input); where recorded `auxiliary` (logits of the auxiliary head), and
-        `class_logits/I`, `mask_logits/I` (prediction I of Mask2Former).
-      pixels, classes, margins: class of some pixels of the flattened class maps, and by how much
-        its logit exceeds the second best.
+      tensors: by name: features `backbone/0` to `backbone/3`, `logits`, and `output` (logits at the
+        size of the input). Some recordings also have `auxiliary` (logits of the auxiliary head),
+        and `class_logits/I` and `mask_logits/I` (prediction I of Mask2Former).
+      pixels: the positions of some pixels in the flattened class maps.
+      classes: the classes of these pixels.
+      margins: by how much the logit of each class exceeds the second best.
     """
 
     images: np.ndarray
@@ -63,10 +64,10 @@ class Recording:
 
 
 def read_recording(path: pathlib.Path) -> Recording:
-    """Reads either form of the recordings; nothing in the file is executed.
+    """Reads a recording in either naming scheme of `NAMES`; nothing in the file is executed.
 
     Raises:
-      CheckpointError: for a file that is no .npz, and for one that lacks something, by its name.
+      CheckpointError: if the file is not an .npz, or lacks an entry, which the message names.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

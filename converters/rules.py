@@ -1,7 +1,7 @@
-"""Name rules: from the PyTorch names of the reference to jaxseg's parameter paths, and back.
+"""Converts PyTorch names of the reference to jaxseg's parameter paths, and back.
 
-Paths mirror the names, so there are few rules: list indices join their name (`levels.0` becomes
-`levels_0`), norms lose the index they have in a Sequential with permutes, and leaves are renamed
+Paths mirror the names, so there are few rules. List indices join their name (`levels.0` becomes
+`levels_0`). Norms lose the index that they have in a Sequential with permutes. Leaves are renamed
 and transposed to channels last. A path starts with its collection: `params/backbone/…/kernel`.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxseg import parameter_paths
 
-# (pattern in the name, replacement), in order.
+# (pattern in the name, replacement), applied in order.
 TO_PATH = (
     (r"\bdw_conv\.0\b", "dw_conv"),
     (r"\bdw_conv\.1\.1\b", "dw_norm"),
@@ -36,16 +36,16 @@ TO_NAME = (
     (r"\bdw_conv\b", "dw_conv.0"),
     (r"\bdw_norm\b", "dw_conv.1.1"),
 )
-# What a name may end in, and the collection and leaf that it becomes.
+# The end of a name -> the leaf that it becomes in the collection `batch_stats`.
 BATCH_STATISTICS = {"running_mean": "mean", "running_var": "var"}
-COUNTER = "num_batches_tracked"  # beside the statistics of every batch norm; nothing reads it
+COUNTER = "num_batches_tracked"  # every batch norm has one; nothing reads it
 
 # (pattern in the name, why jaxseg has no use for the tensor).
 IGNORED = (
     (rf"\.{COUNTER}$", "counters of batch norm"),
     (r"\.relative_position_index$", "follows from the grid"),
 )
-# The same for the files of pre-trained backbones, where the model has no such tensor.
+# The same for files of pre-trained backbones, if the model has no such tensor.
 IGNORED_OF_PRETRAINED = (
     (
         r"^backbone\.(conv_head|dcnv3_head_x\d|head|fc_norm|clip_projector|avgpool)\.",
@@ -66,7 +66,12 @@ FRESH_OF_PRETRAINED = (
 
 
 def to_path(name: str, ndim: int) -> str:
-    """The path of a PyTorch tensor."""
+    """Returns the path of a PyTorch tensor.
+
+    Args:
+      name: the PyTorch name.
+      ndim: the number of axes; a `weight` with one axis is a scale, any other is a kernel.
+    """
     for pattern, replacement in TO_PATH:
         name = re.sub(pattern, replacement, name)
     *module, leaf = name.split(".")
@@ -77,7 +82,7 @@ def to_path(name: str, ndim: int) -> str:
 
 
 def to_name(path: str) -> str:
-    """The PyTorch name of a path; `to_path` undone."""
+    """Returns the PyTorch name of a path, the inverse of `to_path`."""
     collection, *module, leaf = path.split("/")
     if collection == "batch_stats":
         leaf = f"running_{leaf}"
@@ -90,29 +95,33 @@ def to_name(path: str) -> str:
 
 
 def to_channels_last(tensor: np.ndarray, path: str) -> np.ndarray:
-    """Kernels from [out, in, h, w] or [out, in] to [h, w, in, out] or [in, out]; others as are."""
+    """Transposes kernels to channels last; other arrays stay as they are.
+
+    Kernels go from [out, in, h, w] or [out, in] to [h, w, in, out] or [in, out].
+    """
     return np.moveaxis(tensor, (0, 1), (-1, -2)) if path.endswith("/kernel") else tensor
 
 
 def to_channels_first(array: np.ndarray, path: str) -> np.ndarray:
-    """`to_channels_last` undone."""
+    """Transposes kernels to channels first, the inverse of `to_channels_last`."""
     return np.moveaxis(array, (-1, -2), (0, 1)) if path.endswith("/kernel") else array
 
 
 def channels_last_shape(shape: tuple[int, ...], path: str) -> tuple[int, ...]:
-    """The shape that `to_channels_last` gives."""
+    """Returns the shape of the result of `to_channels_last`."""
     return (*shape[2:], shape[1], shape[0]) if path.endswith("/kernel") else tuple(shape)
 
 
 def channels_first_shape(shape: tuple[int, ...], path: str) -> tuple[int, ...]:
-    """The shape that `to_channels_first` gives."""
+    """Returns the shape of the result of `to_channels_first`."""
     return (shape[-1], shape[-2], *shape[:-2]) if path.endswith("/kernel") else tuple(shape)
 
 
 def to_variables(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Nested variables {"params", "batch_stats"} with the values of a PyTorch state dict.
+    """Converts a PyTorch state dict to nested variables {"params", "batch_stats"}.
 
-    By the rules alone: whether they fit a model is for `convert.from_state_dict` to say.
+    This function only applies the rules. `torch_weights.from_state_dict` also checks that the
+    result fits a model.
     """
     arrays = {}
     for name, tensor in state_dict.items():

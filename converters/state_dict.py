@@ -1,4 +1,4 @@
-"""Where the weights are inside what a checkpoint file holds."""
+"""Finds the weights in the content of a checkpoint file."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ import numpy as np
 
 from jaxseg.errors import CheckpointError
 
-# Where training programs put the weights, in the order in which the reference looks.
+# Keys under which training programs store the weights, in the reference's search order.
 NESTING = ("state_dict", "model", "module", "teacher")
 EMA_NESTING = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-# mmcv's EMAHook keeps its weights as buffers named "ema_" + the parameter's name, dots replaced.
+# mmcv's EMAHook keeps averages as buffers: "ema_" + the parameter's name with "_" for every dot.
 EMA_PREFIX = "ema_"
 DISTRIBUTED_PREFIX = "module."
 META = ("mmcv_version", "mmseg_version", "mmengine_version", "epoch", "iter", "time")
@@ -18,11 +18,13 @@ META = ("mmcv_version", "mmseg_version", "mmengine_version", "epoch", "iter", "t
 
 @dataclass(frozen=True, eq=False)
 class StateDict:
-    """The weights of a checkpoint.
+    """Holds the weights of a checkpoint.
 
-    tensors: by the names that the model gave them.
-    beside: what else the file holds and was left, each with its size: "optimizer (2 entries)".
-    meta: what the file says of its making, to be printed: versions, epoch, iter, classes.
+    Attributes:
+      tensors: the weights, by the names that the model gave them.
+      beside: everything else in the file, which is not used, each with its size: "optimizer (2
+        entries)".
+      meta: facts about the file for printing: versions, epoch, iter, classes.
     """
 
     tensors: dict[str, np.ndarray]
@@ -31,23 +33,30 @@ class StateDict:
 
 
 def find_state_dict(obj: object, *, prefer_ema: bool = False) -> StateDict:
-    """Finds the weights in what a checkpoint file holds, e.g. in {"state_dict": ..., "meta": ...}.
+    """Finds the weights in the content of a checkpoint file.
 
-    They are under `state_dict`, else `model`, else `module`, else `teacher`, else the dict itself;
-    a prefix `module.` of the first name is taken off all. An exponential moving average of the
-    weights, in a dict of its own (`state_dict_ema`, `model_ema`, ...) or as mmcv's buffers
-    (`ema_backbone_conv_weight`), is left beside, or with `prefer_ema` taken instead.
+    The content is for example {"state_dict": ..., "meta": ...}. The weights are under `state_dict`,
+    `model`, `module` or `teacher`, in this order, or else in the dict itself. If the first name has
+    the prefix `module.`, it is removed from all names. The exponential moving average (EMA) of the
+    weights has a dict of its own (`state_dict_ema`, `model_ema`, ...) or consists of mmcv's buffers
+    (`ema_backbone_conv_weight`). By default the average is not used and is listed in
+    `StateDict.beside`.
+
+    Args:
+      obj: the content of the file.
+      prefer_ema: use the average in place of the plain weights.
 
     Raises:
-        CheckpointError: there are no tensors, or no averaged ones where `prefer_ema` asks for them.
+      CheckpointError: if there are no tensors, or no averaged ones although `prefer_ema` asks for
+        them.
     """
     if not isinstance(obj, Mapping):
         raise CheckpointError(
-            f"The file holds a {type(obj).__name__}, not a dict of tensors. Name a file that "
-            "torch.save wrote of a state_dict, or of a dict that has one."
+            f"The file holds a {type(obj).__name__}, not a dict of tensors. Use a file that "
+            "torch.save wrote from a state_dict, or from a dict that contains one."
         )
     entries, beside, meta, found_ema = obj, [], {}, False
-    for _ in NESTING:  # no file nests deeper, and one that holds itself would nest forever
+    for _ in NESTING:  # no file nests deeper; a dict that contains itself would never end
         meta = _meta(entries) | meta
         inner, ema = _first_dict(entries, NESTING), _first_dict(entries, EMA_NESTING)
         if prefer_ema and ema:
@@ -70,7 +79,7 @@ def find_state_dict(obj: object, *, prefer_ema: bool = False) -> StateDict:
     if prefer_ema and not (found_ema or buffers):
         raise CheckpointError(
             "The file holds no averaged (EMA) weights, only plain ones"
-            + (f", and beside them {_listed(beside)}." if beside else ".")
+            + (f"; it also holds {_listed(beside)}." if beside else ".")
         )
     if buffers:
         left = "their plain weights" if prefer_ema else f"averages, {EMA_PREFIX}*"
@@ -81,12 +90,12 @@ def find_state_dict(obj: object, *, prefer_ema: bool = False) -> StateDict:
 
 
 def _first_dict(entries: Mapping, keys: tuple[str, ...]) -> str | None:
-    """The first of the keys under which there is a dict."""
+    """Returns the first of the keys whose value is a dict."""
     return next((key for key in keys if isinstance(entries.get(key), Mapping)), None)
 
 
 def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The names that a model had before it was wrapped to be trained on several devices."""
+    """Restores the names that a model had before it was wrapped for training on several devices."""
     if not next(iter(tensors)).startswith(DISTRIBUTED_PREFIX):
         return tensors
     stripped = {name.removeprefix(DISTRIBUTED_PREFIX): it for name, it in tensors.items()}
@@ -99,13 +108,13 @@ def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _averages(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Of each buffer that holds the average of a parameter, the name of that parameter."""
+    """Maps the name of each buffer that holds an average to the name of its parameter."""
     buffer_of = {name: EMA_PREFIX + name.replace(".", "_") for name in tensors}
     return {buffer: name for name, buffer in buffer_of.items() if buffer in tensors}
 
 
 def _meta(entries: Mapping) -> dict[str, str]:
-    """What is worth printing of mmcv's `meta`, and of an epoch beside the weights."""
+    """Returns what is worth printing of mmcv's `meta`, and of entries such as an epoch."""
     meta = entries.get("meta")
     facts = {**entries, **(meta if isinstance(meta, Mapping) else {})}
     plain = str | int | float | np.number
@@ -117,7 +126,7 @@ def _meta(entries: Mapping) -> dict[str, str]:
 
 
 def _described(key: object, value: object) -> str:
-    """An entry's key, and what lies there in a word or two."""
+    """Returns an entry's key and a few words about its value."""
     match value:
         case np.ndarray():
             return f"{key} (tensor of shape {value.shape})"

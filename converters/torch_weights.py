@@ -1,4 +1,4 @@
-"""What a model takes from a PyTorch file: its tensors, renamed and transposed."""
+"""Reads from a PyTorch file what a model takes: its tensors, renamed and transposed."""
 
 import dataclasses
 import pathlib
@@ -17,14 +17,14 @@ from jaxseg.models.segmentation_model import build_model, variable_shapes
 
 @dataclasses.dataclass(frozen=True)
 class TorchWeights:
-    """What a model takes from a PyTorch file.
+    """Holds what a model takes from a PyTorch file.
 
     Attributes:
       plan: what becomes of every tensor.
-      arrays: by path, channels last; views of the file, which is read where they are; only
-        tables of positions that were resized are copies.
-      beside: what else lies in the file.
-      classes: how many classes the file says its dataset has, if it does.
+      arrays: by path, channels last. They are views of the mapped file, so each part is read when
+        it is used. Only resized tables of positions are copies.
+      beside: what else the file holds.
+      classes: how many classes the file says its dataset has; None if it does not say.
     """
 
     plan: conversion_plan.Plan
@@ -34,10 +34,10 @@ class TorchWeights:
 
 
 def from_state_dict(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> dict[str, Any]:
-    """The variables of `config.model` with the values of a segmentor's PyTorch state dict.
+    """Returns the variables of `config.model` with the values of a segmentor's PyTorch state dict.
 
     Raises:
-      CheckpointError: naming every tensor and every variable without a counterpart.
+      CheckpointError: if a tensor or a variable has no counterpart; the message names them.
     """
     wanted = parameter_paths.shapes(variable_shapes(build_model(config.model)))
     names = {"source": "the state dict", "model": config.variant}
@@ -53,16 +53,20 @@ def read_weights(
     window: Sequence[int] | None = None,
     prefer_ema: bool = False,
 ) -> TorchWeights:
-    """What the model called `model`, with variables of the shapes `wanted`, takes from a file.
+    """Reads from a PyTorch file what a model takes.
 
     Args:
+      path: the file.
+      wanted: the shapes of the model's variables, by path.
+      model: what messages call the model.
       transfer: accept heads of another kind or number of classes, which stay fresh, and positions
-        of another window, which are resized.
-      window: of the model's tables of relative positions, in patches; None: a square one.
-      prefer_ema: take the moving average of the weights that the file keeps beside them.
+        for another window, which are resized.
+      window: (height, width) of the model's tables of relative positions, in patches; None for
+        square windows.
+      prefer_ema: take the moving average of the weights that the file keeps in addition to them.
 
     Raises:
-      CheckpointError: for a file that cannot be read, or whose tensors are not those of the model.
+      CheckpointError: if the file cannot be read, or its tensors are not those of the model.
     """
     content = torch_file.read_torch_file(path)
     try:
@@ -75,7 +79,16 @@ def read_weights(
 
 
 def match(tensors: Mapping[str, np.ndarray], wanted, **options) -> TorchWeights:
-    """Carries out `conversion_plan.plan`; only tables that are resized are copied."""
+    """Carries out `conversion_plan.make_plan`; only resized tables are copied.
+
+    Args:
+      tensors: the file's tensors, by PyTorch name.
+      wanted: the shapes of the model's variables, by path.
+      **options: further arguments of `make_plan`.
+
+    Raises:
+      CheckpointError: if a tensor or a variable has no counterpart.
+    """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     plan = conversion_plan.make_plan(shapes, wanted, **options)
     arrays = {path: rules.to_channels_last(tensors[name], path) for name, path in plan.used.items()}

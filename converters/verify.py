@@ -1,17 +1,22 @@
 """Compares a model with numbers recorded from the PyTorch original.
 
-python -m converters.verify --config configs/cityscapes.py:VARIANT --reference FILE.npz \\
+jaxseg verify --config configs/cityscapes.py:VARIANT --reference FILE.npz \\
     [--checkpoint FILE.pth|RUN]
 
-Prints the largest error of every recorded tensor and how far the class maps agree; exits with
-status 1 beyond the tolerance. Without --checkpoint the weights are made from the tensors' names, as
-for the recordings that come with jaxseg (tests/reference). A recording of one's own weights is an
-.npz with `input_shape` [n, 3, h, w] and `input_seed` of the standard normal input, and for
-`backbone/0` to `backbone/3`, `logits` and `output` (logits at input size) their `shape`, `absmax`,
-and `values` (or sharper, `values_f64`) at `index` of the flattened NCHW array; for `argmax` the
-class `values` and the `margin` over the second best at `index` of the pixels. Where they are
-recorded the same goes for `auxiliary` (logits of the auxiliary head), and for `class_logits/I`
-[n, queries, classes + 1] and `mask_logits/I` [n, queries, h, w] (prediction I of Mask2Former).
+The program prints the largest error of every recorded tensor and how far the class maps agree. It
+exits with status 1 if an error exceeds the tolerance. Without --checkpoint, the weights are made
+from the tensors' names, as for the recordings that come with jaxseg (tests/reference).
+
+A recording of your own weights is an .npz with these entries:
+
+- `input_shape` [n, 3, h, w] and `input_seed` of the standard normal input;
+- for `backbone/0` to `backbone/3`, `logits` and `output` (logits at input size): `shape`, `absmax`,
+  and `values` (or in float64, `values_f64`) at `index` of the flattened NCHW array;
+- for `argmax`: the class `values` and the `margin` over the second best class, at `index` of the
+  pixels;
+- optionally, in the form of the logits: `auxiliary` (logits of the auxiliary head),
+  `class_logits/I` [n, queries, classes + 1] and `mask_logits/I` [n, queries, h, w] (prediction I of
+  Mask2Former).
 """
 
 import argparse
@@ -43,20 +48,22 @@ from jaxseg.models.segmentation_model import (
 )
 from jaxseg.ops.resize import resize_bilinear
 
-# Of the largest value of each tensor. The original's own float32 differs from its float64 by 3e-5
-# (features) and 1.5e-5 (logits) absolute, which is a tenth of this.
+# Relative to the largest value of each tensor. The original's own float32 differs from its float64
+# by 3e-5 (features) and 1.5e-5 (logits) absolute, which is a tenth of this.
 TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How far a model agrees with a recording.
+    """Says how far a model agrees with a recording.
 
     Attributes:
       errors: by tensor, the largest absolute error and its share of the largest recorded value.
-      agreement: share of the recorded pixels with the same class.
-      clear: share of them whose margin exceeds the tolerance, so that the class is certain.
-      clear_agreement: share of these with the same class; 1 where all is well.
+      agreement: the share of the recorded pixels that have the same class.
+      clear: the share of the recorded pixels whose margin exceeds the tolerance, so that the class
+        is certain.
+      clear_agreement: the share of these clear pixels that have the same class; 1 if the model is
+        right.
     """
 
     errors: dict[str, tuple[float, float]]
@@ -65,9 +72,9 @@ class Comparison:
     clear_agreement: float
 
     def within(self, tolerance: float) -> bool:
-        """Whether every tensor is, and every certain class the same."""
+        """Returns whether all errors are within the tolerance and all certain classes agree."""
         worst = max(relative for _, relative in self.errors.values())
-        return worst <= tolerance and self.clear_agreement == 1  # not for NaN
+        return worst <= tolerance and self.clear_agreement == 1  # False for NaN
 
     def table(self) -> str:
         lines = [f"{'':<16}{'absolute':>12}{'relative':>12}"]
@@ -82,7 +89,7 @@ class Comparison:
 
 
 def filled_state_dict(config: ConfigDict) -> dict[str, np.ndarray]:
-    """The state dict of the original of a model, with the weights that `fill` makes."""
+    """Returns the state dict of a model's original, with the weights that `fill` makes."""
     wanted = parameter_paths.shapes(variable_shapes(build_model(config.model)))
     shapes = {rules.to_name(p): rules.channels_first_shape(s, p) for p, s in wanted.items()}
     return {name: fill(name, shape) for name, shape in shapes.items()}
@@ -94,10 +101,17 @@ def compare(
     recorded: Recording,
     tolerance: float = TOLERANCE,
 ) -> Comparison:
-    """Runs `config.model` on the recorded images.
+    """Runs `config.model` on the recorded images and compares its outputs with the recording.
+
+    Args:
+      config: the config of the model.
+      variables: {"params", "batch_stats"} of the model.
+      recorded: the images and the original's outputs.
+      tolerance: relative to the largest value of each tensor.
 
     Raises:
-      CheckpointError: where a recorded tensor is of another shape, or is not in this model.
+      CheckpointError: if a recorded tensor has another shape than the model's, or the model lacks
+        it.
     """
     outputs = run(build_model(config.model), variables, recorded.images)
     errors = {}
@@ -106,7 +120,7 @@ def compare(
             raise CheckpointError(f"{name} was recorded, but {config.variant} has no such output")
         value = np.asarray(outputs[name])
         if value.shape != samples.shape:
-            raise CheckpointError(f"{name}: {samples.shape} was recorded, {value.shape} is here")
+            raise CheckpointError(f"{name}: recorded as {samples.shape}, but here {value.shape}")
         error = float(np.max(np.abs(value.ravel()[samples.index] - samples.values)))
         errors[name] = error, error / samples.largest
 
@@ -119,7 +133,7 @@ def compare(
 def run(
     model: SegmentationModel, variables: Variables, images: Float[Array, "b h w 3"]
 ) -> dict[str, jax.Array]:
-    """Features and logits by the names of a `Recording`, channels first as there."""
+    """Computes features and logits, channels first, under the names of a `Recording`."""
 
     @jax.jit
     def run(variables, images):
@@ -150,7 +164,15 @@ def _parts(model, images):
 
 
 def load_weights(path: pathlib.Path | None, config: ConfigDict) -> Any:
-    """Variables of `config.model`: of a PyTorch file, of a jaxseg run, or made from names."""
+    """Loads variables of `config.model`, or makes them from the tensors' names.
+
+    Args:
+      path: a PyTorch file, or the directory of a jaxseg run; None to make the variables.
+      config: the config of the model.
+
+    Raises:
+      CheckpointError: if the weights cannot be read, do not fit, or are those of a backbone alone.
+    """
     if path is None:
         return torch_weights.from_state_dict(filled_state_dict(config), config)
     model = build_model(config.model)
@@ -159,7 +181,7 @@ def load_weights(path: pathlib.Path | None, config: ConfigDict) -> Any:
     shapes = parameter_paths.shapes(variable_shapes(model))
     weights = torch_weights.read_weights(path, shapes, model=config.variant)
     if weights.plan.fresh:
-        raise CheckpointError(f"{path} is a backbone alone; a whole segmentor is to be compared")
+        raise CheckpointError(f"{path} holds only a backbone; verify needs a whole segmentor")
     return parameter_paths.nested({name: np.array(array) for name, array in weights.arrays.items()})
 
 
@@ -177,7 +199,7 @@ def main(arguments: Sequence[str] | None = None):
     options, overrides = parser.parse_known_args(arguments)
     configure_cpu()
     with exit_with_message("jaxseg verify"):
-        # The recordings are of float32; what bfloat16 costs is another question.
+        # The recordings are in float32. The error of bfloat16 is another question.
         config = load_config(options.config, ["--config.model.dtype=float32", *overrides])
         recorded = recording.read_recording(options.reference)
         variables = load_weights(options.checkpoint, config)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# One slice or several on GKE, by xpk (pip install xpk): the same command runs on every host.
+# Runs jaxseg on one or several TPU slices on GKE with xpk (pip install xpk). The same command runs
+# on every host.
 #
 #   export CLUSTER=seg ZONE=us-west4-a BUCKET=my-bucket TPU=v5litepod-256 SLICES=2
 #   launch/gke_xpk.sh create --spot    # or --on-demand, --reservation NAME
@@ -8,12 +9,12 @@
 #   launch/gke_xpk.sh status first
 #   launch/gke_xpk.sh delete
 #
-# The bucket, with the data and the runs, is mounted as /bucket; checkpoints are folders that are
-# renamed when they are complete, which is quickest in a bucket with hierarchical namespace. xpk
-# builds the image from this folder and starts it again when a host is lost (`--max-restarts`): the
-# run then goes on. One that was stopped in good order (SIGTERM) ends with status 0, which is the
-# end of the workload: run it again by the same command and another name. The results are in the
-# bucket. DRY_RUN=1 prints the commands instead.
+# The bucket holds the data and the runs and is mounted as /bucket. Checkpoints are folders that are
+# renamed when they are complete. This is fastest in a bucket with hierarchical namespace. xpk
+# builds the image from the current folder and restarts the workload when a host is lost
+# (`--max-restarts`). The run then resumes. A run that was stopped by SIGTERM exits with status 0,
+# which ends the workload. To resume it, use the same command with another workload name. The
+# results are in the bucket. DRY_RUN=1 prints the commands instead of running them.
 set -euo pipefail
 
 usage() {

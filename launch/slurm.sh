@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# GPUs on several nodes under Slurm, one process a GPU: the same command runs in every process.
+# Runs jaxseg under Slurm on GPUs of several nodes, with one process per GPU. The same command runs
+# in every process.
 #
 #   sbatch --nodes 2 launch/slurm.sh --config configs/cityscapes.py --workdir runs/first
 #
-# with --partition and --account as the cluster wants them, before the script.
+# Put --partition and --account before the script if the cluster needs them.
 #
-# The working directory, with the environment in .venv (pip install 'jaxseg[cuda]'), and the work
-# directory must be on storage that all nodes share. Before its time is up and when it is preempted,
-# the job gets SIGTERM: the run is saved, and the job queued again. DRY_RUN=1 prints the command
-# instead.
+# The current directory must have the environment in .venv (pip install 'jaxseg[cuda]'). The current
+# directory and the --workdir must be on storage that all nodes share. The job gets SIGTERM shortly
+# before its time limit and when it is preempted. The run is then saved and the job is queued again.
+# DRY_RUN=1 prints the command instead of running it.
 #SBATCH --job-name=jaxseg
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
@@ -23,7 +24,7 @@ if [[ $# == 0 ]]; then
   sed -n '2,/^#SBATCH/{/^#SBATCH/d;s/^# \{0,1\}//p}' "$0"
   exit 2
 fi
-# srun does not take this over from the job by itself (Slurm 22.05 and later).
+# srun does not inherit this from the job (Slurm 22.05 and later).
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-8}
 COMMAND=(srun --kill-on-bad-exit=1 .venv/bin/python -m jaxseg.main "$@")
 if [[ ${DRY_RUN:-} ]]; then
@@ -33,6 +34,6 @@ fi
 "${COMMAND[@]}" &
 trap 'kill -TERM "$!"; stopped=1' TERM
 status=0
-wait "$!" || wait "$!" || status=$? # a signal ends the first one
+wait "$!" || wait "$!" || status=$? # a signal interrupts the first wait
 [[ ! ${stopped:-} ]] || scontrol requeue "$SLURM_JOB_ID"
 exit "$status"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A TPU VM pod, from its creation to the results: the same command runs on every worker.
+# Creates a TPU VM pod, runs jaxseg on it and fetches the results. The same command runs on every
+# worker.
 #
 #   export NAME=seg ZONE=us-west4-a BUCKET=my-bucket    # the bucket holds the data and the runs
 #   launch/tpu_vm.sh create v5litepod-16
@@ -9,12 +10,14 @@
 #   launch/tpu_vm.sh fetch runs/first
 #   launch/tpu_vm.sh delete
 #
-# On every worker the bucket is mounted as the folder `bucket`; checkpoints are folders that are
-# renamed when they are complete, which is quickest in a bucket with hierarchical namespace. What is
-# installed is the last commit. A run lasts as long as its connection: start it in tmux. One that
-# was preempted goes on when it is started again with the same arguments. DRY_RUN=1 prints the
-# commands instead. Needs gcloud, logged in, with a project; git; and this script called from the
-# repository. RUNTIME is that of v5e unless it is set.
+# Every worker mounts the bucket as the folder `bucket`. Checkpoints are folders that are renamed
+# when they are complete. This is fastest in a bucket with hierarchical namespace. `install`
+# installs the last commit. A run ends when its connection ends, so start it in tmux. A preempted
+# run resumes when it is started again with the same arguments. DRY_RUN=1 prints the commands
+# instead of running them.
+#
+# Call this script from the repository. It needs git, and gcloud with a login and a project. RUNTIME
+# is the runtime of v5e unless it is set.
 set -euo pipefail
 
 usage() {
@@ -23,7 +26,7 @@ usage() {
 }
 
 [[ ${NAME:-} && ${ZONE:-} && ($# -ge 2 || ${1:-} =~ ^(install|delete)$) ]] || usage
-# Of the machines: https://cloud.google.com/tpu/docs/runtimes
+# Runtimes of the machines: https://cloud.google.com/tpu/docs/runtimes
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 TPU=(gcloud compute tpus tpu-vm)
 

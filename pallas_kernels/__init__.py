@@ -1,7 +1,8 @@
-"""Deformable sampling for JAX: one public function an operator, one file an implementation.
+"""Deformable sampling operators for JAX, each with several implementations.
 
-Nothing here needs a compiler on the user's side. `reference` holds the definition; the other
-implementations are optimizations with the same values and gradients for any offset.
+Every operator is one public function, and every implementation has its own module or folder. No
+compiler is needed on the user's machine. `reference` defines the operators. The other
+implementations are optimizations: they give the same values and gradients for any offset.
 """
 
 from pallas_kernels.choice import KernelChoice, platform

@@ -1,15 +1,16 @@
-"""How long the operators take: every implementation at the sizes of the published models.
+"""Times every implementation of the operators at the sizes of the published models.
 
-python -m pallas_kernels.bench [--shapes PATTERN …] [--implementation NAME] [--batch 2]
-    [--dtype bfloat16] [--autotune [--write]] [--json FILE]
+jaxseg bench [--shapes PATTERN …] [--implementation NAME] [--batch 2] [--dtype bfloat16]
+    [--autotune [--write]] [--json FILE]
 
-A time is the median of repeated calls, all implementations of a size in turn. Beside it stands the
-share of the device's bandwidth, as measured by copying an array, that the least possible traffic
-would take in this time: inputs read once, outputs written once. 100 % cannot be beaten.
+A time is the median of repeated calls; all implementations of a size are called in turn. The table
+also compares the time with the device's bandwidth, which is measured by copying an array. It gives
+the share of this bandwidth that the least possible traffic would take in this time. The least
+possible traffic reads every input once and writes every output once. 100 % cannot be exceeded.
 
-`--autotune` times the GPU kernels with every block size worth trying instead, and prints for each
-kernel the one with the least time at all shapes together. `--write` adds these to
-`tuned_block_sizes.json`, which the kernels read.
+With `--autotune`, the program times the GPU kernels with every block size worth trying. For each
+kernel it prints the block size with the least total time over all shapes. `--write` adds these
+sizes to `tuned_block_sizes.json`, which the kernels read.
 """
 
 import argparse
@@ -41,7 +42,12 @@ REPEATS = 10
 
 
 def dcnv3_case(call: shapes.DCNv3, batch: int, dtype) -> tuple[Callable, list[jax.Array]]:
-    """(dcnv3 -> function of its arguments, these): offsets as a trained model has them, about 1."""
+    """Returns what is needed to call DCNv3 at one size, with random arguments.
+
+    Returns:
+      A function that binds the geometry to an implementation of dcnv3, and the arguments that the
+      bound function takes. Offsets are about 1, as in a trained model.
+    """
     random = np.random.default_rng(0)
     hw, points = (batch, call.height, call.width), 9 * call.groups
     value = random.standard_normal((*hw, call.groups * call.group_channels), np.float32)
@@ -58,7 +64,10 @@ def dcnv3_case(call: shapes.DCNv3, batch: int, dtype) -> tuple[Callable, list[ja
 def ms_deform_attn_case(
     call: shapes.MSDeformAttn, batch: int, dtype
 ) -> tuple[Callable, list[jax.Array]]:
-    """As `dcnv3_case`; each query looks within a few pixels of its own place."""
+    """Returns the same as `dcnv3_case` for multi-scale deformable attention.
+
+    Each query samples within a few pixels of its own place.
+    """
     random = np.random.default_rng(0)
     pixels = sum(height * width for height, width in call.levels)
     value = random.standard_normal((batch, pixels, call.heads, call.head_channels), np.float32)
@@ -85,7 +94,7 @@ CASES = {
 
 
 def directions(operator: Callable, arguments: Sequence[jax.Array]) -> dict[str, tuple]:
-    """By direction: the compiled function, its arguments, and the least bytes it has to move."""
+    """Returns, by direction, a jitted function, its arguments, and the least bytes it must move."""
     forward = jax.jit(operator)
     cotangent = jnp.ones_like(jax.eval_shape(forward, *arguments))
 
@@ -95,13 +104,14 @@ def directions(operator: Callable, arguments: Sequence[jax.Array]) -> dict[str, 
     read = sum(x.nbytes for x in arguments)
     return {
         "forward": (forward, arguments, read + cotangent.nbytes),
-        # What the forward pass leaves is not counted on: the gradient reads its inputs again.
+        # The count does not rely on residuals of the forward pass: the gradient reads its inputs
+        # again.
         "backward": (jax.jit(backward), [cotangent, *arguments], 2 * read + cotangent.nbytes),
     }
 
 
 def seconds(functions: dict[Any, tuple[Callable, Sequence[jax.Array]]]) -> dict[Any, float]:
-    """The median time of each, called in turn."""
+    """Returns the median time of each function; the functions are called in turn."""
     times = {name: [] for name in functions}
     for repeat in range(REPEATS + 1):
         for name, (function, arguments) in functions.items():
@@ -113,7 +123,7 @@ def seconds(functions: dict[Any, tuple[Callable, Sequence[jax.Array]]]) -> dict[
 
 
 def copy_bandwidth() -> float:
-    """Bytes per second of reading an array and writing another."""
+    """Measures the bytes per second of reading one array and writing another."""
     array = jnp.zeros(COPIED_BYTES // 4, jnp.float32)
     copy = {"copy": (jax.jit(lambda x: x + 1), [array])}
     return 2 * array.nbytes / seconds(copy)["copy"]
@@ -126,7 +136,10 @@ def measure(
     dtype: Any,
     bandwidth: float,
 ) -> list[dict[str, Any]]:
-    """A row for every implementation that takes this call, and direction."""
+    """Measures one call: a row for every direction and every implementation.
+
+    An implementation that does not support the call has a single row with the reason.
+    """
     operator, case = CASES[type(call)]
     bind, arguments = case(call, batch, dtype)
     rows, found, least = [], {"forward": {}, "backward": {}}, {}
@@ -136,7 +149,7 @@ def measure(
             for direction, (function, given, moved) in directions(bind(named), arguments).items():
                 found[direction][name] = function, given
                 least[direction] = moved
-        except ValueError as error:  # this implementation does not take it, and says why
+        except ValueError as error:  # it does not support the call; the message says why
             rows.append({"implementation": name, "refused": str(error)})
     for direction, functions in found.items():
         for name, taken in seconds(functions).items():
@@ -159,7 +172,7 @@ def compare(
     dtype: Any,
     bandwidth: float,
 ) -> list[dict[str, Any]]:
-    """The rows of all calls, printed as they come."""
+    """Measures all calls, prints their rows as they come, and returns them."""
     table = []
     for name, call in calls:
         for row in measure(call, implementations, batch, dtype, bandwidth):
@@ -171,15 +184,22 @@ def compare(
 def tuning_seconds(
     call: shapes.DCNv3 | shapes.MSDeformAttn, batch: int, dtype: Any, **options
 ) -> dict[Kernel, dict[BlockSize, float]]:
-    """For every GPU kernel of this call, how long the pass around it takes by its block size.
+    """Times the GPU kernels of a call with every candidate block size.
 
-    `options` go to the operator.
+    Args:
+      call: the sizes of the call.
+      batch: the number of images.
+      dtype: the type of the values.
+      **options: arguments of the operator.
+
+    Returns:
+      For every kernel, the time of the pass around it, by block size.
     """
     name, case = CASES[type(call)]
     bind, arguments = case(call, batch, dtype)
 
     def passes(block_size):
-        """Forward, backward, and backward without atomics."""
+        """Returns the forward pass, the backward pass, and the backward pass without atomics."""
         operator = functools.partial(getattr(gpu, name), block_size=block_size, **options)
         forward, backward = directions(bind(operator), arguments).values()
         in_order = directions(bind(functools.partial(operator, deterministic=True)), arguments)
@@ -203,11 +223,11 @@ def tuning_seconds(
 
 
 def _runs(function, arguments):
-    """Whether the device takes it: a program can ask for more registers than there are."""
+    """Returns whether the device runs the function; a kernel can ask for too many registers."""
     try:
         jax.block_until_ready(function(*arguments))
     except jax.errors.JaxRuntimeError as error:
-        print(f"  left out: {str(error).splitlines()[0]}", flush=True)
+        print(f"  skipped: {str(error).splitlines()[0]}", flush=True)
         return False
     return True
 
@@ -223,12 +243,23 @@ def autotune(
     device_kind: str,
     file: pathlib.Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Prints the fastest block sizes, adds them to the `file` of tuned ones; gives their rows."""
+    """Finds the fastest block sizes and prints them.
+
+    Args:
+      calls: (name, sizes) of each call.
+      batch: the number of images.
+      dtype: the type of the values.
+      device_kind: as jax names it.
+      file: where to add the block sizes, if anywhere.
+
+    Returns:
+      A row for each kernel.
+    """
     times = collections.defaultdict(collections.Counter)
     for name, call in calls:
         print(name, flush=True)
         for kernel, by_size in tuning_seconds(call, batch, dtype).items():
-            times[kernel].update(by_size)  # adds
+            times[kernel].update(by_size)  # a Counter adds
     rows, fastest = [], block_sizes.fastest(times)
     for kernel, size in fastest.items():
         best, default = (times[kernel][s] for s in (size, block_sizes.default(kernel)))
@@ -259,7 +290,7 @@ def main(arguments: Sequence[str] | None = None):
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--autotune", action="store_true", help="find the GPU's block sizes")
     parser.add_argument("--write", action="store_true", help="keep what --autotune finds")
-    parser.add_argument("--json", metavar="FILE", help="write the table there, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the table to this file")
     options = parser.parse_args(arguments)
     calls = [
         (name, call)

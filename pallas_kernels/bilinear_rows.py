@@ -1,8 +1,8 @@
-"""Weighted bilinear samples of flat rows, and their transpose: what the operators share.
+"""Weighted bilinear samples of flat rows, and their transpose, as shared by the operators.
 
-A *row* is the channels of one pixel and one group (or head) of the value. One sampling point of
-all M output rows is handled at a time, as a gather of four rows of contiguous channels, so that
-nothing of size points × channels is ever held.
+A *row* holds the channels of one pixel and one group (or head) of the value. One sampling point of
+all M output rows is handled at a time, as a gather of four rows of contiguous channels. Memory
+therefore never holds anything of size points × channels.
 """
 
 from collections.abc import Iterator
@@ -12,20 +12,35 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-BLOCK = 4096  # output rows: what they gather stays in the cache of a CPU until it is used
+BLOCK = 4096  # output rows; the rows that they gather stay in the CPU's cache until they are used
 
 
 class Plane(NamedTuple):
-    """Where the pixels of the image that is sampled lie among the rows of the value."""
+    """Says where the pixels of the sampled image lie among the rows of the value.
+
+    Attributes:
+      height: the height of the image.
+      width: the width of the image.
+      first: the row of pixel (0, 0), for every output row.
+      step: the number of rows from one pixel to the next.
+    """
 
     height: int
     width: int
-    first: Int[Array, "m"]  # the row of pixel (0, 0), for every output row
-    step: int  # rows from a pixel to the next
+    first: Int[Array, "m"]
+    step: int
 
 
 class Points(NamedTuple):
-    """One sampling point of every output row, `fraction` right of and below a whole pixel."""
+    """Holds one sampling point of every output row.
+
+    Attributes:
+      x: the column of a whole pixel.
+      y: the row of a whole pixel.
+      fraction_x: how far the point is right of that pixel.
+      fraction_y: how far the point is below that pixel.
+      weight: the factor of the sample.
+    """
 
     x: Int[Array, "m"]
     y: Int[Array, "m"]
@@ -35,17 +50,25 @@ class Points(NamedTuple):
 
 
 class Corner(NamedTuple):
-    """One of the four pixels around each sampling point."""
+    """Holds one of the four pixels around each sampling point.
 
-    row: Int[Array, "m"]  # the row of the value that holds it, or some row if none does
+    Attributes:
+      row: the row of the value that holds the pixel, or any other row if the pixel is outside.
+      inside: whether the pixel is in the image.
+      weight: the bilinear weight of the pixel, 0 outside the image.
+      slope_x: the derivative of `weight` with respect to x.
+      slope_y: the derivative of `weight` with respect to y.
+    """
+
+    row: Int[Array, "m"]
     inside: Bool[Array, "m"]
-    weight: Float[Array, "m"]  # its bilinear weight, 0 outside the image
-    slope_x: Float[Array, "m"]  # and the derivatives of that weight
+    weight: Float[Array, "m"]
+    slope_x: Float[Array, "m"]
     slope_y: Float[Array, "m"]
 
 
 def corners(plane: Plane, points: Points) -> Iterator[Corner]:
-    """The four pixels that the points lie between, row by row."""
+    """Yields the four pixels around the points, row by row."""
     fx, fy = points.fraction_x, points.fraction_y
     for y, weight_y, slope_y in ((points.y, 1 - fy, -1.0), (points.y + 1, fy, 1.0)):
         for x, weight_x, slope_x in ((points.x, 1 - fx, -1.0), (points.x + 1, fx, 1.0)):
@@ -68,14 +91,17 @@ def _take(rows, index):
 def add_samples(
     total: Float[Array, "m c"], rows: Float[Array, "r c"], plane: Plane, points: Points
 ) -> Float[Array, "m c"]:
-    """`total` plus the weighted samples of `rows` at one point."""
+    """Returns `total` plus the weighted samples of `rows` at one point of every output row."""
     for corner in corners(plane, points):
         total += (corner.weight * points.weight)[:, None] * _take(rows, corner.row)
     return total
 
 
 def _in_blocks(array: Shaped[Array, "m *rest"]) -> Shaped[Array, "blocks block *rest"]:
-    """Blocks of equal size, with zeros after the end, which add nothing wherever they go."""
+    """Splits an array into blocks of equal size, the last one padded with zeros.
+
+    The zeros add nothing to the row that they are scattered to.
+    """
     blocks = max(1, -(-len(array) // BLOCK))
     array = jnp.pad(array, ((0, -len(array) % blocks), *((0, 0),) * (array.ndim - 1)))
     return array.reshape(blocks, len(array) // blocks, *array.shape[1:])
@@ -88,9 +114,14 @@ def transpose_samples(
     points: Points,
     cotangent: Float[Array, "m c"],
 ) -> tuple[Float[Array, "r c"], tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, "m"]]]:
-    """`rows_gradient` plus this point's share, and the gradients of x, y (in pixels) and weight."""
-    # All four corners at once: on XLA:CPU one gather, batched product and scatter are up to twice
-    # as fast as four of each. Not so in `add_samples`, where gather and sum are fused.
+    """Transposes `add_samples` for one point of every output row.
+
+    Returns:
+      `rows_gradient` plus the share of this point, and the gradients of x and y (in pixels) and of
+      the weight.
+    """
+    # All four corners are handled at once: on XLA:CPU one gather, batched product and scatter are
+    # up to twice as fast as four of each. `add_samples` differs: there gather and sum are fused.
     four = list(corners(plane, points))
     row = jnp.stack([corner.row for corner in four], axis=1)  # [m, 4]
     weight = jnp.stack([corner.weight * points.weight for corner in four], axis=1)

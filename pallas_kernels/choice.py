@@ -1,4 +1,4 @@
-"""Which implementation of an operator runs, and whether its kernel compiles on the devices here."""
+"""Chooses the implementation of an operator and tests whether its kernel compiles here."""
 
 import dataclasses
 import threading
@@ -10,12 +10,12 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class KernelChoice:
-    """What a model asks of `pallas_kernels.dcnv3` and `pallas_kernels.ms_deform_attn`.
+    """Says which implementation of `dcnv3` and `ms_deform_attn` a model uses.
 
     Attributes:
       implementation: "reference", "xla", "gpu", "tpu", or None for the best one on the platform.
       deterministic: the GPU kernels give gradients with the same bits in every run, for more time
-        and memory. XLA's own operations need its compiler's option besides.
+        and memory. XLA's own operations need a compiler option in addition.
     """
 
     implementation: str | None = None
@@ -23,7 +23,9 @@ class KernelChoice:
 
 
 def platform() -> str:
-    """The platform of the mesh that is set (whose devices may be absent), or else of this machine.
+    """Returns the platform of the current mesh, or of this machine if no mesh is set.
+
+    The devices of the mesh may be absent from this machine.
 
     Returns:
       "cpu", "gpu" or "tpu".
@@ -32,8 +34,8 @@ def platform() -> str:
     return device.platform if device else jax.default_backend()
 
 
-_REFUSALS: dict[Hashable, str | None] = {}  # by what was tried
-_WARNED: set[str] = set()  # operators
+_REFUSALS: dict[Hashable, str | None] = {}  # by attempt; None: it compiled
+_WARNED: set[str] = set()  # operators that a warning was given for
 
 
 def compiles_here(
@@ -43,16 +45,16 @@ def compiles_here(
     kernel: Callable[..., jax.Array],
     arrays: Sequence[jax.Array],
 ) -> bool:
-    """Whether the kernel and its gradients compile for arrays of these shapes and types.
+    """Returns whether a kernel and its gradients compile for arrays of these shapes and types.
 
-    It is tried once for every operator, settings, shapes and types. The first failure of an
-    operator is reported in a warning. Nothing is tried, and the result is True, where the kernel is
-    for devices that this machine does not have.
+    Each combination of operator, settings, shapes and types is compiled once. The first failure of
+    an operator is reported as a warning. If the kernel is for devices that this machine does not
+    have, nothing is compiled and the result is True.
 
     Args:
       operator: the name of the operator, for the warning.
       platform: the platform that the kernel is for.
-      settings: what else the kernel depends on.
+      settings: everything else that the kernel depends on.
       kernel: a function of `arrays` with one output.
       arrays: arrays or tracers.
     """
@@ -69,12 +71,12 @@ def compiles_here(
 
 
 def refusals() -> dict[str, str]:
-    """The operators whose kernels did not compile here so far, and why."""
+    """Returns the operators whose kernels have failed to compile here, with the reasons."""
     return {operator: reason for (_, operator, *_), reason in _REFUSALS.items() if reason}
 
 
 def _refusal(kernel, shapes) -> str | None:
-    """What the compiler says against the kernel, in a line; None where it compiles."""
+    """Returns the compiler's complaint about a kernel in one line, or None if it compiles."""
 
     def with_gradients(*arrays):
         output, transpose = jax.vjp(kernel, *arrays)
@@ -85,12 +87,12 @@ def _refusal(kernel, shapes) -> str | None:
     def attempt():
         try:
             jax.jit(with_gradients).lower(*shapes).compile()
-        except Exception as error:  # compilers raise what they like
+        except Exception as error:  # compilers raise exceptions of any type
             lines = str(error).strip().splitlines() or [""]
-            if "RESOURCE_EXHAUSTED" not in lines[0]:  # of this trial, not of the model
+            if "RESOURCE_EXHAUSTED" not in lines[0]:  # of this attempt, not of the model
                 found.append(f"{type(error).__name__}: {lines[0]}")
 
-    # In a thread of its own: the mesh and the trace around this call are those of its own thread.
+    # Use a separate thread: the mesh and the trace around this call belong to the calling thread.
     thread = threading.Thread(target=attempt)
     thread.start()
     thread.join()

@@ -1,4 +1,4 @@
-"""The public operators: each checks its arguments and runs one of its implementations."""
+"""The public operators: each one checks its arguments and runs one of its implementations."""
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
@@ -16,8 +16,8 @@ from pallas_kernels.tpu import ms_deform_attn as tpu_ms_deform_attn
 from pallas_kernels.tpu import operators as tpu
 
 IMPLEMENTATIONS = {"reference": reference, "xla": xla, "gpu": gpu, "tpu": tpu}
-KERNEL_TYPES = (jnp.float32, jnp.bfloat16)  # of values; the others go without kernels
-LOWERED_AS = {"gpu": "cuda", "tpu": "tpu"}  # the platforms with kernels, as lowering calls them
+KERNEL_TYPES = (jnp.float32, jnp.bfloat16)  # types of values; other types run without kernels
+LOWERED_AS = {"gpu": "cuda", "tpu": "tpu"}  # platforms with kernels -> their names in lowering
 
 
 def _run(
@@ -28,9 +28,11 @@ def _run(
     arrays: Sequence[Array],
     on_tpu: bool = True,
 ) -> Array:
-    """`call(operator, *arrays)`, with the operator as chosen, or as the platform does it best.
+    """Runs `call(operator, *arrays)` with the chosen implementation or the best for the platform.
 
-    `settings`: what `call` depends on. `on_tpu`: whether the kernels there take this call.
+    Args:
+      settings: everything that `call` depends on besides `arrays`.
+      on_tpu: whether the TPU kernels support this call.
     """
     if choice.implementation not in (None, *IMPLEMENTATIONS):
         known = ", ".join(IMPLEMENTATIONS)
@@ -53,13 +55,16 @@ def _run(
         return by_name["xla"](*arrays)
     if not compiles_here(operator, where, (settings, choice), by_name[where], arrays):
         return by_name["xla"](*arrays)
-    # The program may still be lowered for the CPU of such a machine.
+    # The executable may still be lowered for the CPU of a machine with a GPU or TPU.
     kernel = {LOWERED_AS[where]: by_name[where]}
     return lax.platform_dependent(*arrays, **kernel, default=by_name["xla"])
 
 
 def dcnv3_group_multiple(implementation: str | None = None) -> int:
-    """DCNv3 takes any number of groups; multiples of this it takes as they are, uncopied."""
+    """Returns the number whose multiples DCNv3 takes as group counts without copying the data.
+
+    DCNv3 supports any number of groups; other numbers cost a copy.
+    """
     by_kernel = implementation == "tpu" or (implementation is None and platform() == "tpu")
     return tpu_dcnv3.SUBLANES if by_kernel else 1
 
@@ -82,26 +87,29 @@ def dcnv3(
     implementation: str | None = None,
     deterministic: bool = False,
 ) -> Float[Array, "n p q gc"]:
-    """The core of DCNv3 (`reference.dcnv3` is the definition), channels last.
+    """Computes the core of DCNv3, channels last, as defined by `reference.dcnv3`.
 
     Args:
       value: projected input, `groups` × channels per group along the last axis.
-      offset: (x, y) pairs in pixels, laid out [groups, kernel_size², 2] along the last axis.
-      mask: sampling weights, [groups, kernel_size²]; already normalized where the model wants it.
+      offset: (x, y) pairs in pixels, laid out as [groups, kernel_size², 2] along the last axis.
+      mask: sampling weights, laid out as [groups, kernel_size²]. They are already normalized if the
+        model normalizes them.
       implementation: one of `IMPLEMENTATIONS`, or None for the best on the platform.
       deterministic: the GPU kernel gives gradients with the same bits in every run, for more time
         and memory.
 
     Raises:
-      ValueError: for shapes that do not belong together, an unknown implementation, or one that was
-        named and does not take this call.
+      ValueError: for shapes that do not belong together, an unknown implementation, or a named
+        implementation that does not support this call.
     """
     points = kernel_size**2
     n, height, width, channels = value.shape
     reach = dilation * (kernel_size - 1) + 1
     out_h, out_w = ((size + 2 * padding - reach) // stride + 1 for size in (height, width))
     if channels % groups:
-        raise ValueError(f"dcnv3: {channels} channels of value {value.shape} in {groups} groups")
+        raise ValueError(
+            f"dcnv3: {channels} channels of value {value.shape} do not divide into {groups} groups"
+        )
     if offset.shape != (n, out_h, out_w, groups * points * 2):
         raise ValueError(
             f"dcnv3: offset {offset.shape}, expected {(n, out_h, out_w, groups * points * 2)}"
@@ -137,20 +145,20 @@ def ms_deform_attn(
     implementation: str | None = None,
     deterministic: bool = False,
 ) -> Float[Array, "b q heads_d"]:
-    """Multi-scale deformable attention (`reference.ms_deform_attn` is the definition).
+    """Computes multi-scale deformable attention, as defined by `reference.ms_deform_attn`.
 
     Args:
       value: projected features of all levels, one after the other, each row by row.
       spatial_shapes: (height, width) per level; static.
-      sampling_locations: (x, y) in 0…1 of each level; anything outside samples zeros.
+      sampling_locations: (x, y) in 0…1 of each level; locations outside sample zeros.
       attention_weights: already normalized over levels and points.
       implementation: one of `IMPLEMENTATIONS`, or None for the best on the platform.
       deterministic: the GPU kernel gives gradients with the same bits in every run, for more time
         and memory.
 
     Raises:
-      ValueError: for shapes that do not belong together, an unknown implementation, or one that was
-        named and does not take this call.
+      ValueError: for shapes that do not belong together, an unknown implementation, or a named
+        implementation that does not support this call.
     """
     spatial_shapes = tuple((int(height), int(width)) for height, width in spatial_shapes)
     b, pixels, heads, _ = value.shape
@@ -175,7 +183,7 @@ def ms_deform_attn(
     return _ms_deform_attn(value, sampling_locations, attention_weights, spatial_shapes, choice)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))  # traced once a shape
+@functools.partial(jax.jit, static_argnums=(3, 4))  # traced once per shape
 def _ms_deform_attn(value, locations, weights, spatial_shapes, choice):
     def call(operator, value, locations, weights):
         return operator(value, spatial_shapes, locations, weights)

@@ -1,4 +1,4 @@
-"""The definition of deformable sampling in plain jax.numpy: documentation and test oracle."""
+"""Defines deformable sampling in plain jax.numpy, as documentation and test oracle."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,10 +7,10 @@ from jaxtyping import Array, Float
 def bilinear(
     value: Float[Array, "n h w g c"], y: Float[Array, "n p q g k"], x: Float[Array, "n p q g k"]
 ) -> Float[Array, "n p q g k c"]:
-    """Samples every group of `value` at pixel coordinates (y, x), k points a group.
+    """Samples every group of `value` bilinearly at pixel coordinates (y, x), k points per group.
 
-    Pixel centers are integers; a neighbor outside the image counts as zero on its own, so that a
-    point half a pixel outside has half the weight. At integer coordinates the derivative is the
+    Pixel centers are integers. A neighbor outside the image counts as zero on its own, so a point
+    half a pixel outside has half the weight. At integer coordinates the derivative is the
     right-sided difference, as in the CUDA operator, because the lower neighbor is `floor`.
     """
     n, height, width, groups, _ = value.shape
@@ -41,11 +41,12 @@ def dcnv3(
     groups: int,
     offset_scale: float,
 ) -> Float[Array, "n p q gc"]:
-    """DCNv3: each output pixel and group is a mask-weighted sum over K = kernel_size² samples.
+    """Computes DCNv3: per output pixel and group, a mask-weighted sum of kernel_size² samples.
 
     Point k = i·kernel_size + j stands at column i and row j of the kernel grid (x is the slow
-    index), and its offset pair is (x, y). `offset_scale` multiplies the grid and the learned offset
-    alike. InternImage (arXiv:2211.05778), section 3.1; order and signs of the reference operator.
+    index). Its offset pair is (x, y). `offset_scale` multiplies both the grid and the learned
+    offset. InternImage (arXiv:2211.05778), section 3.1. Order and signs are those of the reference
+    operator.
     """
     n, height, width, channels = value.shape
     _, out_h, out_w, _ = mask.shape
@@ -71,11 +72,11 @@ def ms_deform_attn(
     sampling_locations: Float[Array, "b q heads levels points 2"],
     attention_weights: Float[Array, "b q heads levels points"],
 ) -> Float[Array, "b q heads_d"]:
-    """Multi-scale deformable attention: for each query and head, a weighted sum over all samples.
+    """Computes multi-scale deformable attention: per query and head, a weighted sum of all samples.
 
     Level l holds h·w pixels, row by row, of the S pixels of `value`. A location (x, y) goes from 0
-    to 1 over the borders of its level: pixel = location · size − 0.5. Deformable DETR
-    (arXiv:2010.04159), section 4.1; coordinates and sums in float32, as the CUDA operator.
+    to 1 between the borders of its level: pixel = location · size − 0.5. Deformable DETR
+    (arXiv:2010.04159), section 4.1. Coordinates and sums are in float32, as in the CUDA operator.
     """
     b, _, heads, d = value.shape
     queries = sampling_locations.shape[1]

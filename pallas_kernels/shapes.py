@@ -1,8 +1,8 @@
-"""The sizes at which the published models call the operators: for benchmarks and compile tests.
+"""Sizes at which the published models call the operators, for benchmarks and compile tests.
 
-Every deformable call follows from a model and the size of its input. `INPUTS` has the crops that
-the published recipes train with, and the largest input of their evaluation: the window, or the
-whole image at the test scale.
+Every deformable call follows from a model and the size of its input. `INPUTS` lists the training
+crops of the published recipes and the largest input of their evaluation. That input is the window,
+or the whole image at the test scale.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ HW = tuple[int, int]
 
 
 class DCNv3(NamedTuple):
-    """A DCNv3 call, 3 × 3 points and stride 1, for one image."""
+    """Describes a DCNv3 call for one image, with 3 × 3 points and stride 1."""
 
     height: int
     width: int
@@ -21,7 +21,7 @@ class DCNv3(NamedTuple):
 
 
 class MSDeformAttn(NamedTuple):
-    """A call of multi-scale deformable attention for one image."""
+    """Describes a call of multi-scale deformable attention for one image."""
 
     queries: int
     levels: tuple[HW, ...]
@@ -30,8 +30,8 @@ class MSDeformAttn(NamedTuple):
     points: int = 4
 
 
-# InternImage by size: groups of the first stage (twice as many in each that follows), and channels
-# of a group.
+# InternImage size -> groups of the first stage (they double at every later stage) and channels per
+# group.
 INTERNIMAGE = {
     "t": (4, 16),
     "s": (5, 16),
@@ -41,9 +41,9 @@ INTERNIMAGE = {
     "h": (10, 32),
     "g": (16, 32),
 }
-# ViT-Adapter by size: heads and channels of a head.
+# ViT-Adapter size -> heads and channels per head.
 VIT_ADAPTER = {"t": (6, 32), "s": (6, 64), "b": (12, 32), "l": (16, 32)}
-# Mask2Former's pixel decoder by its channels: the same.
+# Channels of Mask2Former's pixel decoder -> heads and channels per head.
 PIXEL_DECODER = {256: (8, 32), 1024: (32, 32)}
 
 CITYSCAPES, ADE20K = ((512, 1024), (1024, 2048)), ((512, 512), (512, 2048))
@@ -67,7 +67,12 @@ INPUTS: dict[str, tuple[HW, ...]] = {
 
 
 def calls(model: str, hw: HW) -> dict[str, DCNv3 | MSDeformAttn]:
-    """The different calls of one of `INPUTS` for an input of this size, by name."""
+    """Returns the distinct deformable calls of a model for one input size, by name.
+
+    Args:
+      model: a key of `INPUTS`.
+      hw: (height, width) of the input, in pixels.
+    """
     family, _, size = model.rpartition("_")
     if family == "internimage":
         groups, channels = INTERNIMAGE[size]
@@ -86,12 +91,13 @@ def calls(model: str, hw: HW) -> dict[str, DCNv3 | MSDeformAttn]:
 
 
 def at_stride(hw: HW, stride: int) -> HW:
+    """Returns the (height, width) of a feature map at a stride."""
     height, width = hw
     return height // stride, width // stride
 
 
 def every_call() -> Iterator[tuple[str, DCNv3 | MSDeformAttn]]:
-    """All calls of all models at all sizes, each once, with a name that says where it is from."""
+    """Yields every distinct call of all models at all sizes, with a name that gives its origin."""
     seen = set()
     for model, sizes in INPUTS.items():
         for hw in sizes:

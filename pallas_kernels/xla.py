@@ -1,11 +1,11 @@
-"""The portable path: XLA operations only, with gradients of its own.
+"""The portable implementation: XLA operations only, with hand-written gradients.
 
 The forward pass is a scan over the sampling points (`bilinear_rows`). XLA's automatic gradient of
-it is many times slower than the hand-written one, which gathers the same rows once more.
+this scan is many times slower than the hand-written one, which gathers the same rows once more.
 
-Everything is flat: DCNv3 has a row of the value for every (image, y, x, group) and M = n·p·q·g
-rows of output; multi-scale deformable attention one for every (image, pixel of any level, head)
-and M = b·q·heads.
+All arrays are flat. In DCNv3, the value has one row for every (image, y, x, group), and there are M
+= n·p·q·g rows of output. In multi-scale deformable attention, the value has one row for every
+(image, pixel of any level, head), and there are M = b·q·heads rows of output.
 """
 
 import functools
@@ -20,7 +20,7 @@ from pallas_kernels.bilinear_rows import Plane, Points, add_samples, transpose_s
 
 
 class Geometry(NamedTuple):
-    """The static numbers of a DCNv3 call."""
+    """Holds the static parameters of a DCNv3 call."""
 
     kernel_size: int
     stride: int
@@ -31,7 +31,7 @@ class Geometry(NamedTuple):
 
 
 def _kernel_points(offset, mask, geometry):
-    """Offsets [K, M, 2], masks [K, M] and places in the grid [K, 2], ready to be scanned."""
+    """Returns offsets [K, M, 2], masks [K, M] and grid positions [K, 2], ready for a scan."""
     points = geometry.kernel_size**2
     axis = jnp.arange(geometry.kernel_size, dtype=jnp.float32) * geometry.dilation
     axis -= geometry.dilation * (geometry.kernel_size - 1) // 2
@@ -49,16 +49,16 @@ def _place_kernel_point(
     value_shape: tuple[int, ...],
     geometry: Geometry,
 ) -> tuple[Plane, Points]:
-    """One point of the kernel grid, from its offsets (x, y), masks and place in the grid."""
+    """Places one point of the kernel grid, from its offsets (x, y), masks and grid position."""
     offset, mask, grid = point
     _, height, width, _ = value_shape
     n, out_h, out_w, _ = mask_shape
-    # Coordinates stay relative to the output pixel: floor and fraction of a small number are more
-    # exact in float32 than those of a large absolute position.
+    # Coordinates stay relative to the output pixel. In float32, floor and fraction of a small
+    # number are more exact than those of a large absolute position.
     relative = (offset.astype(jnp.float32) + grid) * geometry.offset_scale
     whole = jnp.floor(relative)
     fraction = relative - whole
-    # Far outside is far outside: the bound only keeps the conversion to int32 defined.
+    # Points far outside sample zeros anyway. The bound only keeps the conversion to int32 defined.
     bound = float(4 * (height + width + geometry.stride * (out_h + out_w) + geometry.padding))
     whole = jnp.clip(whole, -bound, bound).astype(jnp.int32)
 
@@ -115,13 +115,16 @@ _dcnv3.defvjp(_dcnv3_forward, _dcnv3_backward)
 
 
 def dcnv3(value, offset, mask, *, kernel_size, stride, padding, dilation, groups, offset_scale):
-    """`reference.dcnv3` in time and memory that training can afford; sums in float32."""
+    """Computes `reference.dcnv3` in time and memory that training can afford.
+
+    Sums are in float32.
+    """
     geometry = Geometry(kernel_size, stride, padding, dilation, groups, offset_scale)
     return _dcnv3(value, offset, mask, geometry)
 
 
 def _levels(value, spatial_shapes, sampling_locations, attention_weights):
-    """Per level: its plane, and its locations [points, 2, M] and weights [points, M]."""
+    """Yields, per level, its plane, and its locations [points, 2, M] and weights [points, M]."""
     *rows, levels, points = attention_weights.shape
     locations = sampling_locations.reshape(-1, levels, points, 2).transpose(1, 2, 3, 0)
     weights = attention_weights.reshape(-1, levels, points).transpose(1, 2, 0)
@@ -134,12 +137,13 @@ def _levels(value, spatial_shapes, sampling_locations, attention_weights):
 
 
 def _place_location(point, plane: Plane) -> Points:
-    """One sampling point of every query and head, from its locations [2, M] and weights [M]."""
+    """Places one sampling point of every query and head, from locations [2, M] and weights [M]."""
     (x, y), weight = point
 
     def pixel(location, size):
-        # Half-pixel centers. The bound is strictly outside, where all corners count as zero, so
-        # that it changes neither values nor gradients; it keeps the conversion to int32 defined.
+        # Half-pixel centers. The bounds lie strictly outside the level, where all corners count as
+        # zero, so they change neither values nor gradients. They keep the conversion to int32
+        # defined.
         return jnp.clip(location.astype(jnp.float32) * size - 0.5, -2.0, size + 1.0)
 
     x, y = pixel(x, plane.width), pixel(y, plane.height)
@@ -151,7 +155,10 @@ def _place_location(point, plane: Plane) -> Points:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights):
-    """`reference.ms_deform_attn` in time and memory that training can afford; sums in float32."""
+    """Computes `reference.ms_deform_attn` in time and memory that training can afford.
+
+    Sums are in float32.
+    """
     return _msda_forward(value, spatial_shapes, sampling_locations, attention_weights)[0]
 
 

@@ -1,9 +1,9 @@
-"""Reading a pickle without running anything: a stack machine that can only build plain data.
+"""Reads a pickle without running anything: a stack machine that can only build plain data.
 
-A pickle is a program. Python's own unpickler imports and calls whatever it names, so a checkpoint
-from elsewhere could do anything. This machine knows the names in a table, calls nothing but the
-stand-ins beside them, and refuses every other name. It never imports, never touches attributes,
-and keeps Python's own classes out of reach: `BUILD` is handled here, type by type.
+A pickle is a program. Python's own unpickler imports and calls whatever the pickle names, so a
+checkpoint from elsewhere could do anything. This machine knows only the names in a table. It calls
+nothing but their stand-ins and refuses every other name. It never imports and never touches
+attributes. It also keeps Python's own classes out of reach: `BUILD` is handled here, type by type.
 """
 
 import pickletools
@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxseg.errors import CheckpointError
 
-# Opcodes that push what pickletools has decoded already. Strings of Python 2 come as latin-1,
-# which keeps their bytes.
+# Opcodes that push a value that pickletools has already decoded. Strings of Python 2 are decoded as
+# latin-1, which keeps their bytes.
 LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
@@ -26,25 +26,29 @@ LITERALS = {
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 CONTAINERS = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-# What an arbitrary sequence of opcodes can raise, in this file, the stand-ins and pickletools,
-# which warns of unknown escapes in a name.
+# What an arbitrary sequence of opcodes can raise in this file, in the stand-ins and in pickletools.
+# pickletools warns about unknown escapes in a name.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 DAMAGE += (DeprecationWarning,)
 
 
 class ForeignError(Exception):
-    """A pickle asks for something that is not plain data; the message is its name."""
+    """Reports that a pickle asks for something that is not plain data; the message is its name."""
 
 
 @dataclass(frozen=True)
 class Function:
-    """A stand-in that a pickle may call."""
+    """Stands in for something that a pickle may call.
+
+    Attributes:
+      call: what is called.
+    """
 
     call: Callable
 
 
 class Attributes(dict):
-    """What is kept of an object: its attributes, as a dict."""
+    """Holds the attributes of an object, which is all that is kept of it."""
 
 
 def load(
@@ -53,16 +57,19 @@ def load(
     names: Mapping[str, object],
     storage: Callable[[object], object],
 ) -> object:
-    """The object of the pickle that starts at the file's position; the position moves behind it.
+    """Returns the object of the pickle that starts at the file's position.
+
+    The position moves to the end of the pickle.
 
     Args:
-        where: the file's name, for messages.
-        names: what stands in for each global "module.name", beside those of Python and NumPy
-            below; a `Function` can be called by the pickle, anything else is only a value.
-        storage: gives the object for a persistent id.
+      file: the file.
+      where: the file's name, for messages.
+      names: the stand-in of each global "module.name", in addition to those of Python and NumPy
+        below. The pickle can call a `Function`; anything else is only a value.
+      storage: returns the object for a persistent id.
 
     Raises:
-        CheckpointError: the pickle is damaged, or asks for a name that is not in the table.
+      CheckpointError: if the pickle is damaged, or asks for a name that is not in the table.
     """
     machine = _Machine(PLAIN_NAMES | names, storage)
     try:
@@ -73,9 +80,9 @@ def load(
         raise
     except ForeignError as error:
         raise CheckpointError(
-            f"{where}: it holds {error}, which is no part of a plain state dict; it was refused, "
-            "and nothing was run. Load the file with the code that wrote it and save only the "
-            "state_dict."
+            f"{where}: it holds {error}, which does not belong in a plain state dict. It was "
+            "refused, and no code was run. Load the file with the code that wrote it and save only "
+            "the state_dict."
         ) from None
     except DAMAGE as error:
         raise CheckpointError(
@@ -85,7 +92,7 @@ def load(
 
 
 class _Machine:
-    """The stack, the stacks set aside at each MARK, and the memo."""
+    """Holds the stack, the stacks set aside at each MARK, and the memo."""
 
     def __init__(self, names: Mapping[str, object], storage: Callable[[object], object]):
         self.names = names
@@ -95,7 +102,7 @@ class _Machine:
         self.memo: dict[int, object] = {}
 
     def step(self, name: str, argument: object) -> None:
-        """Carries out one opcode."""
+        """Executes one opcode."""
         stack = self.stack
         match name:
             case _ if name in LITERALS:
@@ -170,12 +177,12 @@ class _Machine:
                 raise ForeignError(f"the pickle opcode {name}")
 
     def since_mark(self) -> list:
-        """Takes everything above the last mark off the stack."""
+        """Removes everything above the last mark from the stack and returns it."""
         items, self.stack = self.stack, self.marked.pop()
         return items
 
     def find(self, name: str) -> object:
-        """What stands in for "module.name"."""
+        """Returns the stand-in for "module.name"."""
         if name not in self.names:
             raise ForeignError(name)
         return self.names[name]
@@ -183,13 +190,13 @@ class _Machine:
 
 def _of_type(value: object, kind: type) -> object:
     if not isinstance(value, kind):
-        raise TypeError(f"{type(value).__name__} where a {kind.__name__} belongs")
+        raise TypeError(f"expected a {kind.__name__}, found a {type(value).__name__}")
     return value
 
 
 def _key(value: object) -> object:
-    """A dict's key or a set's item: a number, a string or a tuple of such."""
-    # Python hashes nested tuples recursively, without a limit.
+    """Checks a dict's key or a set's item: a number, a string or a tuple of such."""
+    # Nested tuples are refused, because Python hashes them recursively, without a limit.
     for part in value if isinstance(value, tuple) else (value,):
         if not isinstance(part, str | bytes | int | float | np.generic | None):
             raise TypeError(f"{type(part).__name__} as a key")
@@ -202,11 +209,11 @@ def _set_items(target: object, items: list) -> None:
 
 
 def _set_state(target: object, state: object) -> None:
-    """What `BUILD` does: gives an object, made before, its contents."""
+    """Gives an existing object its contents, as `BUILD` does."""
     if isinstance(target, Attributes):
         target.update(_of_type(state, dict))
     elif isinstance(target, dict):
-        pass  # attributes of a dict, such as the `_metadata` of a state dict
+        pass  # ignores attributes of a dict, such as the `_metadata` of a state dict
     elif isinstance(target, np.dtype):
         _check_dtype_state(state)
     elif isinstance(target, np.ndarray) and target.flags.owndata and not target.size:
@@ -215,7 +222,7 @@ def _set_state(target: object, state: object) -> None:
         raise ForeignError(f"a state for {type(target).__name__}")
 
 
-# Stand-ins for NumPy: the arrays and scalars that lie beside the weights.
+# Stand-ins for NumPy: the arrays and scalars that are stored with the weights.
 
 
 def _numpy_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
@@ -225,7 +232,11 @@ def _numpy_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
 
 
 def _check_dtype_state(state: tuple) -> None:
-    """Version, byte order, then subarray, names and fields, then sizes that the code told."""
+    """Refuses big-endian and structured dtypes.
+
+    The state is the version, the byte order, then subarray, names and fields, then sizes that the
+    code has already given.
+    """
     _, order, *structure = state[:5]
     if order not in ("<", "|", "=") or any(part is not None for part in structure):
         raise ForeignError("a big-endian or structured NumPy dtype")
@@ -239,7 +250,7 @@ def _fill_array(target: np.ndarray, state: tuple) -> None:
     _, shape, dtype, fortran_order, data = state
     dtype, data = _of_type(dtype, np.dtype), _bytes(data)
     order = "F" if fortran_order else "C"
-    # Checks sizes exactly; NumPy's own __setstate__ then meets only what is sound.
+    # This checks the sizes exactly, so that NumPy's own __setstate__ sees only sound data.
     np.ndarray(shape, dtype, buffer=data, order=order)
     target.__setstate__((1, shape, dtype, order == "F", data))
     target.flags.writeable = False
@@ -250,15 +261,15 @@ def _numpy_scalar(dtype: np.dtype, data: bytes) -> np.generic:
 
 
 def _bytes(data: object) -> bytes:
-    """Bytes, which Python 2 wrote as a string."""
+    """Returns bytes, which Python 2 wrote as a string."""
     return data.encode("latin-1") if isinstance(data, str) else _of_type(data, bytes)
 
 
-# Stand-ins for Python: containers become plain ones, objects what they held.
+# Stand-ins for Python: containers become plain ones, and objects become what they held.
 
 
 def _dict(*arguments: object) -> dict:
-    """OrderedDict(), OrderedDict(pairs), Counter(counts) and the like."""
+    """Stands in for OrderedDict(), OrderedDict(pairs), Counter(counts) and the like."""
     items = arguments[0] if arguments else {}
     result: dict = {}
     for key, value in items.items() if isinstance(items, dict) else items:
@@ -267,7 +278,7 @@ def _dict(*arguments: object) -> dict:
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """How protocol 2 writes bytes."""
+    """Encodes text as protocol 2 writes bytes."""
     if encoding not in ("latin1", "latin-1"):
         raise ForeignError(f"bytes as {encoding!r}")
     return _of_type(text, str).encode("latin-1")
@@ -286,7 +297,7 @@ BUILTINS = {
     "frozenset": Function(lambda items=(): frozenset(map(_key, items))),
     "bytes": Function(lambda: b""),
     "complex": Function(lambda real, imag: complex(real, imag)),
-    # Only as the factory of a defaultdict.
+    # Used only as the factory of a defaultdict.
     **{name: name for name in ("int", "float", "str", "list", "dict")},
 }
 MULTIARRAY = {"_reconstruct": Function(_empty_array), "scalar": Function(_numpy_scalar)}

@@ -1,4 +1,7 @@
-"""The safetensors format: a length, a JSON header (names, dtypes, shapes, places), the bytes."""
+"""Reads the safetensors format: a length, a JSON header, and the bytes of the tensors.
+
+The header holds the names, dtypes, shapes and places of the tensors.
+"""
 
 import json
 import math
@@ -24,16 +27,20 @@ DTYPES = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-LENGTH_BYTES = 8  # of the header's length, a little-endian integer before the header
+LENGTH_BYTES = 8  # of the little-endian integer before the header that gives its length
 MAX_HEADER = 100_000_000  # the format's own limit
 
 
 def read_safetensors(data: memoryview, where: str) -> dict[str, np.ndarray]:
-    """The tensors of a file, as read-only arrays that look into `data`.
+    """Returns the tensors of a file, as read-only views of `data`.
+
+    Args:
+      data: the content of the file.
+      where: the file's name, for messages.
 
     Raises:
-        CheckpointError: the header is damaged or reaches beyond the end, the tensors do not lie
-            one right after the other from its end to the end of the file, or a dtype is unknown.
+      CheckpointError: if the header is damaged or reaches beyond the end, if a dtype is unknown, or
+        if the tensors do not fill the file from the header to the end without gaps and overlaps.
     """
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     start = LENGTH_BYTES + length
@@ -61,17 +68,17 @@ def read_safetensors(data: memoryview, where: str) -> dict[str, np.ndarray]:
 def _unique(pairs: list[tuple[str, object]]) -> dict:
     result = dict(pairs)
     if len(result) < len(pairs):
-        raise ValueError("a name comes twice")
+        raise ValueError("a name occurs twice")
     return result
 
 
 def _place(name: str, entry: dict) -> tuple[np.dtype, int, int]:
-    """A tensor's dtype, and its begin and end in the bytes behind the header."""
+    """Returns a tensor's dtype, and the begin and end of its bytes after the header."""
     shape, (begin, end) = entry["shape"], entry["data_offsets"]
     if any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
         raise ValueError(f"{name} has shape {shape} and offsets {begin}, {end}")
     if entry["dtype"] not in DTYPES:
-        raise ValueError(f"{name} has the dtype {entry['dtype']}, known are {', '.join(DTYPES)}")
+        raise ValueError(f"{name} has dtype {entry['dtype']}; known dtypes: {', '.join(DTYPES)}")
     dtype = DTYPES[entry["dtype"]]
     if end - begin != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} of shape {shape} and {dtype} has {end - begin} bytes")
@@ -79,7 +86,7 @@ def _place(name: str, entry: dict) -> tuple[np.dtype, int, int]:
 
 
 def _check_seamless(places: Iterable[tuple[np.dtype, int, int]], size: int) -> None:
-    """Neither gap nor overlap, from the header to the end of the file."""
+    """Checks that there is no gap and no overlap from the header to the end of the file."""
     expected = 0
     for begin, end in sorted((begin, end) for _, begin, end in places):
         if begin != expected:

@@ -1,7 +1,7 @@
-"""Checkpoint files of PyTorch and safetensors, read without PyTorch and without running anything.
+"""Reads checkpoint files of PyTorch and safetensors without PyTorch and without running anything.
 
-The file is mapped into memory and every tensor is a read-only array that looks into the mapping,
-so that of a large file only those pages are read that are used. Formats are told apart by content:
+The file is mapped into memory, and every tensor is a read-only view of the mapping. So only those
+pages of a large file are read that are used. The content determines the format:
 
 - torch's zip archive (since PyTorch 1.6): `*/data.pkl`, and one member `*/data/<key>` per storage;
 - torch's legacy file: five pickles, then the storages one after the other;
@@ -27,27 +27,31 @@ from jaxseg.errors import CheckpointError
 SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".safetensors")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
-COUNT_BYTES = 8  # before each storage of a legacy file, its number of elements
+COUNT_BYTES = 8  # of the element count before each storage of a legacy file
 ARCHIVES = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
 ARCHIVES |= {b"Rar!": "rar", b"\x28\xb5\x2f\xfd": "zstandard"}
-# A zip member's header: its signature, the lengths of its name and of its extra fields.
+# A zip member's header: its signature, and the lengths of its name and of its extra fields.
 MEMBER_HEADER = struct.Struct("<4s22x2H")
 ENCRYPTED = 1  # a flag of a zip member
-# What a damaged zip directory or member can raise.
+# Exceptions that a damaged zip directory or member can raise.
 BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, LookupError)
 BAD_ZIP += (NotImplementedError, OverflowError, RuntimeError, ValueError)
 
 
 def read_torch_file(path: str | os.PathLike) -> object:
-    """The object that a file holds, every tensor a read-only array in the file's own dtype.
+    """Returns the object that a file holds, with every tensor as a read-only array.
 
-    The file must stay as it is while the arrays are in use: they are its bytes, not a copy.
-    Python containers, numbers and strings are themselves (an OrderedDict is a dict); an
-    argparse.Namespace is a dict of its attributes; dtypes are NumPy's, devices strings.
+    The arrays have the file's own dtypes. They are the file's bytes and not a copy, so the file
+    must not change while they are in use. Python containers, numbers and strings are kept (an
+    OrderedDict becomes a dict). An argparse.Namespace becomes a dict of its attributes. Dtypes
+    become NumPy's, and devices become strings.
+
+    Args:
+      path: the file.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no checkpoint, or holds something other than
-            plain data; the message names the file and what to do.
+      CheckpointError: if the file is missing, damaged or no checkpoint, or holds something other
+        than plain data. The message names the file and what to do.
     """
     where = os.fspath(path)
     try:
@@ -56,7 +60,7 @@ def read_torch_file(path: str | os.PathLike) -> object:
                 raise CheckpointError(f"{where}: the file is empty. Download it again.")
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except IsADirectoryError:
-        raise CheckpointError(f"{where}: a folder; name the checkpoint file in it.") from None
+        raise CheckpointError(f"{where}: a folder. Name the checkpoint file in it.") from None
     except OSError as error:
         raise CheckpointError(f"{where}: cannot be opened: {error.strerror}.") from error
     if bytes(data[:4]) == b"PK\x03\x04":
@@ -65,7 +69,7 @@ def read_torch_file(path: str | os.PathLike) -> object:
 
 
 def _read_plain(data: memoryview, where: str) -> object:
-    """Anything but a zip archive."""
+    """Reads any file that is not a zip archive."""
     head = bytes(data[:512])
     if head[:1] == b"\x80":
         return _read_legacy(data, where)
@@ -75,7 +79,7 @@ def _read_plain(data: memoryview, where: str) -> object:
 
 
 def _what_else(head: bytes) -> str:
-    """What a file is that cannot be read, and what to do, from how it begins."""
+    """Describes an unreadable file by its first bytes, and says what to do."""
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return (
@@ -98,11 +102,11 @@ def _what_else(head: bytes) -> str:
     )
 
 
-# Zip archives: torch's own, and those around a checkpoint.
+# Zip archives: torch's own, and archives around a checkpoint.
 
 
 def _read_zip(data: memoryview, where: str, *, inside: bool = False) -> object:
-    """A zip archive; `inside` another, it must be torch's own."""
+    """Reads a zip archive; an archive `inside` another one must be torch's own."""
     try:
         archive = zipfile.ZipFile(_MemoryFile(data))
     except BAD_ZIP as error:
@@ -142,7 +146,7 @@ def _read_torch_zip(data: memoryview, archive: zipfile.ZipFile, folder: str, whe
 
 
 def _read_zipped_file(data: memoryview, archive: zipfile.ZipFile, where: str) -> object:
-    """The one checkpoint in an archive, wherever in it."""
+    """Reads the only checkpoint in an archive, in whatever folder it is."""
     members = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
     found = [
         name
@@ -169,7 +173,11 @@ def _read_zipped_file(data: memoryview, archive: zipfile.ZipFile, where: str) ->
 
 
 def _member(data: memoryview, archive: zipfile.ZipFile, name: str, where: str) -> memoryview:
-    """A member's bytes: where they lie if stored as they are, else unpacked to a temporary file."""
+    """Returns a member's bytes.
+
+    A member that is stored uncompressed is a view of `data`. Any other member is unpacked to a
+    temporary file.
+    """
     try:
         info = archive.getinfo(name)
         if info.flag_bits & ENCRYPTED:
@@ -182,7 +190,7 @@ def _member(data: memoryview, archive: zipfile.ZipFile, name: str, where: str) -
         start = info.header_offset + MEMBER_HEADER.size + sum(lengths)
         end = start + info.file_size
         if signature != b"PK\x03\x04" or info.file_size != info.compress_size or end > len(data):
-            raise zipfile.BadZipFile("it lies elsewhere")
+            raise zipfile.BadZipFile("its header does not match the directory")
         return data[start:end]
     except CheckpointError:
         raise
@@ -194,7 +202,7 @@ def _member(data: memoryview, archive: zipfile.ZipFile, name: str, where: str) -
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> memoryview:
-    """A compressed member, mapped from a file without a name that goes with the mapping."""
+    """Returns a compressed member, mapped from a nameless file that vanishes with the mapping."""
     try:
         with archive.open(info) as packed, tempfile.TemporaryFile() as file:
             shutil.copyfileobj(packed, file, length=2**20)
@@ -209,7 +217,7 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> memo
 
 
 class _MemoryFile(io.RawIOBase):
-    """Mapped memory as a file."""
+    """Presents mapped memory as a file."""
 
     def __init__(self, data: memoryview):
         self.data = data
@@ -224,7 +232,7 @@ class _MemoryFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: len(self.data)}[whence]
         if start + offset < 0:
-            raise ValueError("a place before the start of the file")
+            raise ValueError("a position before the start of the file")
         self.position = start + offset
         return self.position
 
@@ -255,7 +263,7 @@ def _read_legacy(data: memoryview, where: str) -> object:
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise CheckpointError(_big_endian(where))
 
-    # The storages lie behind the pickle that says how long they are, so it is read twice.
+    # The storages follow the pickle that gives their lengths, so that pickle is read twice.
     start = file.tell()
     sizes: dict[str, StorageId] = {}
 
@@ -276,20 +284,23 @@ def _read_legacy(data: memoryview, where: str) -> object:
 
 
 def _is_legacy(data: memoryview) -> bool:
-    """Whether the first pickle is the magic number: told from its bytes, before any other."""
+    """Returns whether the first pickle is the magic number, without reading any pickle."""
     return LEGACY_MAGIC.to_bytes(10, "little") in bytes(data[:32])
 
 
 def _legacy_storages(
     data: memoryview, keys: object, sizes: dict[str, StorageId], position: int, where: str
 ) -> dict[str, memoryview]:
-    """The bytes of every storage: in the order of the keys, each behind its number of elements."""
+    """Returns the bytes of every storage, in the order of the keys.
+
+    Each storage follows its number of elements.
+    """
     if not isinstance(keys, list):
         raise CheckpointError(f"{where}: damaged, it does not list its storages.")
     found = {}
     for key in keys:
         if not isinstance(key, str) or key not in sizes:
-            raise CheckpointError(f"{where}: damaged, nothing is known of its storage {key!r}.")
+            raise CheckpointError(f"{where}: damaged, it lists an unknown storage {key!r}.")
         begin = position + COUNT_BYTES
         position = begin + sizes[key].nbytes
         if position > len(data):

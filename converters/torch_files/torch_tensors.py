@@ -1,8 +1,8 @@
-"""PyTorch's names in a pickle, and how tensors become arrays that look into mapped memory.
+"""Stands in for PyTorch's names in a pickle, and turns tensors into views of mapped memory.
 
 A tensor is a storage (a run of bytes) and a view of it: offset, size and stride, in elements. The
-pickle holds views; where a storage lies is up to the file's format, which says so through
-persistent ids.
+pickle holds the views. The file's format determines where a storage lies, and persistent ids refer
+to it.
 """
 
 from dataclasses import dataclass
@@ -35,16 +35,18 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class StorageType:
-    """What stands in for `torch.FloatStorage` and its kin."""
+    """Stands in for `torch.FloatStorage` and the other storage types."""
 
     dtype: np.dtype
 
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """What the tensors of a file look into: bytes, taken as elements of `dtype`.
+    """Holds the bytes that tensors of a file are views of.
 
-    data: None while the bytes' place is not known yet; tensors are then None too.
+    Attributes:
+      dtype: the type of the elements.
+      data: the bytes; None if their place is not known yet, and then tensors are None too.
     """
 
     dtype: np.dtype
@@ -53,9 +55,13 @@ class Storage:
 
 @dataclass(frozen=True)
 class StorageId:
-    """A storage as a pickle names it: `key` for its bytes, which are `count` elements.
+    """Identifies a storage as a pickle names it.
 
-    part: of a storage view in the legacy format, its offset and count, in elements.
+    Attributes:
+      dtype: the type of the elements.
+      key: the name of the bytes.
+      count: the number of elements in these bytes.
+      part: offset and count, in elements, of a storage view in the legacy format.
     """
 
     dtype: np.dtype
@@ -68,7 +74,11 @@ class StorageId:
         return self.count * self.dtype.itemsize
 
     def look_into(self, data: memoryview) -> Storage:
-        """The storage, given the bytes that lie under its key."""
+        """Returns the storage, given the bytes of its key.
+
+        Raises:
+          ValueError: if the storage is larger than its data.
+        """
         offset, count = self.part or (0, self.count)
         if min(offset, count) < 0 or offset + count > self.count or self.nbytes > len(data):
             raise ValueError(f"storage {self.key} is larger than its data")
@@ -77,7 +87,11 @@ class StorageId:
 
 
 def storage_id(persistent_id: object) -> StorageId:
-    """Reads a persistent id: ("storage", type, key, device, count) and a view in legacy files."""
+    """Parses a persistent id: ("storage", type, key, device, count), plus a view in legacy files.
+
+    Raises:
+      ValueError: if the persistent id does not identify a storage.
+    """
     match persistent_id:
         case ("storage", StorageType(dtype), str(key), str(), int(count), *view) if count >= 0:
             match view:
@@ -89,7 +103,20 @@ def storage_id(persistent_id: object) -> StorageId:
 
 
 def tensor(storage: Storage, offset: int, size: tuple, stride: tuple) -> np.ndarray | None:
-    """The view of a storage as a read-only array: what `torch.Tensor.set_` does, with checks."""
+    """Returns a view of a storage as a read-only array, like `torch.Tensor.set_` with checks.
+
+    Args:
+      storage: the storage.
+      offset: the offset of the first element, in elements.
+      size: the shape of the tensor.
+      stride: the step along each axis, in elements.
+
+    Returns:
+      The array; None if the place of the storage's bytes is not known yet.
+
+    Raises:
+      ValueError: if the tensor is malformed or reaches outside its storage.
+    """
     return _view(storage.data, storage.dtype, offset, size, stride)
 
 
@@ -102,7 +129,7 @@ def _view(
         return None
     if 0 in size:
         return np.ndarray(size, dtype, buffer=b"")
-    # An axis of length one takes no step, whatever its stride.
+    # An axis of length one takes no step, so its stride does not matter.
     steps = [step if length > 1 else 0 for length, step in zip(size, stride, strict=True)]
     if any(type(step) is not int or step < 0 for step in steps):
         raise ValueError(f"a tensor of stride {stride}")
@@ -117,7 +144,7 @@ def _view(
     return np.ndarray(size, dtype, buffer=data, offset=offset * itemsize, strides=strides)
 
 
-# Stand-ins, named as in torch._utils; they take its arguments.
+# Stand-ins with the names and arguments of torch._utils.
 
 
 def _rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata=None):
@@ -127,7 +154,7 @@ def _rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, meta
 
 
 def _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None):
-    """For dtypes that have no storage type of their own: the storage is untyped."""
+    """Rebuilds a tensor whose dtype has no storage type of its own; the storage is untyped."""
     if metadata:
         raise ForeignError(f"a tensor with the metadata {sorted(metadata)}")
     if not isinstance(dtype, np.dtype):
@@ -140,7 +167,7 @@ def _parameter(data=None, requires_grad=True, hooks=None, state=None):
 
 
 def _rebuild_from_type(function, kind, arguments, state):
-    """A tensor with Python attributes: they are left out."""
+    """Rebuilds a tensor that has Python attributes, which are left out."""
     if function not in REBUILDERS.values():
         raise TypeError("a tensor rebuilt by something else")
     return function.call(*arguments)

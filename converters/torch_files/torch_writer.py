@@ -1,6 +1,7 @@
-"""Writing tensors to a file that PyTorch loads: torch's zip archive, or safetensors.
+"""Writes tensors to a file that PyTorch loads: torch's zip archive, or safetensors.
 
-Tensor by tensor: what is held in memory beside the tensors themselves is one of them at most.
+Tensors are written one by one. In addition to the tensors themselves, memory holds a copy of at
+most one of them.
 """
 
 import json
@@ -18,17 +19,17 @@ import numpy as np
 
 from jaxseg.errors import CheckpointError
 
-# dtype: (torch's storage type, the name in safetensors).
+# dtype -> (torch's storage type, the name in safetensors).
 DTYPES = {
     np.dtype("<f4"): ("FloatStorage", "F32"),
     np.dtype("<f2"): ("HalfStorage", "F16"),
     np.dtype(ml_dtypes.bfloat16): ("BFloat16Storage", "BF16"),
     np.dtype("<i8"): ("LongStorage", "I64"),
 }
-ALIGNMENT = 64  # bytes; torch's own files align so, for loading through a mapping
+ALIGNMENT = 64  # bytes; as in torch's own files, so that they can be loaded through a mapping
 FOLDER = "archive/"
 ZIP_HEADER = 30  # bytes of a member's header, before its name
-ZIP64_FIELD = 20  # bytes that zipfile adds to it for a member of 2 GB or more
+ZIP64_FIELD = 20  # bytes that zipfile adds to the header of a member of 2 GB or more
 LARGE = 2**31 - 2**28  # below zipfile's own limit
 
 
@@ -43,13 +44,18 @@ def write_torch_file(
     """Writes tensors of float32, float16, bfloat16 or int64 to a `.pth` or `.safetensors` file.
 
     A `.pth` holds {"meta": meta, "state_dict": OrderedDict of the tensors}, the layout that mmcv
-    reads; `torch.load` reads it with weights_only=True and mmap=True. A `.safetensors` has no place
-    for `meta`. The file appears under its name when it is complete, and takes the place of one that
-    was there.
+    reads. `torch.load` reads it with weights_only=True and mmap=True. A `.safetensors` has no place
+    for `meta`. The file appears under its name only when it is complete, and then replaces an
+    existing one.
+
+    Args:
+      path: a file name that ends with .pth or .safetensors.
+      tensors: the tensors, by name.
+      meta: plain data about the tensors.
 
     Raises:
-        CheckpointError: another suffix, a dtype that is not one of these, or a path that cannot be
-            written.
+      CheckpointError: if the file name has another suffix, a tensor has another dtype, or the path
+        cannot be written.
     """
     path = Path(path)
     if path.suffix not in WRITERS:
@@ -70,13 +76,13 @@ def write_torch_file(
 
 
 def _bytes(tensor: np.ndarray) -> memoryview:
-    """A tensor's bytes in the order of its axes, without a copy where they lie so already."""
+    """Returns a tensor's bytes in the order of its axes, without a copy where possible."""
     return memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
 
 
 def _write_safetensors(file: BinaryIO, tensors: Mapping[str, np.ndarray], meta: Mapping) -> None:
-    # No gaps are allowed between tensors: with wide elements first, each lies at a multiple of its
-    # element's size.
+    # The format allows no gaps between tensors. With wide elements first, each tensor starts at a
+    # multiple of its element size.
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     begin = 0
@@ -109,14 +115,17 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
     large = len(data) > LARGE
     start = archive.fp.tell() + ZIP_HEADER + len(info.filename) + 4 + large * ZIP64_FIELD
     padding = -start % ALIGNMENT
-    # An extra field that only fills, named "FB" as in torch's files.
+    # This extra field is only padding; it is named "FB" as in torch's files.
     info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
     with archive.open(info, "w", force_zip64=large) as member:
         member.write(data)
 
 
 def _pickle(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Plain]) -> Iterator[bytes]:
-    """A pickle of protocol 2, opcode by opcode; Python's pickler would import what it names."""
+    """Yields a pickle of protocol 2, opcode by opcode.
+
+    Python's pickler would import what the pickle names.
+    """
     yield b"\x80\x02}("  # PROTO 2, EMPTY_DICT, MARK
     yield _text("meta") + b"}("
     yield from (_text(key) + _plain(value) for key, value in meta.items())

@@ -72,7 +72,7 @@ class MSDeformAttn(nn.Module):
     def __call__(
         self,
         query: Float[Array, "b q c"],
-        points: Float[Array, "1 q 1 2"],
+        points: Float[Array | np.ndarray, "1 q 1 2"],
         features: Float[Array, "b s c"],
         pyramid: Pyramid,
     ) -> Float[Array, "b q c"]:
@@ -115,13 +115,13 @@ class MSDeformAttn(nn.Module):
         return Linear(channels, kernel_init=xavier, dtype=self.dtype, name="output_proj")(mixed)
 
 
-def to_maps(tokens: Float[Array, "b s c"], pyramid: Pyramid) -> list[Float[Array, "b h w c"]]:
+def to_maps(tokens: Float[Array, "b s c"], pyramid: Pyramid) -> list[Float[Array, "b _ _ c"]]:
     """Splits the tokens of a pyramid into one map per grid."""
     ends = np.cumsum([height * width for height, width in pyramid])[:-1]
     parts = jnp.split(tokens, ends, axis=1)
     return [x.reshape(x.shape[0], *hw, x.shape[2]) for x, hw in zip(parts, pyramid, strict=True)]
 
 
-def to_tokens(maps: Sequence[Float[Array, "b h w c"]]) -> Float[Array, "b s c"]:
+def to_tokens(maps: Sequence[Float[Array, "b _ _ c"]]) -> Float[Array, "b s c"]:
     """Concatenates the tokens of all maps, which is the inverse of `to_maps`."""
     return jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[3]) for x in maps], axis=1)

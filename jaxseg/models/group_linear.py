@@ -27,7 +27,7 @@ def padded(groups: int, implementation: str | None) -> int:
 
 
 def to_kernel_order(
-    x: Float[Array, "... g*k"], groups: int, implementation: str | None
+    x: Float[Array, "... gk"], groups: int, implementation: str | None
 ) -> Float[Array, "... m"]:
     """Reorders channels from group after group to the kernel's order, and adds groups of zeros.
 
@@ -46,7 +46,7 @@ def to_kernel_order(
 
 def from_kernel_order(
     x: Float[Array, "... m"], groups: int, implementation: str | None
-) -> Float[Array, "... p*k"]:
+) -> Float[Array, "... pk"]:
     """Reorders channels from the kernel's order to group after group, for all padded groups.
 
     The transpose moves no data: it cancels with that of the kernel.
@@ -78,7 +78,7 @@ class ToGroups(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... p*k"]:
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... pk"]:
         width = self.groups * self.features
         kernel = kernel_param(self, self.kernel_init, (x.shape[-1], width))
         bias = self.param("bias", nn.initializers.zeros, (width,)).astype(self.dtype)
@@ -103,7 +103,7 @@ class FromGroups(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "... p*k"]) -> Float[Array, "... d"]:
+    def __call__(self, x: Float[Array, "... pk"]) -> Float[Array, "... d"]:
         groups = padded(self.groups, self.implementation)
         width = x.shape[-1] // groups * self.groups
         kernel = kernel_param(self, self.kernel_init, (width, self.features))

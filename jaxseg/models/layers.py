@@ -17,7 +17,7 @@ from jaxseg.ops.convolution import DIMENSIONS, conv3x3, conv3x3_of_resized, dept
 from jaxseg.ops.linear import gelu, matmul
 from jaxseg.ops.resize import resize_bilinear
 
-DType = jnp.dtype
+DType = jax.typing.DTypeLike
 
 
 def torch_uniform(fan_in: int) -> Callable:
@@ -189,7 +189,7 @@ class ConcatConv(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, maps: Sequence[Float[Array, "b h w c"]]) -> Float[Array, "b p q d"]:
+    def __call__(self, maps: Sequence[Float[Array, "b _ _ c"]]) -> Float[Array, "b p q d"]:
         size, widths = self.kernel_size, [x.shape[-1] for x in maps]
         shape = (size, size, sum(widths), self.features)
         kernel = kernel_param(self, self.kernel_init, shape)
@@ -224,7 +224,7 @@ class ConvBNReLU(nn.Module):
         )
         self.bn = BatchNorm()
 
-    def __call__(self, *maps: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w d"]:
+    def __call__(self, *maps: Float[Array, "b _ _ _"], train: bool) -> Float[Array, "b h w d"]:
         return nn.relu(self.bn(self.conv(maps), train))
 
 
@@ -274,7 +274,7 @@ class Upsample(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w c"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
         b, h, w, channels = x.shape
         kernel = kernel_param(self, self.kernel_init, (2, 2, channels, channels))  # y, x, out, in
         bias = self.param("bias", self.bias_init, (channels,))

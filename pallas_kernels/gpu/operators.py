@@ -1,9 +1,11 @@
-"""The path for NVIDIA GPUs: where the sampling points lie; the kernels are in `samples`.
+"""The operators on NVIDIA GPUs: where their sampling points lie.
 
-`deterministic` gives the gradient of the value bit by bit the same in every run, for more time and
-memory. `interpret` runs the kernels without a GPU, slowly, as tests do; it is an argument and not
-found out, so that programs can be lowered for a GPU on machines that have none. `block_size` says
-for every kernel what a program handles, as `block_sizes.block_size` does.
+`samples` has the kernels. The operators take three options:
+
+- `deterministic`: the value's gradient has the same bits in every run, for more time and memory.
+- `interpret`: the kernels run without a GPU, slowly, as in tests. It is an argument and is not
+  detected, so that programs can be lowered for a GPU on machines without one.
+- `block_size`: returns the block size of every kernel, as `block_sizes.block_size` does.
 """
 
 from typing import NamedTuple
@@ -22,7 +24,14 @@ def _divide(index, size):
 
 
 class KernelPoints(NamedTuple):
-    """The points of DCNv3: offsets in pixels from a grid around each output pixel."""
+    """Places the sampling points of DCNv3: offsets in pixels from a grid around each output pixel.
+
+    Attributes:
+      value_shape: the shape of the value, [n, h, w, channels].
+      out_hw: (height, width) of the output.
+      geometry: the static parameters of the call.
+      name: the name of the operator.
+    """
 
     value_shape: tuple[int, int, int, int]
     out_hw: tuple[int, int]
@@ -50,11 +59,12 @@ class KernelPoints(NamedTuple):
     def _pixel(self, offset, grid, out):
         kernel_size, stride, padding, dilation, _, scale = self.geometry
         half = dilation * (kernel_size - 1) // 2
-        # Coordinates stay relative to the output pixel: floor and fraction of a small number are
-        # more exact in float32 than those of a large absolute position.
+        # Coordinates stay relative to the output pixel. In float32, floor and fraction of a small
+        # number are more exact than those of a large absolute position.
         relative = (offset + (grid * dilation - half).astype(jnp.float32)) * scale
         whole = jnp.floor(relative)
-        # Far outside is far outside: the bound only keeps the conversion to int32 defined.
+        # Points far outside sample zeros anyway. The bound only keeps the conversion to int32
+        # defined.
         pixel = jnp.clip(whole, -(2.0**24), 2.0**24).astype(jnp.int32)
         return pixel + stride * out + (half - padding), relative - whole
 
@@ -74,7 +84,7 @@ def dcnv3(
     interpret=False,
     block_size=block_sizes.block_size,
 ):
-    """`reference.dcnv3` as kernels for NVIDIA GPUs; sums in float32."""
+    """Computes `reference.dcnv3` with kernels for NVIDIA GPUs; sums are in float32."""
     geometry = Geometry(kernel_size, stride, padding, dilation, groups, offset_scale)
     output = sum_of_samples(
         value.reshape(-1, value.shape[-1] // groups),
@@ -87,12 +97,20 @@ def dcnv3(
 
 
 class LevelPoints(NamedTuple):
-    """The points of multi-scale deformable attention: locations from 0 to 1 of each level."""
+    """Places the points of multi-scale deformable attention: locations from 0 to 1 of each level.
+
+    Attributes:
+      spatial_shapes: (height, width) per level.
+      queries: the number of queries of an image.
+      heads: the number of heads.
+      points: the number of points of a query and head, over all levels.
+      name: the name of the operator.
+    """
 
     spatial_shapes: tuple[tuple[int, int], ...]
     queries: int
     heads: int
-    points: int  # of all levels
+    points: int
     name: str = "ms_deform_attn"
 
     def place(self, row, point, x, y, weight):
@@ -112,14 +130,14 @@ class LevelPoints(NamedTuple):
 
 
 def _choose(index, numbers):
-    """numbers[index]; kernels can hold no table."""
+    """Returns numbers[index] without a table, which kernels cannot hold."""
     return sum((index == i).astype(jnp.int32) * number for i, number in enumerate(numbers))
 
 
 def _level_pixel(location, size):
     size = size.astype(jnp.float32)
-    # Half-pixel centers. The bound is strictly outside, where no corner counts, so that it changes
-    # neither values nor gradients; it keeps the conversion to int32 defined.
+    # Half-pixel centers. The bounds lie strictly outside the level, where no corner counts, so
+    # they change neither values nor gradients. They keep the conversion to int32 defined.
     pixel = jnp.clip(location * size - 0.5, -2.0, size + 1.0)
     whole = jnp.floor(pixel)
     return whole.astype(jnp.int32), pixel - whole
@@ -135,7 +153,7 @@ def ms_deform_attn(
     interpret=False,
     block_size=block_sizes.block_size,
 ):
-    """`reference.ms_deform_attn` as kernels for NVIDIA GPUs; sums in float32."""
+    """Computes `reference.ms_deform_attn` with kernels for NVIDIA GPUs; sums are in float32."""
     batch, queries, heads, levels, points = attention_weights.shape
     output = sum_of_samples(
         value.reshape(-1, value.shape[-1]),

@@ -1,18 +1,21 @@
 """Sums of weighted bilinear samples on a GPU: kernels on the Triton backend of Pallas.
 
-The operators of `gpu` differ only in where their sampling points lie, which a `Sampling` says.
-Output row m (the channels of one place and one group or head) is the sum over its K points of
-weight × the four pixels around the point, each times its bilinear weight. A program handles a
-block of rows; `block_sizes` says how many. The kernels do little but read and write, so what they
-read they turn into rows of the value themselves; a pass before them would write and read it once
-more. Points are a loop, not unrolled: 48 registers a thread at most (sm_90a) leave room for 40
-warps on a multiprocessor to hide the latency, and a kernel compiles in about a second.
+The operators differ only in where their sampling points lie, which a `Sampling` defines. Output row
+m holds the channels of one place and one group or head. It is the sum over its K points of weight ×
+the four pixels around the point, each times its bilinear weight.
 
-Backward: one kernel gathers the same pixels again for the gradients of coordinates and weights.
-Another adds weight × cotangent into a zeroed float32 buffer by atomics; it is a kernel of its own
-because Pallas fences every atomic, which gathers beside them would have to wait for. The order of
-atomics differs from run to run, and with it the rounding; the deterministic alternative sorts all
-shares by the row that they go to, which then collects them in that order.
+A program handles a block of rows, whose size comes from `block_sizes`. The kernels do little but
+read and write memory. They convert the coordinates that they read to rows of the value themselves,
+because a separate pass would write and read them once more. Points are a loop and are not unrolled.
+At most 48 registers a thread (sm_90a) then leave room for 40 warps on a multiprocessor, which hide
+the latency, and a kernel compiles in about a second.
+
+In the backward pass, one kernel gathers the same pixels again for the gradients of coordinates and
+weights. Another kernel adds weight × cotangent into a zeroed float32 buffer with atomics. It is a
+separate kernel because Pallas fences every atomic, and gathers in the same kernel would have to
+wait for the fence. The order of the atomics differs from run to run, and with it the rounding. The
+deterministic alternative sorts all shares by the row that they go to. Each row then collects its
+shares in that order.
 """
 
 import functools
@@ -33,10 +36,15 @@ FLOAT32_BYTES = 4
 
 
 class Sampling(Protocol):
-    """Where the sampling points of an operator lie; static and hashable."""
+    """Defines where the sampling points of an operator lie; static and hashable.
+
+    Attributes:
+      name: the name of the operator.
+      points: the number of points of every output row.
+    """
 
     name: str
-    points: int  # of every output row
+    points: int
 
     def place(
         self,
@@ -46,11 +54,28 @@ class Sampling(Protocol):
         y: Float[Array, "m"],
         weight: Float[Array, "m"],
     ) -> tuple[Plane, Points, tuple[Float[Array, ""], Float[Array, ""]]]:
-        """One point of some output rows, and how many pixels a step of one in x and in y is."""
+        """Places one point of some output rows.
+
+        Args:
+          row: the output rows.
+          point: the index of the point.
+          x: the x coordinates of the point, as the operator takes them.
+          y: the y coordinates of the point, as the operator takes them.
+          weight: the factors of the samples.
+
+        Returns:
+          The plane, the points, and how many pixels a step of one in x and in y is.
+        """
 
 
 class Run(NamedTuple):
-    """How the kernels run; static and hashable."""
+    """Holds the options of the kernels; static and hashable.
+
+    Attributes:
+      deterministic: whether the value's gradient is summed in a fixed order, without atomics.
+      interpret: whether the kernels run in Pallas's interpreter.
+      block_size: returns the block size of a kernel.
+    """
 
     deterministic: bool
     interpret: bool
@@ -58,25 +83,36 @@ class Run(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """What a program handles: a block of rows with all their channels."""
+    """Describes what one program handles: a block of rows with all their channels.
 
-    rows: int  # of all programs together
-    channels: int  # a power of two
+    Attributes:
+      rows: the rows of all programs together.
+      channels: the channels of a row, a power of two.
+      block: the rows of one program.
+    """
+
+    rows: int
+    channels: int
     block: int
 
     def row(self) -> Int[Array, "block"]:
+        """Returns the rows of this program, which may reach past the end."""
         return pl.program_id(0) * self.block + jnp.arange(self.block)
 
     def last_row_repeated(self) -> Int[Array, "block"]:
-        """Instead of rows past the end, which kernels would have to mask wherever they write."""
+        """Returns the rows of this program, with the last row in place of any past the end.
+
+        Kernels would otherwise have to mask them at every write.
+        """
         return jnp.minimum(self.row(), self.rows - 1)
 
     def elements(self, row: Int[Array, "block"]) -> Int[Array, "block channels"]:
+        """Returns the indices of the elements of some rows in a flat array."""
         return row[:, None] * self.channels + jnp.arange(self.channels)[None]
 
 
 def _launch(body, kernel, rows, outputs, *operands, run, aliases=None):
-    """Runs the kernel over all rows, on flat operands; gives flat outputs."""
+    """Runs the kernel over all rows, on flat operands, and returns flat outputs."""
     size = run.block_size(kernel)
     return pl.pallas_call(
         functools.partial(body, Tile(rows, kernel.channels, size.rows)),
@@ -90,7 +126,7 @@ def _launch(body, kernel, rows, outputs, *operands, run, aliases=None):
 
 
 def _read_point(sampling, row, point, coordinates, weights):
-    """What `sampling.place` makes of one point of every row."""
+    """Reads one point of every row and places it with `sampling.place`."""
     entry = row * sampling.points + point
     x = triton.load(coordinates.at[2 * entry])
     y = triton.load(coordinates.at[2 * entry + 1])
@@ -99,13 +135,13 @@ def _read_point(sampling, row, point, coordinates, weights):
 
 
 def _load_rows(ref, tile, row, inside):
-    """Rows as float32, zeros where not `inside`; those are not read."""
+    """Loads rows as float32; rows that are not `inside` are zeros and are not read."""
     rows = triton.load(ref.at[tile.elements(row)], mask=inside[:, None], other=0)
     return rows.astype(jnp.float32)
 
 
 def _forward_kernel(sampling, tile, value, coordinates, weights, output):
-    """Rows of output: sums over their points."""
+    """Computes rows of output: sums over their points."""
     row = tile.last_row_repeated()
 
     def add_point(point, total):
@@ -123,7 +159,7 @@ def _forward_kernel(sampling, tile, value, coordinates, weights, output):
 def _points_gradient_kernel(
     sampling, tile, value, coordinates, weights, cotangent, coordinates_gradient, weights_gradient
 ):
-    """Rows of output: the gradients of what places and weighs their points."""
+    """Computes, for rows of output, the gradients of their points' coordinates and weights."""
     row = tile.last_row_repeated()
     cotangent = triton.load(cotangent.at[tile.elements(row)]).astype(jnp.float32)
 
@@ -147,7 +183,7 @@ def _points_gradient_kernel(
 def _value_gradient_kernel(
     sampling, interpret, tile, coordinates, weights, cotangent, zeros, value_gradient
 ):
-    """Rows of output: adds their shares to the rows of the value, which begin as `zeros`."""
+    """Adds the shares of rows of output to the rows of the value, which begin as `zeros`."""
     del zeros  # the same memory as `value_gradient`
     row = tile.last_row_repeated()
     is_first = row == tile.row()
@@ -164,8 +200,8 @@ def _value_gradient_kernel(
 
 
 def _atomic_add(ref, index, update, mask, interpret):
-    """Adds `update` where `mask`; an element may be met several times."""
-    if interpret:  # has atomics neither with masks nor with an element met twice
+    """Adds `update` where `mask` is true; an index may occur several times."""
+    if interpret:  # its atomics support neither masks nor repeated indices
         ref[...] = ref[...].at[index].add(jnp.where(mask, update, 0))
     else:
         triton.atomic_add(ref, (index,), update, mask=jnp.broadcast_to(mask, index.shape))
@@ -185,7 +221,10 @@ def _value_gradient_by_atomics(value, coordinates, weights, cotangent, sampling,
 
 
 def _collect_kernel(sources, tile, order, starts, weights, cotangent, value_gradient):
-    """Rows of the value: sums over their shares, which `order` has side by side from `starts`."""
+    """Computes rows of the value's gradient: sums over their shares.
+
+    `order` holds the shares of each row side by side, and `starts` holds where they begin.
+    """
     row = tile.last_row_repeated()
     start = triton.load(starts.at[row])
     count = triton.load(starts.at[row + 1]) - start
@@ -202,7 +241,10 @@ def _collect_kernel(sources, tile, order, starts, weights, cotangent, value_grad
 
 
 def _value_gradient_in_order(value, coordinates, weights, cotangent, sampling, run):
-    """The same without atomics: every row of the value collects its shares, always in one order."""
+    """Computes the value's gradient without atomics.
+
+    Every row of the value collects its shares, always in the same order.
+    """
     sources, targets = len(cotangent), len(value)
     coordinates, weights = coordinates.astype(jnp.float32), weights.astype(jnp.float32)
 
@@ -276,11 +318,19 @@ def sum_of_samples(
     sampling: Sampling,
     run: Run,
 ) -> Float[Array, "m c"]:
-    """Every output row's sum over its points."""
+    """Computes the sum over the points of every output row.
+
+    Args:
+      value: the rows that are sampled.
+      coordinates: x and y of each point, as `sampling` takes them.
+      weights: the factor of each sample.
+      sampling: where the points lie.
+      run: the options of the kernels.
+    """
     channels = value.shape[-1]
     if not weights.size:
         return jnp.zeros((len(weights), channels), value.dtype)
-    missing = pl.next_power_of_2(channels) - channels  # Triton's blocks have powers of two
+    missing = pl.next_power_of_2(channels) - channels  # Triton's block sizes are powers of two
     value = jnp.pad(value, ((0, 0), (0, missing)))
     output = _sum_of_samples(value, coordinates, weights, sampling, run)
     return output[:, :channels]

@@ -1,19 +1,20 @@
 """DCNv3 on TPU: the "adaptive tent", Pallas kernels without a gather.
 
-A bilinear sample is a sum over pixels, each weighted by two tents, hat(u) = max(0, 1 − |u|), of its
-distance to the sampling point along x and along y. A TPU is slow at gathering a few channels from
-here and there, but it multiplies whole rows of pixels at once. So, for one row of output at a time,
-the kernel goes through the displacements (dx, dy), in whole pixels, that occur in this row:
+A bilinear sample is a sum over pixels. Each pixel is weighted by two tents,
+hat(u) = max(0, 1 − |u|), of its distance to the sampling point along x and along y. A TPU is slow
+at gathering a few channels from scattered places, but it multiplies whole rows of pixels at once.
+The kernel therefore handles one row of output at a time. It goes through the displacements (dx,
+dy), in whole pixels, that occur in this row:
 
     weight[column] = Σ_k mask_k · hat(x_k − dx) · hat(y_k − dy)
     output[row, column] += weight[column] · value[row + dy, column + dx]
 
-where (x_k, y_k) is sampling point k relative to its output pixel. The kernel takes the bounds of
-both loops from the offsets, so that any offset is exact; time grows with how far they spread. The
-backward pass goes through the same displacements: the value's gradient has the same weights, and
-the gradients of a point follow from product = Σ_channels cotangent · value at its four pixels.
+Here (x_k, y_k) is sampling point k relative to its output pixel. The kernel takes the bounds of
+both loops from the offsets, so any offset is exact, and the time grows with their spread. The
+backward pass goes through the same displacements. The value's gradient has the same weights. The
+gradients of a point follow from product = Σ_channels cotangent · value at its four pixels.
 
-How it all lies in memory is told in `tpu_planes`.
+`planes` describes the layout in memory.
 """
 
 import functools
@@ -31,10 +32,10 @@ from pallas_kernels.tpu.planes import LANES, SUBLANES, from_planes, to_planes
 
 POINTS = 9
 X, Y = 0, 1
-FAR = 2.0**20  # in pixels; farther than any two of an image
-VMEM_BYTES = 60 * 2**20  # of the 64 MiB that the smallest chips have
-PLANE_BYTES = 52 * 2**20  # the share of whole images in it; the rest is for single rows
-ROW_AXIS = 3  # of the grid: images, blocks of instances, passes over the channels, rows
+FAR = 2.0**20  # pixels; more than the distance between any two pixels of an image
+VMEM_BYTES = 60 * 2**20  # limit of a kernel; the smallest chips have 64 MiB
+PLANE_BYTES = 52 * 2**20  # the part of it for whole images; the rest is for single rows
+ROW_AXIS = 3  # grid axes: images, blocks of instances, passes over the channels, rows
 
 
 def _hat(u):
@@ -42,25 +43,30 @@ def _hat(u):
 
 
 class Neighbors(NamedTuple):
-    """Which pixels a sampling point has along an axis."""
+    """Says which pixels are the neighbors of a sampling point along one axis.
 
-    near: Callable  # (distance, 1) -> whether a pixel at this distance is one
-    last: Callable  # of a coordinate
+    Attributes:
+      near: (distance, 1) -> whether a pixel at this distance is a neighbor.
+      last: a coordinate -> its last neighbor.
+    """
+
+    near: Callable
+    last: Callable
 
 
-# A pixel at a distance of one has no weight, but its difference to the next is the slope.
+# A pixel at a distance of one has no weight, but its difference from the next one is the slope.
 OF_VALUES = Neighbors(jnp.less, jnp.ceil)
 OF_SLOPES = Neighbors(jnp.less_equal, lambda u: jnp.floor(u) + 1)
 
 
 def _span(lowest, highest, neighbors):
-    """The first and the last whole number that is a neighbor of anything between the two."""
+    """Returns the first and the last whole number that neighbors any coordinate in a range."""
     first, last = jnp.floor(jnp.min(lowest)), neighbors.last(jnp.max(highest))
     return first.astype(jnp.int32), last.astype(jnp.int32)
 
 
 def _weigh_columns(target, points_ref, mask_ref, column_ref, neighbors):
-    """Fills column_ref with mask_k · hat(x_k − dx); returns the span of y of the points near dx."""
+    """Fills column_ref with mask_k · hat(x_k − dx) and returns the y span of the points near dx."""
     lowest, highest = jnp.full_like(target, FAR), jnp.full_like(target, -FAR)
     for k in range(POINTS):
         distance = jnp.abs(points_ref[k, X] - target)
@@ -72,7 +78,7 @@ def _weigh_columns(target, points_ref, mask_ref, column_ref, neighbors):
 
 
 def _weight(dy, points_ref, column_ref):
-    """Σ_k mask_k · hat(x_k − dx) · hat(y_k − dy), summed as a tree."""
+    """Returns Σ_k mask_k · hat(x_k − dx) · hat(y_k − dy), summed as a tree."""
     terms = [_hat(points_ref[k, Y] - dy) * column_ref[k] for k in range(POINTS)]
     while len(terms) > 1:
         terms = [sum(terms[i + 1 : i + 2], terms[i]) for i in range(0, len(terms), 2)]
@@ -80,10 +86,10 @@ def _weight(dy, points_ref, column_ref):
 
 
 def _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, neighbors, visit):
-    """Calls visit(dx, target, pairs) for every dx of this row; returns the last dx.
+    """Calls visit(dx, target, pairs) for every dx of this row and returns the last dx.
 
-    `target` is dx in the lanes whose column has a neighbor at dx, and far from all points in the
-    others. `pairs` are the rows of the value to be visited. column_ref is filled for this dx.
+    `target` is dx in the lanes whose column has a neighbor at dx. In the other lanes it is far from
+    all points. `pairs` are the rows of the value to visit. column_ref is filled for this dx.
     """
     row = pl.program_id(ROW_AXIS)
     bottom = value_ref.shape[0] - 1
@@ -105,19 +111,26 @@ def _for_each_dx(points_ref, mask_ref, column_ref, value_ref, width, neighbors, 
 
 
 class RowPairs(NamedTuple):
-    """Rows of the value, two at a time, because their chains of instructions are independent."""
+    """Lists rows of the value two at a time, because their chains of instructions are independent.
 
-    row: jax.Array  # of output
+    Attributes:
+      row: the row of output.
+      first: the first row of the value.
+      last: the last row of the value.
+      bottom: the last row of the image.
+    """
+
+    row: jax.Array
     first: jax.Array
     last: jax.Array
-    bottom: int  # the last row of the image
+    bottom: int
 
     @property
     def count(self):
         return jnp.maximum(0, lax.div(self.last - self.first + 2, 2))
 
     def __getitem__(self, index):
-        """The upper row, the lower, and their dy; of a row below the image FAR."""
+        """Returns (row, dy) of the upper and the lower row; dy is FAR for a row below the image."""
         y = self.first + 2 * index
         dy = (y - self.row).astype(jnp.float32)
         below = jnp.where(y < self.bottom, dy + 1, FAR)
@@ -125,7 +138,7 @@ class RowPairs(NamedTuple):
 
 
 def _roll(x, columns):
-    """`x` moved to the right, by less than its width."""
+    """Moves `x` to the right, by fewer columns than its width."""
     lanes = x.shape[-1]
     return pltpu.roll(x, lax.rem(columns + lanes, lanes), 1)
 
@@ -135,8 +148,8 @@ def _forward_kernel(points_ref, mask_ref, value_ref, output_ref, column_ref, tot
     total_ref[...] = jnp.zeros_like(total_ref)
 
     def visit(dx, target, pairs):
-        # The sums so far go along from one dx to the next, so that they are always where the
-        # columns of the value are: only the weights have to be moved there.
+        # The running sums move along from one dx to the next. They stay aligned with the columns
+        # of the value, so only the weights have to be rolled.
         for c in channels:
             total_ref[c] = pltpu.roll(total_ref[c], 1, 1)
 
@@ -170,11 +183,15 @@ def _backward_kernel(
     *,
     width,
 ):
-    """The value's gradient is complete after the last row; those of the points after their own.
+    """Computes the gradients of the value, the points and the mask.
 
-    For every point and dx, above_ref and below_ref take the products at floor(y_k) and one below:
-    mixed as the sample is, they make the gradient along x, and their difference that along y. At
-    whole numbers this is the derivative to the right and downwards, as `reference` has it.
+    The value's gradient is complete after the last row. The gradients of the points and the mask
+    are complete after their own row.
+
+    For every point and dx, above_ref and below_ref hold the products at floor(y_k) and at the row
+    below. Interpolated as the sample is, they give the gradient along x. Their difference gives the
+    gradient along y. At whole numbers this is the derivative to the right and downwards, as in
+    `reference`.
     """
     channels = range(value_ref.shape[1])
 
@@ -188,7 +205,7 @@ def _backward_kernel(
     mask_gradient_ref[...] = jnp.zeros_like(mask_gradient_ref)
 
     def add_row(y, dy, dx):
-        """Adds to the gradient of row y of the value; returns its products, none at dy FAR."""
+        """Adds to the gradient of row y of the value and returns its products, 0 if dy is FAR."""
         weight = _roll(_weight(dy, points_ref, column_ref), dx)
         product = jnp.zeros_like(weight)
         for c in channels:
@@ -235,51 +252,55 @@ def _backward_kernel(
 
 
 def fits(height: int, width: int, dtype: jnp.dtype) -> bool:
-    """Whether the forward kernel's memory holds at least one channel of an image."""
+    """Returns whether the forward kernel's memory holds at least one channel of an image."""
     lanes = pl.cdiv(width, LANES) * LANES
     return height * SUBLANES * lanes * jnp.dtype(dtype).itemsize <= PLANE_BYTES
 
 
 def _channels_at_once(channels: int, bytes_each: int) -> int:
-    """As many channels as fit in memory; the rest is a further pass over the displacements."""
+    """Returns how many channels fit in memory at once.
+
+    The remaining channels take further passes over the displacements.
+    """
     fitting = [c for c in range(1, channels + 1) if channels % c == 0]
     fitting = [c for c in fitting if c * bytes_each <= PLANE_BYTES]
     if not fitting:
         raise ValueError(
-            f"dcnv3 on TPU: one channel of eight images of this size takes {bytes_each} bytes, of"
-            f" {PLANE_BYTES} that there are; smaller images, or implementation='xla'"
+            f"dcnv3 on TPU: one channel of eight images of this size takes {bytes_each} bytes, but"
+            f" only {PLANE_BYTES} are available; use smaller images or implementation='xla'"
         )
     return fitting[-1]
 
 
 def _row_spec(*shape):
-    """One row of the points, for every pass over the channels."""
+    """Specifies one row of the points, the same for every pass over the channels."""
     zeros = (0,) * (len(shape) - 2)
     return pl.BlockSpec((None, None, *shape), lambda b, i, s, y: (b, y, *zeros, i, 0))
 
 
 def _channels_spec(channels, lanes):
-    """One row of some channels."""
+    """Specifies one row of some channels."""
     block = (None, None, channels, SUBLANES, lanes)
     return pl.BlockSpec(block, lambda b, i, s, y: (b, y, s, i, 0))
 
 
 def _image_spec(rows, channels, lanes, **options):
-    """Some channels of whole images: they stay while the rows of output go by."""
+    """Specifies some channels of whole images, which stay in memory for all rows of output."""
     block = (None, rows, channels, SUBLANES, lanes)
     return pl.BlockSpec(block, lambda b, i, s, y: (b, 0, s, i, 0), **options)
 
 
 def _partial_spec(*shape):
-    """One row of the gradients of the points, apart for every pass over the channels."""
+    """Specifies one row of the points' gradients, separate for every pass over the channels."""
     zeros = (0,) * (len(shape) - 2)
     return pl.BlockSpec((None, None, None, *shape), lambda b, i, s, y: (s, b, y, *zeros, i, 0))
 
 
 def _call(kernel, arguments, *, rows, **options):
-    """Runs the kernel; interpreted wherever the program is lowered for another platform than TPU.
+    """Runs the kernel, interpreted if it is lowered for another platform than TPU.
 
-    `rows` tells whether rows of output may be computed in any order ("parallel").
+    Args:
+      rows: "parallel" if rows of output may be computed in any order, else "arbitrary".
     """
     params = pltpu.CompilerParams(
         dimension_semantics=("parallel", "parallel", "parallel", rows),
@@ -296,23 +317,26 @@ def sample(
     mask: Float[Array, "b h 9 8*i l"],
     width: int,
 ) -> Float[Array, "b h c 8*i l"]:
-    """DCNv3 on planes; points are relative to their pixel."""
+    """Computes DCNv3 on planes; points are relative to their output pixel."""
     return _forward(value, points, mask, width)[0]
 
 
 def _channel_bytes(value) -> int:
-    """Of one channel of eight groups of an image."""
+    """Returns the bytes of one channel of eight groups of an image."""
     _, rows, _, _, lanes = value.shape
     return rows * SUBLANES * lanes * value.dtype.itemsize
 
 
 def forward_channels(value: Float[Array, "b h c 8*i l"]) -> int:
-    """How many channels a pass of the forward kernel takes."""
+    """Returns how many channels one pass of the forward kernel takes."""
     return _channels_at_once(value.shape[2], _channel_bytes(value))
 
 
 def backward_channels(value: Float[Array, "b h c 8*i l"]) -> int:
-    """The same of the backward kernel, which holds the gradient in float32, both in two buffers."""
+    """Returns how many channels one pass of the backward kernel takes.
+
+    Besides the value, that kernel holds the value's gradient in float32. Both have two buffers.
+    """
     both = _channel_bytes(value) * (value.dtype.itemsize + 4) // value.dtype.itemsize
     return _channels_at_once(value.shape[2], 2 * both)
 
@@ -320,7 +344,7 @@ def backward_channels(value: Float[Array, "b h c 8*i l"]) -> int:
 def _forward(value, points, mask, width):
     images, rows, channels, sublanes, lanes = value.shape
     block = forward_channels(value)
-    # The next image is fetched meanwhile where there is room for two.
+    # If there is room for two images, the next one is fetched during the computation.
     buffers = 2 if 2 * block * _channel_bytes(value) <= PLANE_BYTES else 1
     output = _call(
         functools.partial(_forward_kernel, width=width),
@@ -390,7 +414,11 @@ def planes(
     groups: int,
     offset_scale: float,
 ) -> tuple[Float[Array, "b h c 8*i l"], Float[Array, "b h 9 2 8*i l"], Float[Array, "b h 9 8*i l"]]:
-    """What `sample` takes: the value, the points relative to their output pixel, and the mask."""
+    """Converts the arguments of `dcnv3` to what `sample` takes.
+
+    Returns:
+      The value, the points relative to their output pixel, and the mask, all as planes.
+    """
     height, width = value.shape[1:3]
     value, offset, mask = (
         to_planes(x.reshape(*x.shape[:3], groups, -1))
@@ -400,22 +428,24 @@ def planes(
     axis = jnp.arange(3, dtype=jnp.float32) - 1
     grid = jnp.stack(jnp.meshgrid(axis, axis, indexing="ij"), axis=-1)  # x is the slow index
     points = (offset + grid.reshape(POINTS, 2, 1, 1)) * offset_scale
-    # Strictly outside the image is far enough: neither values nor gradients are left there.
+    # The bounds lie strictly outside the image, where values and gradients are zero.
     bound = jnp.array([width + 1.0, height + 1.0]).reshape(2, 1, 1)
     return value, jnp.clip(points, -bound, bound), mask
 
 
 def dcnv3(value, offset, mask, *, kernel_size, stride, padding, dilation, groups, offset_scale):
-    """`reference.dcnv3` on TPU, for the geometry of all published models; sums in float32.
+    """Computes `reference.dcnv3` on TPU, for the geometry of all published models.
+
+    Sums are in float32.
 
     Raises:
       ValueError: for another geometry, or an image too large for the chip's memory.
     """
     if (kernel_size, stride, padding, dilation) != (3, 1, 1, 1):
         raise ValueError(
-            "dcnv3 on TPU: output and value share one grid of pixels, as with kernel_size 3,"
-            f" stride 1, padding 1, dilation 1; not {kernel_size}, {stride}, {padding}, {dilation}:"
-            " take implementation='xla'"
+            "dcnv3 on TPU: output and value must share one grid of pixels, so kernel_size, stride,"
+            f" padding, dilation must be 3, 1, 1, 1, not {kernel_size}, {stride}, {padding},"
+            f" {dilation}; take implementation='xla'"
         )
     n, height, width, channels = value.shape
     if not n:

@@ -1,22 +1,23 @@
-"""Multi-scale deformable attention on TPU: the "adaptive tent matmul", Pallas kernels without a
-gather.
+"""Multi-scale deformable attention on TPU: the "adaptive tent matmul", without a gather.
 
-A bilinear sample is a sum over pixels, each weighted by a tent: hat(u) = max(0, 1 − |u|) of its
-distance u to the sampling point along x, times that along y. A TPU cannot gather the few channels
-of one head per point, but it multiplies matrices. So, for a tile of queries of one head, the kernel
-builds the weights of a block of pixels (some rows of a level) and multiplies them with its values:
+A bilinear sample is a sum over pixels. Each pixel is weighted by a tent, hat(u) = max(0, 1 − |u|),
+of its distance u to the sampling point along x, times that along y. A TPU cannot gather the few
+channels of one head per point, but it multiplies matrices. For a tile of queries of one head, the
+Pallas kernel therefore builds the weights of a block of pixels (some rows of a level). It
+multiplies them with the values of the block:
 
     weights[pixel, query] = Σ_points attention · hat(x − column of pixel) · hat(y − row of pixel)
     output[channel, query] += value[channel, pixel] @ weights[pixel, query]
 
-The blocks to be visited, from the first to the last row that the tile's points touch, come from the
-locations, inside the kernel, so every location is exact; the time grows with the spread of a tile's
-points. The backward pass visits the same blocks: cotangent @ weightsᵀ adds to the gradient of the
-value, and valueᵀ @ cotangent, summed over the pixels next to a point, gives those of the point.
+The blocks to visit reach from the first to the last row that the tile's points touch. The kernel
+derives them from the locations, so every location is exact, and the time grows with the spread of a
+tile's points. The backward pass visits the same blocks. There, cotangent @ weightsᵀ adds to the
+gradient of the value. valueᵀ @ cotangent, summed over the pixels next to a point, gives the
+gradients of that point.
 
-In memory an *instance* is one head of one image. Lanes hold queries, or the pixels of a block, and
-sublanes hold points, channels, or the pixels of a block. A level that is wider than the lanes is
-cut into *strips* of columns, each visited on its own.
+In memory, an *instance* is one head of one image. Lanes hold queries, or the pixels of a block.
+Sublanes hold points, channels, or the pixels of a block. A level that is wider than the lanes is
+cut into *strips* of columns, and each strip is visited on its own.
 """
 
 import functools
@@ -33,13 +34,18 @@ from jaxtyping import Array, Float
 
 SUBLANES, LANES = 8, 128
 TILE = 256  # queries
-VMEM_BYTES = 60 * 2**20  # what a kernel may use; the smallest chips have 64 MiB
-LEVELS_BYTES = 52 * 2**20  # the share of the value's levels in it
-NOWHERE = 2**20  # farther than any pixel; whole numbers up to here are exact in float32
+VMEM_BYTES = 60 * 2**20  # limit of a kernel; the smallest chips have 64 MiB
+LEVELS_BYTES = 52 * 2**20  # the part of it for the levels of the value
+NOWHERE = 2**20  # farther than any pixel; whole numbers up to this are exact in float32
 
 
 class Level(NamedTuple):
-    """How the pixels of a level lie in blocks: strip by strip, in each from top to bottom."""
+    """Describes how the pixels of a level lie in blocks: strip by strip, from top to bottom.
+
+    Attributes:
+      height: the height of the level, in pixels.
+      width: the width of the level, in pixels.
+    """
 
     height: int
     width: int
@@ -50,17 +56,17 @@ class Level(NamedTuple):
 
     @property
     def columns(self):
-        """Of a strip, in whole registers of bfloat16."""
+        """Returns the columns of a strip, in whole registers of bfloat16."""
         return pl.cdiv(self.width, self.strips * 2 * SUBLANES) * 2 * SUBLANES
 
     @property
     def rows(self):
-        """Of a block."""
+        """Returns the rows of a block."""
         return max(1, LANES // self.columns)
 
     @property
     def blocks(self):
-        """Of a strip."""
+        """Returns the blocks of a strip."""
         return pl.cdiv(self.height, self.rows)
 
 
@@ -89,12 +95,15 @@ def _hat(u):
 
 
 def _slope(u):
-    """The derivative of the hat; the right-sided one at its kinks."""
+    """Returns the derivative of the hat, the right-sided one at its kinks."""
     return jnp.where((u >= -1) & (u < 1), jnp.where(u < 0, 1.0, -1.0), 0.0)
 
 
 def _touched_blocks(level: Level, strip: int, x: Float[Array, "p q"], y: Float[Array, "p q"]):
-    """The first block of a strip with a pixel next to any of the points, and the end of them."""
+    """Returns the first block of a strip that points touch, and the end of these blocks.
+
+    A point touches a block if a pixel of the block is next to it.
+    """
     left = strip * level.columns
     touched = (x >= left - 1) & (x < left + level.columns) & (y >= -1) & (y < level.height)
     top = jnp.floor(jnp.min(jnp.where(touched, y, NOWHERE))).astype(jnp.int32)
@@ -104,35 +113,35 @@ def _touched_blocks(level: Level, strip: int, x: Float[Array, "p q"], y: Float[A
 
 
 def _for_each_strip(levels: tuple[Level, ...], x_ref, y_ref, body: Callable):
-    """Calls body(level's index, strip, first block, end) for all strips that points touch."""
+    """Calls body(index of the level, strip, first block, end) for every strip that points touch."""
     strips = [(i, strip) for i, level in enumerate(levels) for strip in range(level.strips)]
-    # All ranges before the first loop, so that their reductions overlap.
+    # All ranges are computed before the first loop, so that their reductions overlap.
     ranges = [_touched_blocks(levels[i], strip, x_ref[i], y_ref[i]) for i, strip in strips]
     for (i, strip), (first, end) in zip(strips, ranges, strict=True):
         pl.when(first < end)(functools.partial(body, i, strip, first, end))
 
 
 def _distances(level: Level, strip: int, x: Float[Array, "p q"]):
-    """Per point, how far it is right of each column: [columns, q]."""
+    """Returns, per point, how far it is right of each column: [columns, q]."""
     column = lax.broadcasted_iota(jnp.int32, (level.columns, x.shape[1]), 0)
     column = (column + strip * level.columns).astype(jnp.float32)
     return [x[p : p + 1] - column for p in range(x.shape[0])]
 
 
 def _below(level: Level, block, y: Float[Array, "p q"]) -> Float[Array, "rows p q"]:
-    """Per row of a block, how far each point is below it."""
+    """Returns, per row of a block, how far each point is below it."""
     row = lax.broadcasted_iota(jnp.int32, (level.rows, *y.shape), 0) + block * level.rows
     return y - row.astype(jnp.float32)
 
 
 def _weights(scale: Float[Array, "rows p q"], hat_ref, columns) -> Float[Array, "k q"]:
-    """Σ_points scale · hat(x − column) of a block's pixels."""
+    """Returns Σ_points scale · hat(x − column) for the pixels of a block."""
     terms = [scale[:, p : p + 1] * hat_ref[p, :columns] for p in range(scale.shape[1])]
     return sum(terms[1:], terms[0]).reshape(-1, scale.shape[2])
 
 
 def _terms(weights, dtype):
-    """What sums to the weights: one matrix, or two where one in bfloat16 would be too coarse."""
+    """Returns matrices that sum to the weights: two where one in bfloat16 would be too coarse."""
     if dtype != jnp.bfloat16:
         return [weights]
     high = weights.astype(dtype)
@@ -140,7 +149,7 @@ def _terms(weights, dtype):
 
 
 def _matmul(a, b, a_axis, b_axis):
-    """Sums over an axis of each, in float32."""
+    """Contracts one axis of each matrix; the sum is in float32."""
     exact = a.dtype == jnp.float32
     return lax.dot_general(
         a,
@@ -174,7 +183,7 @@ def _forward_kernel(
 
 
 def _fold(x: Float[Array, "rows columns q"]) -> Float[Array, "rows 8 q"]:
-    """Sums over columns, but for the last step within a register, which waits until the end."""
+    """Sums over columns, except for the last step within a register, which waits until the end."""
     rows, columns, queries = x.shape
     return x.reshape(rows, columns // SUBLANES, SUBLANES, queries).sum(1)
 
@@ -182,7 +191,7 @@ def _fold(x: Float[Array, "rows columns q"]) -> Float[Array, "rows 8 q"]:
 def _backward_kernel(
     x_ref, y_ref, attention_ref, cotangent_ref, value_refs, *results_and_scratch, levels
 ):
-    """The forward pass's loops again, with the transposed sums inside."""
+    """Runs the loops of the forward pass again, with the transposed sums inside."""
     x_gradient_ref, y_gradient_ref, attention_gradient_ref = results_and_scratch[:3]
     value_gradient_refs, hat_ref, slope_ref, x_sum_ref, y_sum_ref, sum_ref = results_and_scratch[3:]
     points = x_ref.shape[1]
@@ -236,10 +245,12 @@ def _backward_kernel(
 
 
 def _call(kernel, name, levels, inputs, outputs, scratch_shapes, tiles):
-    """Runs a kernel for every tile of every instance; interpreted where it is not lowered for TPU.
+    """Runs a kernel for every tile of every instance, interpreted if it is not lowered for TPU.
 
-    Of an array it sees a tile of queries, of arrays in a tuple all blocks. `tiles` says whether
-    those of an instance are independent.
+    The kernel sees a tile of queries of each array, and all blocks of the arrays in a tuple.
+
+    Args:
+      tiles: "parallel" if the tiles of an instance are independent, else "arbitrary".
     """
 
     def spec(x):
@@ -277,7 +288,7 @@ def sample(
     attention: Float[Array, "i l p q"],
     levels: tuple[Level, ...],
 ) -> Float[Array, "i d q"]:
-    """The operator on blocks of pixels and tiles of queries; x and y in pixels."""
+    """Computes the operator on blocks of pixels and tiles of queries; x and y are in pixels."""
     return _forward(values, x, y, attention, levels)[0]
 
 
@@ -307,7 +318,7 @@ def _backward(levels, residuals, cotangent):
         inputs=(x, y, attention, cotangent, values),
         outputs=[point] * 3 + [tuple(jax.ShapeDtypeStruct(v.shape, jnp.float32) for v in values)],
         scratch_shapes=[hat, hat, total, total, total],
-        tiles="arbitrary",  # they share the gradient of the value
+        tiles="arbitrary",  # tiles share the gradient of the value
     )
     return tuple(g.astype(values[0].dtype) for g in value_gradients), *gradients
 
@@ -326,7 +337,11 @@ def blocks_and_tiles(
     Float[Array, "i l p q"],
     Float[Array, "i l p q"],
 ]:
-    """What `sample` takes: values of each level, x and y in pixels, and attention."""
+    """Converts the arguments of `ms_deform_attn` to what `sample` takes.
+
+    Returns:
+      The values of each level, x and y in pixels, and the attention.
+    """
     values, start = [], 0
     for level in make_levels(spatial_shapes):
         end = start + level.height * level.width
@@ -334,14 +349,17 @@ def blocks_and_tiles(
         start = end
     locations = _to_tiles(sampling_locations, fill=-1)  # [i, l, p, 2, q]
     height, width = np.array(spatial_shapes, np.float32).T[:, :, None, None]  # [l, 1, 1]
-    # Strictly outside the level is far enough: there neither values nor gradients remain.
+    # The bounds lie strictly outside the level, where values and gradients are zero.
     x = jnp.clip(locations[..., 0, :] * width - 0.5, -2.0, width + 1)
     y = jnp.clip(locations[..., 1, :] * height - 0.5, -2.0, height + 1)
     return tuple(values), x, y, _to_tiles(attention_weights, fill=0)
 
 
 def fits(spatial_shapes: Sequence[tuple[int, int]], head_channels: int, dtype: jnp.dtype) -> bool:
-    """Whether the forward kernel's memory holds all levels of a head, and those of the next."""
+    """Returns whether the forward kernel's memory holds all levels of two heads.
+
+    The second head is the next one, which is fetched during the computation.
+    """
     pixels = sum(
         level.strips * level.blocks * level.rows * level.columns
         for level in make_levels(spatial_shapes)
@@ -350,11 +368,12 @@ def fits(spatial_shapes: Sequence[tuple[int, int]], head_channels: int, dtype: j
 
 
 def make_levels(spatial_shapes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
+    """Returns a `Level` for each (height, width)."""
     return tuple(Level(height, width) for height, width in spatial_shapes)
 
 
 def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights):
-    """`reference.ms_deform_attn` on TPU; sums in float32."""
+    """Computes `reference.ms_deform_attn` on TPU; sums are in float32."""
     b, queries, heads, _, _ = attention_weights.shape
     if not b * queries:
         return jnp.zeros((b, queries, heads * value.shape[-1]), value.dtype)

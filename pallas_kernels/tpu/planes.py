@@ -1,10 +1,10 @@
-"""Where the groups of images lie in a TPU's registers.
+"""Lays the groups of images out in a TPU's registers.
 
-An *instance* is one group of one image. Lanes hold the columns of an instance and sublanes eight
-instances, so that one vector instruction serves all of them. What loops count, rows of pixels,
-channels and points, comes before: *planes* are [image, row, channel or point, group, column], with
-groups rounded up to eight and columns to whole registers. Narrow images are *folded*: several
-instances, of any image, lie side by side in the lanes.
+An *instance* is one group of one image. Lanes hold the columns of an instance and sublanes hold
+eight instances, so that one vector instruction serves all of them. The axes that loops count (rows
+of pixels, channels and points) come first. *Planes* are [image, row, channel or point, group,
+column], with groups rounded up to eight and columns to whole registers. Narrow images are *folded*:
+several instances, of any image, lie side by side in the lanes.
 """
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ SUBLANES, LANES = 8, 128
 
 
 def to_planes(x: Float[Array, "n h w g k"]) -> Float[Array, "b h k 8*i l"]:
-    """Images as wide as the lanes become planes by a transpose; narrow ones are folded."""
+    """Converts images to planes: wide ones by a transpose, narrow ones by folding."""
     x = x.transpose(0, 1, 4, 3, 2)
     if x.shape[-1] <= LANES // 2:
         x = _fold(x)
@@ -25,14 +25,19 @@ def to_planes(x: Float[Array, "n h w g k"]) -> Float[Array, "b h k 8*i l"]:
 def from_planes(
     x: Float[Array, "b h k 8*i l"], shape: tuple[int, ...]
 ) -> Float[Array, "n h w g k"]:
-    """The inverse; `shape` is that of the result."""
+    """Converts planes back to images, the inverse of `to_planes`.
+
+    Args:
+      x: the planes.
+      shape: the shape of the result.
+    """
     n, _, width, groups, _ = shape
     x = x[..., :groups, :width] if width > LANES // 2 else _unfold(x, n, groups, width)
     return x.transpose(0, 1, 4, 3, 2)
 
 
 def _fold(x: Float[Array, "n h k g w"]) -> Float[Array, "b h k 8 fw"]:
-    """The groups of all images, f side by side in the lanes."""
+    """Puts the groups of all images side by side in the lanes, f at a time."""
     n, height, k, groups, width = x.shape
     side_by_side = LANES // width
     x = x.transpose(0, 3, 1, 2, 4).reshape(n * groups, height, k, width)

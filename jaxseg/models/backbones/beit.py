@@ -223,7 +223,7 @@ class BEiT(Trunk, nn.Module):
     @nn.compact
     def __call__(
         self, images: Float[Array, "b H W 3"], train: bool = False
-    ) -> list[Float[Array, "b p q c"]]:
+    ) -> list[Float[Array, "b _ _ _"]]:
         indices = tuple(self.out_indices)
         if len(indices) != 4 or indices != tuple(i for i in range(self.depth) if i in indices):
             raise ValueError(

@@ -248,7 +248,7 @@ class InternImage(nn.Module):
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], train: bool = False
-    ) -> list[Float[Array, "b p q c"]]:
+    ) -> list[Float[Array, "b _ _ _"]]:
         last = sum(self.depths) - 1
         drop_path = [self.drop_path * i / max(last, 1) for i in range(last + 1)]
         layer = {

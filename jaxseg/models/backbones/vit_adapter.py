@@ -142,7 +142,7 @@ class SpatialPriorModule(nn.Module):
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], train: bool
-    ) -> list[Float[Array, "b p q c"]]:
+    ) -> list[Float[Array, "b _ _ _"]]:
         def conv_bn_relu(x, names, features, stride):
             init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
             conv = Conv(
@@ -272,7 +272,7 @@ class ViTAdapter(nn.Module):
     @nn.compact
     def __call__(
         self, images: Float[Array, "b H W 3"], train: bool = False
-    ) -> list[Float[Array, "b p q c"]]:
+    ) -> list[Float[Array, "b _ _ _"]]:
         h, w = hw = vit.patch_grid(images, "ViT-Adapter")
         pyramid = ((2 * h, 2 * w), hw, (h // 2, w // 2))
 

@@ -147,7 +147,7 @@ class Mask2FormerHead(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Sequence[Float[Array, "b h w c"]], train: bool) -> MaskPredictions:
+    def __call__(self, features: Sequence[Float[Array, "b _ _ _"]], train: bool) -> MaskPredictions:
         pixel_decoder = MSDeformAttnPixelDecoder(
             self.channels,
             self.encoder_layers,

@@ -138,8 +138,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Sequence[Float[Array, "b h w c"]]
-    ) -> tuple[Float[Array, "b p q d"], list[Float[Array, "b h w d"]]]:
+        self, features: Sequence[Float[Array, "b _ _ _"]]
+    ) -> tuple[Float[Array, "b p q d"], list[Float[Array, "b _ _ d"]]]:
         def conv_gn(name, kernel_size, **options):
             return ConvGN(
                 self.channels,

@@ -23,7 +23,7 @@ class SegformerHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Sequence[Float[Array, "b h w c"]], train: bool
+        self, features: Sequence[Float[Array, "b _ _ _"]], train: bool
     ) -> Float[Array, "b p q k"]:
         maps = [
             ConvBNReLU(self.channels, 1, dtype=self.dtype, name=f"convs_{i}")(x, train=train)

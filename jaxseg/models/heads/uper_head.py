@@ -31,7 +31,7 @@ class UPerHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Sequence[Float[Array, "b h w c"]], train: bool
+        self, features: Sequence[Float[Array, "b _ _ _"]], train: bool
     ) -> Float[Array, "b p q k"]:
         def conv_bn_relu(name, kernel_size):
             return ConvBNReLU(self.channels, kernel_size, dtype=self.dtype, name=name)
@@ -72,7 +72,7 @@ class FCNHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Sequence[Float[Array, "b h w c"]], train: bool
+        self, features: Sequence[Float[Array, "b _ _ _"]], train: bool
     ) -> Float[Array, "b p q k"]:
         x = ConvBNReLU(self.channels, dtype=self.dtype, name="convs_0")(
             features[self.in_index], train=train
