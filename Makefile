@@ -1,16 +1,16 @@
-# make demo | make test: each makes .venv, installs, and runs. PYTHON=python3.12 chooses another interpreter.
+# make demo | test | docs: each makes .venv, installs, and runs. PYTHON=python3.12 chooses an interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-full lint clean
+.PHONY: install demo test test-full lint docs clean
 
 install: $(VENV)/installed
 
 # Made anew when the dependencies or the interpreter change; the package itself is installed in place.
 $(VENV)/installed: pyproject.toml $(VENV)/interpreter
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,docs]'
 	@# The compiler for TPUs, for tests; beside the packages, for jax would look for a TPU with it.
 	-$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/libtpu libtpu
 	@# And the compiler for GPUs, of the version of jaxlib.
@@ -41,6 +41,13 @@ test-full: install lint
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The tables that are made from the code, then the pages; a warning is an error.
+docs: install
+	$(BIN)/python docs/gen/config_reference.py > docs/reference/config.md
+	$(BIN)/python docs/gen/cli_reference.py > docs/reference/cli.md
+	$(BIN)/python docs/gen/zoo_table.py > docs/models/zoo.md
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
 
 clean:
 	rm -rf $(VENV)

@@ -28,11 +28,11 @@ DATA = {
     "dataset": "custom",
     "root": "data/custom",
     "classes": "",  # the file of class names; class_lines then holds its lines
-    "class_lines": (),
-    "images": "images/{split}",
-    "image_suffix": ".jpg",
-    "labels": "masks/{split}",
-    "label_suffix": ".png",
+    "class_lines": (),  # the lines of that file, filled in when the config is loaded
+    "images": "images/{split}",  # folder of the images, below root
+    "image_suffix": ".jpg",  # suffix of image files
+    "labels": "masks/{split}",  # folder of the masks, below root
+    "label_suffix": ".png",  # takes the place of the image suffix
     "train_split": "train",
     "val_split": "val",
     "scale_wh": (2048, 512),

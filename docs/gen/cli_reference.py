@@ -38,7 +38,9 @@ def main_flags() -> str:
 def page() -> str:
     """Returns the whole page."""
     parts = [HEAD, f"```text\n{usage()}\n```\n"]
-    parts.append("## train, eval, show, compile\n\n`jaxseg MODE` is `python -m jaxseg.main --mode MODE`.\n")
+    parts.append(
+        "## train, eval, show, compile\n\n`jaxseg MODE` is `python -m jaxseg.main --mode MODE`.\n"
+    )
     parts += [f"- `{mode}`: {text}." for mode, text in MODES.items()]
     parts.append(f"\n```text\n{main_flags()}\n```\n")
     for name, command in COMMANDS.items():

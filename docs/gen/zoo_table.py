@@ -8,7 +8,8 @@ HEAD = """\
 The published models, with the numbers of their authors: those of
 [InternImage](https://github.com/OpenGVLab/InternImage) and
 [ViT-Adapter](https://github.com/czczup/ViT-Adapter). Nothing in these tables was measured with
-jaxseg. `jaxseg zoo` prints the same; `jaxseg convert --zoo NAME --output RUN` downloads and converts.
+jaxseg. `jaxseg zoo` prints the same. `jaxseg convert --zoo NAME --output RUN` downloads a model and
+converts it.
 
 mIoU is in percent, at a single scale and at several. FLOPs are multiply-adds of one image.
 

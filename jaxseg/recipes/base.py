@@ -31,39 +31,39 @@ SINGLE_SCALE = {
 MULTI_SCALE = {**SINGLE_SCALE, "ratios": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True}
 
 BASE = {
-    "variant": "",
-    "seed": 0,
-    # True: GPUs give the same bits in every run, but are slower. Other devices always do.
+    "variant": "",  # the name of the recipe, set by its file
+    "seed": 0,  # of the weights, the order of the data, and augmentation
+    # True: a GPU gives the same bits in every run, but is slower.
     "deterministic": False,
-    "steps": 160_000,
+    "steps": 160_000,  # updates of the weights
     "batch_size": 16,  # images per step, over all devices
     # The weights to start from: a run's directory, a PyTorch file, or zoo:NAME. Empty: random ones.
     "init": "",
     "model": {},
     "data": {
-        "dataset": "cityscapes",
-        "root": "data/cityscapes",
+        "dataset": "cityscapes",  # a name in jaxseg/data/datasets
+        "root": "data/cityscapes",  # its folder
         "source": "files",  # or "tfds:NAME", prepared by TensorFlow Datasets with root as data_dir
-        "train_split": "train",
-        "val_split": "val",
+        "train_split": "train",  # several are joined by "+"
+        "val_split": "val",  # the split of the evaluation
         "val_dataset": "",  # dataset of the evaluation; empty: the same
         "val_root": "",  # its folder; empty: the same
         "val_source": "",  # its source; empty: the same
         "scale_wh": (2048, 1024),  # training images fit within this, times ratio_range
-        "ratio_range": (0.5, 2.0),
-        "crop_hw": (512, 1024),
+        "ratio_range": (0.5, 2.0),  # range of the random factor of scale_wh
+        "crop_hw": (512, 1024),  # height and width of training images
         "cat_max_ratio": 0.75,  # largest share of one class in a crop
-        "flip_probability": 0.5,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "test_scale_wh": (2048, 1024),
+        "flip_probability": 0.5,  # of mirroring a training image left to right
+        "mean": IMAGENET_MEAN,  # subtracted from RGB values
+        "std": IMAGENET_STD,  # divides RGB values
+        "test_scale_wh": (2048, 1024),  # images of the evaluation fit within this
         "test_multiple": 1,  # each side is then enlarged to a multiple of this
         "workers": 8,  # processes that read and augment; 0: the training process does it
         "prefetch": 2,  # batches that each worker prepares ahead
         "skip_corrupt": False,  # True: replace an unreadable sample by the next one, and count it
     },
     "loss": {
-        "auxiliary_weight": 0.4,
+        "auxiliary_weight": 0.4,  # weight of the auxiliary head's loss
         "mask2former": {
             "num_points": 12544,  # points at which masks are compared
             "oversample_ratio": 3.0,  # candidates per point, to choose uncertain ones from
@@ -72,16 +72,16 @@ BASE = {
         },
     },
     "optim": {
-        "lr": 6e-5,
-        "layer_decay": 1.0,
+        "lr": 6e-5,  # peak learning rate of AdamW
+        "layer_decay": 1.0,  # factor of the learning rate from one backbone layer to the one below
         # Replaces layer_decay: (part of a path, factor of lr, factor of weight_decay). The longest
         # part that occurs in a parameter's path applies.
         "custom_keys": (),
-        "betas": (0.9, 0.999),
-        "weight_decay": 0.05,
-        "warmup_steps": 1500,
-        "warmup_ratio": 1e-6,
-        "power": 1.0,
+        "betas": (0.9, 0.999),  # decay of AdamW's moments
+        "weight_decay": 0.05,  # decoupled, of AdamW
+        "warmup_steps": 1500,  # steps of linear warm-up
+        "warmup_ratio": 1e-6,  # share of lr at the first step
+        "power": 1.0,  # of the polynomial decay to 0
         "clip_norm": 0.0,  # 0: no clipping
         "accumulation": 1,  # sequential parts of the batch; their gradients are averaged
         "ema_decay": 0.0,  # decay of the weights' moving average, which is evaluated; 0: none
@@ -90,20 +90,20 @@ BASE = {
     "sharding": (("/kernel$", "fsdp"), ("", "replicated")),  # the first match applies
     "checkpoint": {"every_steps": 1000, "keep": 1},  # and the best one by mIoU
     "eval": {
-        "every_steps": 16_000,
+        "every_steps": 16_000,  # evaluate each time after so many steps
         "images_per_device": 1,  # or windows per device
         "protocol": "ss",  # or "ms": selects one of the next two
-        "ss": SINGLE_SCALE,
-        "ms": MULTI_SCALE,
+        "ss": SINGLE_SCALE,  # views at a single scale
+        "ms": MULTI_SCALE,  # views at several scales
         "mode": "whole",  # or "slide": windows of crop_hw every stride_hw, with averaged scores
-        "crop_hw": (512, 512),
-        "stride_hw": (341, 341),
+        "crop_hw": (512, 512),  # height and width of a window
+        "stride_hw": (341, 341),  # distance of windows
         "pictures": 4,  # panels of the first images, and of as many worst ones
         # Outputs beyond the dataset's classes: False counts their predictions as errors, as the
         # published numbers do. True ignores these outputs.
         "mask_absent_classes": False,
     },
-    "log_steps": 50,
+    "log_steps": 50,  # steps between two log lines
     # Traces this many steps for xprof, after so many steps of the run. 0: no trace.
     "profile": {"steps": 0, "after": 10},
 }
