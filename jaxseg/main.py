@@ -53,6 +53,14 @@ SLICES = flags.DEFINE_integer(
 WHAT = flags.DEFINE_enum("what", "train", ["train", "eval"], "compile: the program")
 
 
+def help_text() -> str:
+    """Returns the modes and the flags, for --help."""
+    modes = [f"  {mode:<13} {text}" for mode, text in MODES.items()]
+    own = (CONFIG, WORKDIR, CHECKPOINT, FORMAT_ONLY, TOPOLOGY, SLICES, WHAT)
+    rows = [f"  --{flag.name:<11} {FLAGS[flag.name].help}" for flag in own]
+    return "\n".join([str(__doc__), "modes:", *modes, "", "flags:", *rows])
+
+
 def parse(arguments: list[str]) -> list[str]:
     """Parses the flags; returns the program's name and the settings, --config.KEY=VALUE.
 
@@ -132,6 +140,9 @@ def main(arguments: Sequence[str] | None = None):
     """The command line. Errors that the user can mend are printed without a traceback."""
     configure_cpu()
     arguments = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(arguments):
+        print(help_text())
+        return
     with exit_with_message("jaxseg"):
         app.run(run_mode, argv=[sys.argv[0], *arguments], flags_parser=parse)
 

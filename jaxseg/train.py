@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -82,18 +83,11 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     # Shapes first: nothing large is ever created unsharded.
     shapes = jax.eval_shape(fresh_state)
     shardings = infer_shardings(shapes, config.sharding, mesh)
-    abstract = with_shardings(shapes, shardings)
-
-    # Resume the run in the work directory. Without one, start from weights or from scratch.
     if config.init and not any((workdir / "checkpoints").glob("[0-9]*")):
         # Missing weights are reported before anything is computed.
         initial_weights.check_available(config.init)
     saved = Checkpoints(workdir / "checkpoints", config.to_dict(), config.checkpoint.keep)
-    state, origin = saved.restore_latest(abstract), "resumed"
-    if state is None:
-        state, origin = jax.jit(fresh_state, out_shardings=shardings)(), "from scratch"
-        if config.init:
-            state, origin = start_from_weights(config, state)
+    state, origin = restore_or_start(config, saved, fresh_state, shapes, shardings)
     first_step = step = int(state.step)
     batches.set_state({"batches_taken": first_step})
 
@@ -207,6 +201,25 @@ def make_writable(workdir: pathlib.Path):
             " not see what process 0 writes there; choose a directory that all processes share"
             " with --workdir"
         )
+
+
+def restore_or_start(
+    config: ConfigDict,
+    saved: Checkpoints,
+    fresh_state: Callable[[], TrainState],
+    shapes: TrainState,
+    shardings: TrainState,
+) -> tuple[TrainState, str]:
+    """Restores the run's newest checkpoint, or else starts from weights or from scratch.
+
+    Returns:
+      The state, sharded, and its origin in words.
+    """
+    state = saved.restore_latest(with_shardings(shapes, shardings))
+    if state is not None:
+        return state, "resumed"
+    state = jax.jit(fresh_state, out_shardings=shardings)()
+    return start_from_weights(config, state) if config.init else (state, "from scratch")
 
 
 def start_from_weights(config: ConfigDict, state: TrainState) -> tuple[TrainState, str]:

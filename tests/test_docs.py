@@ -41,10 +41,8 @@ def generator(name):
 @functools.cache
 def known_flags(command):
     """The flags of a command, by its help."""
-    module = COMMANDS[command].module
-    gen = generator("cli_reference")
-    text = gen.main_flags() if module == "jaxseg.main" else gen.help_text(module)
-    return set(re.findall(r"(?<![\w-])--[\w-]+", text)) | {"--help"}
+    text = generator("cli_reference").help_text(COMMANDS[command].module)
+    return set(re.findall(r"(?<![\w-])--[\w-]+", text)) | {"--help", "--mode"}
 
 
 @functools.cache

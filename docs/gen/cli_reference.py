@@ -4,10 +4,8 @@ import contextlib
 import importlib
 import io
 import os
-import re
 
 from jaxseg.__main__ import COMMANDS, usage
-from jaxseg.main import FLAGS, MODES
 
 HEAD = """\
 # Command lines
@@ -28,21 +26,12 @@ def help_text(module: str) -> str:
     return printed.getvalue().strip()
 
 
-def main_flags() -> str:
-    """Returns the flags of jaxseg.main, which absl parses."""
-    flags = FLAGS.flags_by_module_dict()["jaxseg.main"]
-    rows = [f"  --{flag.name:<12} {re.sub(' +', ' ', flag.help)}" for flag in flags]
-    return "\n".join(sorted(rows))
-
-
 def page() -> str:
     """Returns the whole page."""
     parts = [HEAD, f"```text\n{usage()}\n```\n"]
-    parts.append(
-        "## train, eval, show, compile\n\n`jaxseg MODE` is `python -m jaxseg.main --mode MODE`.\n"
-    )
-    parts += [f"- `{mode}`: {text}." for mode, text in MODES.items()]
-    parts.append(f"\n```text\n{main_flags()}\n```\n")
+    parts.append("## train, eval, show, compile\n")
+    parts.append("`jaxseg MODE` is `python -m jaxseg.main --mode MODE`.\n")
+    parts.append(f"```text\n{help_text('jaxseg.main')}\n```\n")
     for name, command in COMMANDS.items():
         if command.module != "jaxseg.main":
             parts.append(f"## {name}\n\n```text\n{help_text(command.module)}\n```\n")

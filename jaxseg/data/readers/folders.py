@@ -46,10 +46,7 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
         if dataset.name == custom.NAME:
             remedy += ", or set data.images and data.image_suffix to what was found"
         if dataset is CITYSCAPES:
-            remedy += (
-                ", or generate street scenes there: "
-                f"jaxseg synth --output {root}"
-            )
+            remedy += f", or generate street scenes there: jaxseg synth --output {root}"
         raise DataError(
             f"No {dataset.name} images of the split {split!r} under {root}\n"
             f"{_expected_and_found(dataset, root, splits, image_dir)}\n{remedy}"
