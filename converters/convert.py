@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None):
     source.add_argument(
         "--checkpoint", type=pathlib.Path, help=".pth, .pth.tar, .safetensors, or .zip of one"
     )
-    source.add_argument("--zoo", metavar="NAME", help="a published model: python -m jaxseg.zoo")
+    source.add_argument("--zoo", metavar="NAME", help="a published model: jaxseg zoo")
     parser.add_argument("--config", metavar="FILE:VARIANT", help="default with --zoo: the model's")
     parser.add_argument(
         "--output", type=pathlib.Path, required=True, help="a directory without checkpoints"

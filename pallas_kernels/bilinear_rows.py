@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Integer, Shaped
 
 BLOCK = 4096  # output rows; the rows that they gather stay in the CPU's cache until they are used
 
@@ -27,7 +27,7 @@ class Plane(NamedTuple):
 
     height: int
     width: int
-    first: Int[Array, "m"]
+    first: Integer[Array, "m"]
     step: int
 
 
@@ -42,8 +42,8 @@ class Points(NamedTuple):
       weight: the factor of the sample.
     """
 
-    x: Int[Array, "m"]
-    y: Int[Array, "m"]
+    x: Integer[Array, "m"]
+    y: Integer[Array, "m"]
     fraction_x: Float[Array, "m"]
     fraction_y: Float[Array, "m"]
     weight: Float[Array, "m"]
@@ -60,7 +60,7 @@ class Corner(NamedTuple):
       slope_y: the derivative of `weight` with respect to y.
     """
 
-    row: Int[Array, "m"]
+    row: Integer[Array, "m"]
     inside: Bool[Array, "m"]
     weight: Float[Array, "m"]
     slope_x: Float[Array, "m"]

@@ -37,7 +37,7 @@ def check_available(source: str) -> pathlib.Path:
     if not pathlib.Path(source).exists():
         raise ConfigError(
             f"config.init={source}: there is no such file or directory; it can be a run's"
-            f" directory, a PyTorch file or {ZOO}NAME (python -m jaxseg.zoo), or empty to start"
+            f" directory, a PyTorch file or {ZOO}NAME (jaxseg zoo), or empty to start"
             " from scratch"
         )
     return pathlib.Path(source)

@@ -28,7 +28,7 @@ def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(path).absolute()
     if path.is_file():
         raise CheckpointError(
-            f"{path} is a file; convert a PyTorch checkpoint first: python -m converters.convert"
+            f"{path} is a file; convert a PyTorch checkpoint first: jaxseg convert"
         )
     if path.name.isdigit() and path.is_dir():
         return path

@@ -137,7 +137,8 @@ def resize_to_multiple(image: Image, multiple: int) -> Image:
 
 def multiple_hw(hw, multiple: int) -> tuple[int, int]:
     """Returns (height, width), each rounded up to the next multiple."""
-    return -(-hw[0] // multiple) * multiple, -(-hw[1] // multiple) * multiple
+    height, width = (int(-(-side // multiple) * multiple) for side in hw)
+    return height, width
 
 
 def random_crop(label: Label, hw, crop_hw, cat_max_ratio, rng) -> tuple[tuple, Label]:

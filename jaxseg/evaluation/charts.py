@@ -6,7 +6,7 @@ Both are RGB uint8 [h, w, 3]. Their size grows with the number of classes.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -17,7 +17,9 @@ OTHER = "no class"  # values outside the classes
 GAP = 6
 
 
-def confusion_chart(confusion: Int[np.ndarray, "rows columns"], classes: Sequence[str]) -> Picture:
+def confusion_chart(
+    confusion: Integer[np.ndarray, "rows columns"], classes: Sequence[str]
+) -> Picture:
     """Draws the confusion matrix, with one square for every pair (label, prediction).
 
     The color of a square is its share of the label's pixels. A row is a class of the labels and

@@ -9,15 +9,15 @@ column count values outside the classes.
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 
 def confusion_matrix(
-    prediction: Int[np.ndarray, "..."],
-    label: Int[np.ndarray, "..."],
+    prediction: Integer[np.ndarray, "..."],
+    label: Integer[np.ndarray, "..."],
     num_classes: int,
     ignore_index: int = 255,
-) -> Int[np.ndarray, "rows columns"]:
+) -> Integer[np.ndarray, "rows columns"]:
     """Counts the pixels of every pair (label, prediction).
 
     The reference adds in float32. This drops pixels beyond 2^24, a number that Cityscapes val
@@ -117,7 +117,7 @@ class Scores:
         return {name: round(100 * value, 2) / 100 for name, value in raw.items()}
 
 
-def compute_scores(confusion: Int[np.ndarray, "rows columns"]) -> Scores:
+def compute_scores(confusion: Integer[np.ndarray, "rows columns"]) -> Scores:
     """Computes the scores of a dataset from its confusion matrix.
 
     Args:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from jaxseg.ops.resize import resize_bilinear
 
@@ -27,7 +27,7 @@ class Segments(NamedTuple):
     """
 
     masks: Bool[np.ndarray, "n h w"]
-    classes: Int[np.ndarray, "n"]
+    classes: Integer[np.ndarray, "n"]
     confidences: Float[np.ndarray, "n"]
 
 

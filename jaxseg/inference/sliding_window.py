@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from scipy import sparse
 
 from jaxseg.errors import ConfigError
@@ -58,7 +58,7 @@ def parse_sliding_window(settings: Mapping[str, Any]) -> SlidingWindow | None:
     return slide
 
 
-def window_starts(size: int, crop: int, stride: int) -> Int[np.ndarray, "n"]:
+def window_starts(size: int, crop: int, stride: int) -> Integer[np.ndarray, "n"]:
     """Returns the start of every window along an axis.
 
     Windows start every `stride` pixels. The last one is moved back so that it ends at `size`.
@@ -82,7 +82,7 @@ class AxisPlan(NamedTuple):
         concatenated in order, to the logits of the image.
     """
 
-    starts: Int[np.ndarray, "n"]
+    starts: Integer[np.ndarray, "n"]
     logits_per_window: int
     matrix: sparse.csr_array
 
@@ -92,7 +92,7 @@ class AxisPlan(NamedTuple):
 
     def part(
         self, start: int, stop: int
-    ) -> tuple[Int[np.ndarray, "p"], Float[np.ndarray, "out p"]]:
+    ) -> tuple[Integer[np.ndarray, "p"], Float[np.ndarray, "out p"]]:
         """Returns what the pixels of the image from `start` to `stop` depend on.
 
         Returns:
@@ -103,7 +103,7 @@ class AxisPlan(NamedTuple):
         return places, matrix[:, places].toarray().astype(np.float32)
 
 
-def as_slice(places: Int[np.ndarray, "p"]) -> slice | Int[np.ndarray, "p"]:
+def as_slice(places: Integer[np.ndarray, "p"]) -> slice | Integer[np.ndarray, "p"]:
     """Returns ascending indices as a slice if they are contiguous, so that indexing copies nothing.
 
     Other indices are returned unchanged.

@@ -2,14 +2,16 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from jaxseg.ops.resize import resize_bilinear
 
 IGNORE = 255
 
 
-def cross_entropy(logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"]) -> Float[Array, ""]:
+def cross_entropy(
+    logits: Float[Array, "b h w k"], labels: Integer[Array, "b H W"]
+) -> Float[Array, ""]:
     """Computes the mean cross-entropy of logits that are resized to the label, in float32.
 
     The mean is over *all* pixels. Pixels labeled 255 add nothing to the sum but count in the
@@ -30,7 +32,7 @@ def cross_entropy(logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"]) 
 
 
 def pixel_accuracy(
-    logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"]
+    logits: Float[Array, "b h w k"], labels: Integer[Array, "b H W"]
 ) -> Float[Array, ""]:
     """Computes the share of labeled pixels whose highest resized logit is the label's, in 0..1.
 

@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.losses.matcher import (
@@ -34,7 +34,7 @@ NO_OBJECT_WEIGHT = 0.1
 def mask2former_loss(
     class_logits: Float[Array, "p b q k1"],
     mask_logits: Float[Array, "p b q h w"],
-    labels: Int[Array, "b H W"],
+    labels: Integer[Array, "b H W"],
     rng: jax.Array,
     *,
     num_points: int = 12544,
@@ -115,8 +115,8 @@ def mask2former_loss(
 def image_cost(
     class_logits: Float[Array, "q k1"],
     mask_logits: Float[Array, "q h w"],
-    labels: Int[Array, "H W"],
-    targets: Int[Array, "t"],
+    labels: Integer[Array, "H W"],
+    targets: Integer[Array, "t"],
     points: Float[Array, "n 2"],
 ) -> Float[Array, "q t"]:
     """Computes the matching costs of one image, with all masks compared at the same points."""
@@ -127,7 +127,7 @@ def image_cost(
 def draw_comparison_points(
     rng: jax.Array,
     mask_logits: Float[Array, "q h w"],
-    assigned: Int[Array, "t"],
+    assigned: Integer[Array, "t"],
     num_points: int,
     oversample_ratio: float,
     importance_sample_ratio: float,
@@ -175,10 +175,10 @@ def comparison_points(
 def image_losses(
     class_logits: Float[Array, "q k1"],
     mask_logits: Float[Array, "q h w"],
-    labels: Int[Array, "H W"],
-    targets: Int[Array, "t"],
+    labels: Integer[Array, "H W"],
+    targets: Integer[Array, "t"],
     valid: Bool[Array, "t"],
-    assigned: Int[Array, "t"],
+    assigned: Integer[Array, "t"],
     points: Float[Array, "t n 2"],
 ) -> tuple[Float[Array, ""], ...]:
     """Computes the loss sums of one image and one prediction, before normalization.
@@ -202,7 +202,7 @@ def image_losses(
 
 
 def class_loss(
-    logits: Float[Array, "q k1"], classes: Int[Array, "q"]
+    logits: Float[Array, "q k1"], classes: Integer[Array, "q"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Computes the weighted sum of the queries' cross-entropies, and the sum of the weights.
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.losses.cross_entropy import IGNORE
@@ -21,8 +21,8 @@ UNKNOWN_COST = 1e6
 
 
 def make_targets(
-    labels: Int[Array, "b H W"], num_classes: int, max_targets: int
-) -> tuple[Int[Array, "b t"], Bool[Array, "b t"], Int[Array, ""]]:
+    labels: Integer[Array, "b H W"], num_classes: int, max_targets: int
+) -> tuple[Integer[Array, "b t"], Bool[Array, "b t"], Integer[Array, ""]]:
     """Lists the classes present in each image as targets, in ascending order.
 
     Args:
@@ -50,7 +50,7 @@ def make_targets(
 def matching_cost(
     class_logits: Float[Array, "q k1"],
     mask_logits: Float[Array, "q n"],
-    targets: Int[Array, "t"],
+    targets: Integer[Array, "t"],
     target_masks: Float[Array, "t n"],
 ) -> Float[Array, "q t"]:
     """Computes the cost of assigning each query of an image to each target.
@@ -84,7 +84,7 @@ def _products(queries, targets):
     return jnp.einsum("qn,tn->qt", queries, targets, precision=lax.Precision.HIGHEST)
 
 
-def assign_targets(cost: Float[Array, "q t"], valid: Bool[Array, "t"]) -> Int[Array, "t"]:
+def assign_targets(cost: Float[Array, "q t"], valid: Bool[Array, "t"]) -> Integer[Array, "t"]:
     """Assigns a different query to every target, at the least total cost of the valid targets.
 
     Padding targets take queries that are left over. They cost the same with every query, so they do

@@ -9,7 +9,7 @@ many masks, with shared or separate points.
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 
 def point_sample(masks: Float[Array, "m h w"], points: Float[Array, "n 2"]) -> Float[Array, "m n"]:
@@ -24,7 +24,7 @@ def point_sample(masks: Float[Array, "m h w"], points: Float[Array, "n 2"]) -> F
 
 
 def sample_class(
-    labels: Int[Array, "H W"], which: Int[Array, ""], points: Float[Array, "n 2"]
+    labels: Integer[Array, "H W"], which: Integer[Array, ""], points: Float[Array, "n 2"]
 ) -> Float[Array, "n"]:
     """Samples the mask `labels == which` at points without forming it."""
     flat = labels.reshape(-1)

@@ -15,6 +15,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping
+from typing import SupportsFloat
 
 import numpy as np
 import rich.box
@@ -104,7 +105,7 @@ class Report:
         if self.enabled:
             print_line(self.console, text)
 
-    def train(self, step: int, metrics: Mapping[str, float]):
+    def train(self, step: int, metrics: Mapping[str, SupportsFloat]):
         """Records the metrics and device memory at `step`, and prints those in `SHOWN`."""
         if not self.enabled:
             return

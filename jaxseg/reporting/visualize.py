@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 Picture = UInt8[np.ndarray, "h w 3"]
-Labels = Int[np.ndarray, "h w"]
-Palette = Int[np.ndarray, "k 3"]
+Canvas = UInt8[np.ndarray, "H W 3"]
+Labels = Integer[np.ndarray, "h w"]
+Palette = Integer[np.ndarray, "k 3"]
 
 PAPER = 255
 INK = (45, 45, 45)
@@ -56,7 +57,7 @@ def legend(
     present: Iterable[int],
     width: int = 1024,
     extra: Sequence[tuple[str, tuple[int, int, int]]] = (),
-) -> Picture:
+) -> Canvas:
     """Draws a strip of color chips with class names, in as many rows as needed.
 
     Args:
@@ -96,7 +97,7 @@ def evaluation_panel(
     prediction: Labels,
     palette: Palette,
     classes: Sequence[str],
-) -> Picture:
+) -> Canvas:
     """Draws image, ground truth, prediction and errors with captions, and a legend below them.
 
     The errors are shown over the dimmed image: wrong pixels red, ignored pixels gray. The legend
@@ -135,7 +136,7 @@ def evaluation_panel(
 
 def contact_sheet(
     images: Sequence[Picture], labels: Sequence[Labels], palette: Palette, columns: int = 4
-) -> Picture:
+) -> Canvas:
     """Draws a grid of training samples, each above the same sample with its labels laid over it.
 
     The sheet is at most 2048 pixels wide. Samples of different sizes are aligned at the top left.
@@ -157,7 +158,7 @@ def contact_sheet(
 
 def prediction_picture(
     image: Picture, labels: Labels, classes: Sequence[str], palette: Palette
-) -> Picture:
+) -> Canvas:
     """Draws the predicted classes over an image, with a legend of them below it.
 
     The image keeps its size. Images whose longer side is below 512 pixels are enlarged by a whole

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 from ml_collections import ConfigDict
 
 from jaxseg.distributed.sharding import constrain_shardings
@@ -90,7 +90,7 @@ def make_train_step(
 
 
 def total_loss(
-    output: ModelOutput, labels: Int[Array, "b H W"], rng: jax.Array, settings: ConfigDict
+    output: ModelOutput, labels: Integer[Array, "b H W"], rng: jax.Array, settings: ConfigDict
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Computes the loss that `config.loss` describes.
 

@@ -1,6 +1,6 @@
 """Lists the published models, or prints all facts of a single one.
 
-Usage: `python -m jaxseg.zoo [PATTERN]`.
+Usage: `jaxseg zoo [PATTERN]`.
 """
 
 import argparse

@@ -349,7 +349,7 @@ def _find(name, rows):
     if name not in by_name:
         raise ConfigError(
             f"no published weights {name!r}; the nearest are {nearest(name, by_name)}"
-            " (python -m jaxseg.zoo lists them)"
+            " (jaxseg zoo lists them)"
         )
     return by_name[name]
 

@@ -20,14 +20,14 @@ shares in that order.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from pallas_kernels.bilinear_rows import Plane, Points, corners
 from pallas_kernels.gpu.block_sizes import BlockSize, Kernel
@@ -35,6 +35,7 @@ from pallas_kernels.gpu.block_sizes import BlockSize, Kernel
 FLOAT32_BYTES = 4
 
 
+@runtime_checkable
 class Sampling(Protocol):
     """Defines where the sampling points of an operator lie; static and hashable.
 
@@ -48,8 +49,8 @@ class Sampling(Protocol):
 
     def place(
         self,
-        row: Int[Array, "m"],
-        point: Int[Array, ""],
+        row: Integer[Array, "m"],
+        point: Integer[Array, ""],
         x: Float[Array, "m"],
         y: Float[Array, "m"],
         weight: Float[Array, "m"],
@@ -95,18 +96,18 @@ class Tile(NamedTuple):
     channels: int
     block: int
 
-    def row(self) -> Int[Array, "block"]:
+    def row(self) -> Integer[Array, "block"]:
         """Returns the rows of this program, which may reach past the end."""
         return pl.program_id(0) * self.block + jnp.arange(self.block)
 
-    def last_row_repeated(self) -> Int[Array, "block"]:
+    def last_row_repeated(self) -> Integer[Array, "block"]:
         """Returns the rows of this program, with the last row in place of any past the end.
 
         Kernels would otherwise have to mask them at every write.
         """
         return jnp.minimum(self.row(), self.rows - 1)
 
-    def elements(self, row: Int[Array, "block"]) -> Int[Array, "block channels"]:
+    def elements(self, row: Integer[Array, "block"]) -> Integer[Array, "block channels"]:
         """Returns the indices of the elements of some rows in a flat array."""
         return row[:, None] * self.channels + jnp.arange(self.channels)[None]
 

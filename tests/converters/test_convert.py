@@ -138,7 +138,7 @@ def test_output_that_is_a_file_is_refused(published, config_file, tmp_path):
 
 
 def test_file_in_the_place_of_a_run_is_to_be_converted_first(published):
-    with pytest.raises(CheckpointError, match=r"converted first: python -m converters\.convert"):
+    with pytest.raises(CheckpointError, match="checkpoint first: jaxseg convert"):
         Segmenter.from_checkpoint(published)
 
 

@@ -286,4 +286,4 @@ def test_the_tree_of_every_dataset_and_split_is_shown(tmp_path, dataset, split, 
     message = str(error.value)
     assert all(f"    {line}" in message for line in expected), message
     assert f"{tmp_path}/ holds nothing" in message
-    assert ("synthetic" in message) == (dataset == "cityscapes")
+    assert ("jaxseg synth" in message) == (dataset == "cityscapes")

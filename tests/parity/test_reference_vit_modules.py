@@ -187,7 +187,7 @@ def check_slide_inference(training, recording):
     variables = rules.to_variables(verify.filled_state_dict(config))
     meta = recording.json("meta")
     slide = SlidingWindow(tuple(meta["crop"]), tuple(meta["stride"]))
-    network, hw = windowed.model_network(model, variables), tuple(meta["ori_shape"])
+    network, hw = windowed.model_batcher(model, variables), tuple(meta["ori_shape"])
     image = np.asarray(last(recording["inputs/img"])[0])
     view = windowed.view_of(network, image, hw, slide)
     mirrored = windowed.view_of(network, image[:, ::-1], hw, slide, mirrored=True)

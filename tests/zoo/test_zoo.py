@@ -128,7 +128,9 @@ def test_get_knows_the_nearest_names():
 
 def test_file_lies_in_the_cache(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(download, "fetch", lambda url, target: asked.append((url, target)))
+    monkeypatch.setattr(
+        download, "fetch", lambda url, target: asked.append((url, target)) or target
+    )
     monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
     catalogue.fetch_weights("internimage_g_pretrainto22k_384")
     monkeypatch.delenv("JAXSEG_CACHE")

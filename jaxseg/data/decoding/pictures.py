@@ -6,7 +6,7 @@ are read-only. A file that cannot be read raises a `CorruptFileError` that names
 
 import contextlib
 import io
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from jaxseg.data.decoding import arrays, png
 from jaxseg.errors import CorruptFileError, DataError
 
 
+@runtime_checkable
 class PictureFile(Protocol):
     """Represents a picture file: a `pathlib.Path`, or an object in its place, such as a record.
 
