@@ -17,6 +17,20 @@ This page is generated from `jaxseg/zoo/catalogue.py`.
 """
 
 
+WITHOUT_WEIGHTS = """\
+## Recipes without published weights
+
+| `--config` | published |
+|---|---|
+| `configs/potsdam.py:mask2former_beit_adapter_l` | mIoU 80.0 |
+| `configs/chase_db1.py:mask2former_beit_adapter_l` | mean Dice 89.4 |
+| `configs/ade20k.py:upernet_internimage_g` | no score |
+| `configs/ade20k.py:upernet_deit_adapter_light_b` | no score |
+| `configs/ade20k.py:upernet_beit_l` | no score |
+| `configs/ade20k.py:mask2former_beitv2_adapter_l` | no score |
+"""
+
+
 def number(value: object) -> str:
     return "" if value is None else str(value)
 
@@ -34,6 +48,7 @@ def page() -> str:
                 cells += [number(model.params_m), number(model.flops_g), f"`{model.config}`"]
                 parts.append(f"| {' | '.join(cells)} |")
         parts.append("")
+    parts.append(WITHOUT_WEIGHTS)
     parts.append("## Pre-trained backbones\n\nTo start from, with `--config.init=zoo:NAME`.\n")
     parts += [f"- `{weights.name}`" for weights in BACKBONES]
     return "\n".join(parts) + "\n"

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,9 @@ def make(dtype="float32"):
     state = jax.jit(lambda: init_state(config, model, optimizer))()
     # Not in the middle of the warm-up's first, nearly still, step.
     state = state.replace(step=jnp.int32(5))
-    return state, jax.jit(make_train_step(config, model, optimizer))
+    # A step that is traced again, and so compiled again, is an error.
+    step = chex.assert_max_traces(make_train_step(config, model, optimizer), n=1)
+    return state, jax.jit(step)
 
 
 def batch():
@@ -43,6 +46,14 @@ def test_moving_average_follows_the_parameters():
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), second.ema, expected
     )
     assert second.variables()["params"] is second.ema
+
+
+def test_step_is_compiled_once_for_every_state_and_batch_of_a_run():
+    state, step = make()
+    for seed in range(3):
+        state, _ = step(state, jax.tree.map(lambda x, seed=seed: x + seed % 2, batch()))
+    # As `put_batch` and a restored checkpoint have them: arrays on the device.
+    step(jax.tree.map(jnp.asarray, jax.device_get(state)), jax.tree.map(jnp.asarray, batch()))
 
 
 def test_step_that_is_not_finite_leaves_the_state_as_it_was():
