@@ -9,7 +9,7 @@ from collections.abc import Mapping
 Shape = tuple[int, ...]
 
 HEADS = ("decode_head", "auxiliary_head")
-CLASSIFIER = "conv_seg"
+CLASSIFIERS = ("conv_seg", "cls_embed")  # of the other heads, and of Mask2Former
 
 
 def head_name(path: str) -> str | None:
@@ -43,7 +43,7 @@ def fresh_variables(available: Mapping[str, Shape], wanted: Mapping[str, Shape])
         different = {path for path, shape in mine.items() if theirs.get(path) != shape}
         if not theirs:
             fresh |= dict.fromkeys(mine, f"there is no {head}")
-        elif all(f"/{CLASSIFIER}/" in path for path in different):
+        elif all(path.split("/")[-2] in CLASSIFIERS for path in different):
             fresh |= dict.fromkeys(different, "another number of classes")
         else:
             fresh |= dict.fromkeys(mine, f"the {head} is of another kind or size")
