@@ -1,7 +1,8 @@
 """Places arrays on devices: the mesh, sharding rules over paths, and operators per device.
 
 The mesh has two axes. The batch is sharded over both. Parameters and optimizer state are sharded
-over "fsdp" and replicated over "data".
+over "fsdp" and replicated over "data". The rules are `config.sharding`, by default those of
+`jaxseg/recipes/base.py`.
 """
 
 import math

@@ -3,7 +3,7 @@
 The logits of each window are resized to the window and averaged where windows overlap. Padding is
 cropped and the result is resized to the image. These steps are linear and separable. Each image
 axis therefore has one sparse matrix that does all of them. Any rectangle of the result can be
-computed on its own.
+computed on its own. `windowed_view` runs the model on the windows.
 """
 
 import functools

@@ -1,5 +1,7 @@
 """DCNv3 on TPU: the "adaptive tent", Pallas kernels without a gather.
 
+`pallas_kernels/reference.py` defines the operator.
+
 A bilinear sample is a sum over pixels. Each pixel is weighted by two tents,
 hat(u) = max(0, 1 − |u|), of its distance to the sampling point along x and along y. A TPU is slow
 at gathering a few channels from scattered places, but it multiplies whole rows of pixels at once.
