@@ -1,8 +1,8 @@
 """The Hungarian matcher: assigns queries to the classes of an image at the least cost.
 
-Mask2Former (arXiv:2112.01527) matches sets, here on the device. Every class present in an image is a target. Queries
-that are assigned to no target should predict "no object". The number of targets is static, so an
-image with fewer classes has padding targets.
+Mask2Former (arXiv:2112.01527) matches sets, here on the device. Every class present in an image is
+a target. Queries that are assigned to no target should predict "no object". The number of targets
+is static, so an image with fewer classes has padding targets.
 """
 
 import jax
