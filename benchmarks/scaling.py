@@ -21,17 +21,21 @@ HEAD = """\
 # Weak scaling on paper
 
 Written by `benchmarks/scaling.py` from the compiled programs in `results/ahead_of_time.json` \
-({versions}); nothing was run. The batch grows with the chips, an image on each, so that each \
-chip's model stays the same, and what grows is what the chips send to one another.
+({versions}). Nothing was run. The batch grows with the chips, one image on each. Each chip's \
+model stays the same; only communication grows.
 
 ## What a chip sends in a step
 
-From the text of the compiled programs for v5e: the bytes of each kind of collective that a chip \
-sends if they go around a ring, by one of n: (n - 1) / n of the array for a sum of which each \
-keeps a part, twice that for a whole sum, n - 1 times its own part where parts are gathered. 1024 \
-chips are four slices of 256; the last column is what a chip sends over the network between them: \
-its part of the sums, which are put together (`parallel.compiler_options`) unless they are of \
-split weights.
+The numbers come from the text of the compiled programs for v5e. They are the bytes of each kind \
+of collective that a chip sends on a ring of n chips:
+
+- reduce-scatter: (n - 1) / n of the array;
+- all-reduce: twice that;
+- all-gather: n - 1 times the chip's own shard.
+
+1024 chips are four slices of 256. The last column but one is what a chip sends over the network \
+between the slices: its shard of the all-reduces. They are combined \
+(`jaxseg.distributed.sharding.compiler_options`) unless the weights are sharded.
 
 | recipe | chips | mesh | all-reduce, MB | all-gather, MB | others, MB | over the network, MB | \
 collectives a step |
@@ -40,21 +44,24 @@ collectives a step |
 TIMES = """
 ## What that costs
 
-In milliseconds. *Computation* is the operations over the chip's peak plus the traffic of its \
-memory over its bandwidth, as `--mode compile` has it, of the program for 16 chips of the \
-generation; to which comes, for 1024, what the program for v5e has more of that traffic on four \
-slices, where sums are copied together and apart. What goes on inside the kernels is not in it. \
-*Links* is bytes over {links} a chip, *network* bytes over {networks} a \
-chip, its share of the host's. Efficiency is computation and links of 16 chips over the time of n, \
-once with the network after the computation, once beside it (XLA has it done by the hosts in the \
-background): the truth lies between. A little more than 100% comes of cheaper collectives, which \
-XLA finds for a larger mesh.
+Times are in milliseconds.
 
-v5p has slices of up to 6144 chips, so its 1024 are one slice: its links take what those of the \
-256 take times (1023 / 1024) / (255 / 256), and nothing goes over the network.
+- *Computation* is the operations over the chip's peak plus the memory traffic over its bandwidth, \
+as `jaxseg compile` reports them, of the program for 16 chips. For 1024 chips it includes the \
+extra memory traffic of the v5e program on four slices, which copies arrays to combine their \
+all-reduces. The work inside the kernels is not counted.
+- *Links* is bytes over {links} per chip.
+- *Network* is bytes over {networks} per chip, its share of the host's network.
+- *Efficiency* is the time of computation and links on 16 chips over the time on n chips. One \
+column has the network after the computation, the other at the same time. XLA lets the hosts communicate \
+in the background, so the truth lies between. A little more than 100% comes from cheaper \
+collectives, which XLA finds for a larger mesh.
+
+v5p has slices of up to 6144 chips, so 1024 chips are one slice. Its links take the time of 256 \
+chips times (1023 / 1024) / (255 / 256), and nothing goes over the network.
 
 | recipe | chip | computation at 16, 1024 | links at 16, 256, 1024 | network at 1024 | \
-efficiency at 256 | at 1024, network after | at 1024, beside |
+efficiency at 256 | at 1024, network after | at 1024, network at the same time |
 |---|---|---|---|---|---|---|---|
 """
 EXAMPLE = """
@@ -63,15 +70,17 @@ For instance `{recipe}` on {chip} at 1024: links {links_mb:.0f} MB / {links:.0f}
 ({first:.1f} + {first_ms:.2f}) / ({last:.1f} + {links_ms:.2f} + {network_ms:.2f}) = \
 {efficiency:.1%}.
 
-What helps further is more than one image a chip: the same is sent once for all of them.
+More than one image per chip helps further: the bytes per step stay the same.
 
 ## What it does not say
 
-Latency: each collective has some microseconds of it for every chip on its way, more on the \
-network, which matters most where weights are split. Stragglers and the reading of data. That a \
-chip uses all its links at once: a mesh axis along one side of the torus has half of them, and a \
-slice that is not the whole torus does not go around. Whether the estimate of the computation is \
-right, whose traffic is known to a factor of two: no TPU has been measured.
+- Latency. Each collective takes some microseconds for every chip on its way, and more on the \
+network. This matters most if weights are sharded.
+- Stragglers, and reading the data.
+- Whether a chip uses all its links at once. A mesh axis along one side of the torus has half of \
+them. A slice that is not the whole torus has no ring.
+- Whether the estimate of the computation is right. Its memory traffic is known to a factor of \
+two. No TPU has been measured.
 """
 
 
