@@ -53,7 +53,8 @@ all-reduces. The work inside the kernels is not counted.
 - *Links* is bytes over {links} per chip.
 - *Network* is bytes over {networks} per chip, its share of the host's network.
 - *Efficiency* is the time of computation and links on 16 chips over the time on n chips. One \
-column has the network after the computation, the other at the same time. XLA lets the hosts communicate \
+column has the network after the computation, the other at the same time. XLA lets the hosts \
+communicate \
 in the background, so the truth lies between. A little more than 100% comes from cheaper \
 collectives, which XLA finds for a larger mesh.
 
