@@ -119,8 +119,6 @@ def test_recipes_exist(page):
 @pages
 def test_links_resolve(page):
     for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text()):
-        if "include" in page.read_text() and page.parent == ROOT / "docs":
-            continue
         assert (page.parent / target).exists(), target
 
 

@@ -54,7 +54,7 @@ def test_help_lists_every_command(capsys):
 
 
 def test_an_unknown_command_is_refused_with_those_there_are():
-    with pytest.raises(SystemExit, match=r"no command 'trian'(.|\n)*train, or|train a recipe"):
+    with pytest.raises(SystemExit, match=r"no command 'trian'(.|\n)*train a recipe"):
         cli.main(["trian"])
 
 
