@@ -25,7 +25,7 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
     the work inside the kernels for deformable sampling.
 
     Args:
-      config: the recipe. A model dtype of "auto" is set to "bfloat16" in place.
+      config: the recipe. A model dtype of "auto" means bfloat16, as on accelerators.
       topology: CHIP:SHAPE, such as v5e:4x4.
       slices: the number of TPU slices of this topology, or the number of GPU nodes.
       what: "train" or "eval".
@@ -37,6 +37,7 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
       ConfigError: for a topology that does not exist or whose compiler is not installed, and for a
         config whose sizes, kernels, mesh or batch do not suit the devices.
     """
+    config = config.copy_and_resolve_references()
     if config.model.dtype == "auto":
         config.model.dtype = "bfloat16"
     check_image_sizes(config)
