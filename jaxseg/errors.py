@@ -37,6 +37,11 @@ def first_few(lines: Sequence[object], limit: int = 5) -> str:
     return shown + (f"\n  and {len(lines) - limit} more" if len(lines) > limit else "")
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message."""
+    return str(error).strip().partition("\n")[0]
+
+
 @contextlib.contextmanager
 def exit_with_message(program: str) -> Iterator[None]:
     """Ends the program with the message of a JaxsegError, without a traceback, and status 1."""

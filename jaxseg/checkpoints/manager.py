@@ -19,7 +19,7 @@ from orbax.checkpoint import v1 as ocp
 from jaxseg.checkpoints.weights import load_saved_config
 from jaxseg.config import flatten_config
 from jaxseg.distributed import multihost
-from jaxseg.errors import CheckpointError
+from jaxseg.errors import CheckpointError, first_line
 from jaxseg.training.state import TrainState
 
 # Settings that a resumed run may change, because they do not alter what is computed.
@@ -152,7 +152,7 @@ class Checkpoints:
             error = raised
         if not multihost.any_process(error is not None):
             return True
-        self._failures.append(_first_line(error) if error else "in another process")
+        self._failures.append(first_line(error) if error else "in another process")
         if len(self._failures) == ATTEMPTS:
             raise CheckpointError(
                 f"cannot save step {step} in {self.directory}, {ATTEMPTS} times in a row:"
@@ -252,10 +252,6 @@ class Checkpoints:
 def _report(error, text, *values):
     """Logs a failure in process 0 and in the failed process, as only errors are printed by all."""
     logging.log(logging.ERROR if error else logging.WARNING, text, *values)
-
-
-def _first_line(error):
-    return str(error).strip().partition("\n")[0]
 
 
 def _refuse_weights_alone(checkpoint):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 from jax.experimental import multihost_utils
 
-from jaxseg.errors import ConfigError, JaxsegError
+from jaxseg.errors import ConfigError, JaxsegError, first_line
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 START_SECONDS = 300  # the hosts of a cluster may start minutes apart
@@ -166,7 +166,7 @@ def ending_together(place: Callable[[], str] = lambda: "start-up"):
             message = f"jaxseg: {own}: {error}"
         elif _tells_of_a_loss(error):
             message = (
-                f"jaxseg: {own}: {place()}: another process is gone ({_first_line(error)})."
+                f"jaxseg: {own}: {place()}: another process is gone ({first_line(error)})."
                 " The saved checkpoints are intact; start all processes again to resume from them"
             )
         else:
@@ -186,10 +186,6 @@ def _tells_of_a_loss(error):
         str(error),
         re.IGNORECASE,
     )
-
-
-def _first_line(error):
-    return str(error).strip().partition("\n")[0]
 
 
 class StopSignal:
