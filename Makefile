@@ -41,6 +41,7 @@ test-full: install lint
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 # The tables that are made from the code, then the pages; a warning is an error.
 docs: install

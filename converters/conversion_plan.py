@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from converters import pretrained, rules
 from jaxseg.errors import CheckpointError
@@ -61,7 +61,7 @@ def make_plan(
     source: str,
     model: str,
     transfer: bool = False,
-    window: Sequence[int] | None = None,
+    window: tuple[int, int] | None = None,
 ) -> Plan:
     """Matches tensors (PyTorch name -> shape) with variables (path -> shape).
 

@@ -26,7 +26,7 @@ from jaxseg.ops import position_tables
 
 
 def to_state_dict(
-    variables: Mapping[str, Any], window: Sequence[int] | None = None
+    variables: Mapping[str, Any], window: tuple[int, int] | None = None
 ) -> dict[str, np.ndarray]:
     """Converts variables to a PyTorch state dict, the inverse of `torch_weights.from_state_dict`.
 

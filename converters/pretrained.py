@@ -94,7 +94,7 @@ def parts_added(available: Iterable[str], paths: Mapping[str, str]) -> dict[str,
 
 
 def relative_tables(
-    available: Mapping[str, Shape], expected: Mapping[str, Shape], window: Sequence[int] | None
+    available: Mapping[str, Shape], expected: Mapping[str, Shape], window: tuple[int, int] | None
 ) -> dict[str, Table]:
     """Returns, by name, the model's tables of relative positions that the file has in another form.
 
@@ -112,7 +112,7 @@ def relative_tables(
         source = SHARED_TABLE if shared else name
         from_rows, from_heads = available.get(source, (rows, None))
         if from_heads == heads and (shared or from_rows != rows):
-            from_hw, hw = _square_window(from_rows), tuple(window or _square_window(rows))
+            from_hw, hw = _square_window(from_rows), window or _square_window(rows)
             if from_hw and hw:
                 tables[name] = Table(source, shared, from_hw, hw)
     return tables
@@ -147,11 +147,11 @@ def other_grids(
             break
 
 
-def _square_window(rows: int) -> tuple[int, ...]:
-    """Returns the window of a table with that many rows, or () if the window is not square."""
+def _square_window(rows: int) -> tuple[int, int] | None:
+    """Returns the window of a table with that many rows, or None if the window is not square."""
     with contextlib.suppress(CheckpointError):
         return position_tables.square_window(rows)
-    return ()
+    return None
 
 
 def _tables(shapes: Mapping[str, Shape]) -> list[tuple[str, Shape]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ def read_weights(
     *,
     model: str,
     transfer: bool = False,
-    window: Sequence[int] | None = None,
+    window: tuple[int, int] | None = None,
     prefer_ema: bool = False,
 ) -> TorchWeights:
     """Reads from a PyTorch file what a model takes.

@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from converters import recording, rules, torch_weights
@@ -131,7 +131,7 @@ def compare(
 
 
 def run(
-    model: SegmentationModel, variables: Variables, images: Float[Array, "b h w 3"]
+    model: SegmentationModel, variables: Variables, images: Float[np.ndarray, "b h w 3"]
 ) -> dict[str, jax.Array]:
     """Computes features and logits, channels first, under the names of a `Recording`."""
 

@@ -100,12 +100,15 @@ def run_mode(arguments: Sequence[str]):
     # Keep compiled programs between runs, so that a resumed run starts in seconds.
     cache = os.environ.get("JAXSEG_COMPILE_CACHE", pathlib.Path.home() / ".cache/jaxseg/compiled")
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    if not CONFIG.value and MODE.value != "eval":
+    if CONFIG.value:
+        config = load_config(CONFIG.value, overrides)
+        workdir = pathlib.Path(WORKDIR.value or f"runs/{config.variant}")
+    elif MODE.value != "eval":
         raise ConfigError("--config FILE[:VARIANT] is needed, e.g. --config configs/cityscapes.py")
-    if not CONFIG.value and not WORKDIR.value:
+    elif not WORKDIR.value:
         raise ConfigError("--workdir RUN is needed to evaluate without --config")
-    config = load_config(CONFIG.value, overrides) if CONFIG.value else None
-    workdir = pathlib.Path(WORKDIR.value or f"runs/{config.variant}")
+    else:
+        config, workdir = None, pathlib.Path(WORKDIR.value)
     if TOPOLOGY.value and MODE.value != "compile":
         raise ConfigError("--topology describes absent devices: it needs --mode compile")
 

@@ -3,13 +3,13 @@
 The rules for learning rates, weight decay, sharding, conversion and transfer match these paths.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 
-def path_of(key_path: Sequence[Any]) -> str:
+def path_of(key_path: tuple[Any, ...]) -> str:
     """Returns the path of a leaf, given its key path in a tree."""
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 

@@ -14,6 +14,8 @@ def claim(name: str):
     """
     beside = str(pathlib.Path(__file__).parent.parent)
     spec = importlib.machinery.PathFinder.find_spec(name, [beside])
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError(f"{name} is not installed beside jaxseg; install jaxseg again")
     if getattr(sys.modules.get(name), "__file__", None) != spec.origin:
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])

@@ -27,7 +27,7 @@ class Plane(NamedTuple):
 
     height: int
     width: int
-    first: Integer[Array, "m"]
+    first: Integer[Array, " m"]
     step: int
 
 
@@ -42,11 +42,11 @@ class Points(NamedTuple):
       weight: the factor of the sample.
     """
 
-    x: Integer[Array, "m"]
-    y: Integer[Array, "m"]
-    fraction_x: Float[Array, "m"]
-    fraction_y: Float[Array, "m"]
-    weight: Float[Array, "m"]
+    x: Integer[Array, " m"]
+    y: Integer[Array, " m"]
+    fraction_x: Float[Array, " m"]
+    fraction_y: Float[Array, " m"]
+    weight: Float[Array, " m"]
 
 
 class Corner(NamedTuple):
@@ -60,11 +60,11 @@ class Corner(NamedTuple):
       slope_y: the derivative of `weight` with respect to y.
     """
 
-    row: Integer[Array, "m"]
-    inside: Bool[Array, "m"]
-    weight: Float[Array, "m"]
-    slope_x: Float[Array, "m"]
-    slope_y: Float[Array, "m"]
+    row: Integer[Array, " m"]
+    inside: Bool[Array, " m"]
+    weight: Float[Array, " m"]
+    slope_x: Float[Array, " m"]
+    slope_y: Float[Array, " m"]
 
 
 def corners(plane: Plane, points: Points) -> Iterator[Corner]:
@@ -97,7 +97,7 @@ def add_samples(
     return total
 
 
-def _in_blocks(array: Shaped[Array, "m *rest"]) -> Shaped[Array, "blocks block *rest"]:
+def _in_blocks(array: Shaped[Array, " m *rest"]) -> Shaped[Array, "blocks block *rest"]:
     """Splits an array into blocks of equal size, the last one padded with zeros.
 
     The zeros add nothing to the row that they are scattered to.
@@ -113,7 +113,7 @@ def transpose_samples(
     plane: Plane,
     points: Points,
     cotangent: Float[Array, "m c"],
-) -> tuple[Float[Array, "r c"], tuple[Float[Array, "m"], Float[Array, "m"], Float[Array, "m"]]]:
+) -> tuple[Float[Array, "r c"], tuple[Float[Array, " m"], Float[Array, " m"], Float[Array, " m"]]]:
     """Transposes `add_samples` for one point of every output row.
 
     Returns:

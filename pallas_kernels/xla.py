@@ -44,7 +44,7 @@ def _kernel_points(offset, mask, geometry):
 
 
 def _place_kernel_point(
-    point: tuple[Float[Array, "m 2"], Float[Array, "m"], Float[Array, "2"]],
+    point: tuple[Float[Array, "m 2"], Float[Array, " m"], Float[Array, " 2"]],
     mask_shape: tuple[int, ...],
     value_shape: tuple[int, ...],
     geometry: Geometry,

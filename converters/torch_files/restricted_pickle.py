@@ -10,7 +10,7 @@ import pickletools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 # pickletools warns about unknown escapes in a name.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 DAMAGE += (DeprecationWarning,)
+
+T = TypeVar("T")
 
 
 class ForeignError(Exception):
@@ -71,7 +73,7 @@ def load(
     Raises:
       CheckpointError: if the pickle is damaged, or asks for a name that is not in the table.
     """
-    machine = _Machine(PLAIN_NAMES | names, storage)
+    machine = _Machine({**PLAIN_NAMES, **names}, storage)
     try:
         for opcode, argument, _ in pickletools.genops(file):
             machine.step(opcode.name, argument)
@@ -99,9 +101,9 @@ class _Machine:
         self.storage = storage
         self.stack: list = []
         self.marked: list[list] = []
-        self.memo: dict[int, object] = {}
+        self.memo: dict[int, Any] = {}
 
-    def step(self, name: str, argument: object) -> None:
+    def step(self, name: str, argument: Any) -> None:
         """Executes one opcode."""
         stack = self.stack
         match name:
@@ -188,7 +190,7 @@ class _Machine:
         return self.names[name]
 
 
-def _of_type(value: object, kind: type) -> object:
+def _of_type(value: object, kind: type[T]) -> T:
     if not isinstance(value, kind):
         raise TypeError(f"expected a {kind.__name__}, found a {type(value).__name__}")
     return value
@@ -203,12 +205,12 @@ def _key(value: object) -> object:
     return value
 
 
-def _set_items(target: object, items: list) -> None:
+def _set_items(target: Any, items: list) -> None:
     keys, values = items[::2], items[1::2]
     _of_type(target, dict).update(zip(map(_key, keys), values, strict=True))
 
 
-def _set_state(target: object, state: object) -> None:
+def _set_state(target: Any, state: Any) -> None:
     """Gives an existing object its contents, as `BUILD` does."""
     if isinstance(target, Attributes):
         target.update(_of_type(state, dict))
@@ -252,12 +254,13 @@ def _fill_array(target: np.ndarray, state: tuple) -> None:
     order = "F" if fortran_order else "C"
     # This checks the sizes exactly, so that NumPy's own __setstate__ sees only sound data.
     np.ndarray(shape, dtype, buffer=data, order=order)
-    target.__setstate__((1, shape, dtype, order == "F", data))
+    target.__setstate__((1, shape, dtype, np.bool(order == "F"), data))
     target.flags.writeable = False
 
 
 def _numpy_scalar(dtype: np.dtype, data: bytes) -> np.generic:
-    return np.ndarray((), _of_type(dtype, np.dtype), buffer=_bytes(data))[()]
+    array: Any = np.ndarray((), _of_type(dtype, np.dtype), buffer=_bytes(data))
+    return array[()]
 
 
 def _bytes(data: object) -> bytes:
@@ -268,7 +271,7 @@ def _bytes(data: object) -> bytes:
 # Stand-ins for Python: containers become plain ones, and objects become what they held.
 
 
-def _dict(*arguments: object) -> dict:
+def _dict(*arguments: Any) -> dict:
     """Stands in for OrderedDict(), OrderedDict(pairs), Counter(counts) and the like."""
     items = arguments[0] if arguments else {}
     result: dict = {}

@@ -77,7 +77,7 @@ def write_torch_file(
 
 def _bytes(tensor: np.ndarray) -> memoryview:
     """Returns a tensor's bytes in the order of its axes, without a copy where possible."""
-    return memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
 
 
 def _write_safetensors(file: BinaryIO, tensors: Mapping[str, np.ndarray], meta: Mapping) -> None:
@@ -101,19 +101,19 @@ def _write_safetensors(file: BinaryIO, tensors: Mapping[str, np.ndarray], meta: 
 
 def _write_zip(file: BinaryIO, tensors: Mapping[str, np.ndarray], meta: Mapping) -> None:
     with zipfile.ZipFile(file, "w") as archive:
-        _add(archive, "data.pkl", b"".join(_pickle(tensors, meta)))
-        _add(archive, "byteorder", b"little")
+        _add(archive, file, "data.pkl", b"".join(_pickle(tensors, meta)))
+        _add(archive, file, "byteorder", b"little")
         for key, tensor in enumerate(tensors.values()):
-            _add(archive, f"data/{key}", _bytes(tensor))
-        _add(archive, "version", b"3\n")
+            _add(archive, file, f"data/{key}", _bytes(tensor))
+        _add(archive, file, "version", b"3\n")
 
 
-def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
-    """Adds a member whose bytes start at a multiple of the alignment."""
+def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: bytes | memoryview) -> None:
+    """Adds a member to the archive in `file`, whose bytes start at a multiple of the alignment."""
     info = zipfile.ZipInfo(FOLDER + name)
     info.file_size = len(data)
     large = len(data) > LARGE
-    start = archive.fp.tell() + ZIP_HEADER + len(info.filename) + 4 + large * ZIP64_FIELD
+    start = file.tell() + ZIP_HEADER + len(info.filename) + 4 + large * ZIP64_FIELD
     padding = -start % ALIGNMENT
     # This extra field is only padding; it is named "FB" as in torch's files.
     info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding

@@ -65,7 +65,8 @@ class Collective:
 def size_bytes(shape: tuple[str, tuple[int, ...]]) -> float:
     """Returns the size in bytes of an array of this (dtype, dimensions)."""
     kind, dimensions = shape
-    bits = int(re.search(r"\d+", kind)[0]) if kind != "pred" else 8
+    found = re.search(r"\d+", kind)
+    bits = int(found[0]) if found else 8  # pred
     return math.prod(dimensions) * bits / 8
 
 
@@ -120,11 +121,11 @@ def _trips(rest: str, computations) -> int:
 
     The loop counts from 0 to the only constant in its condition, in steps of what its body adds.
     """
-    condition = computations[CONDITION.search(rest)[1]]
+    condition = computations[CONDITION.findall(rest)[0]]
     limits = [int(_operands(rest)) for *_, operation, rest in condition if operation == "constant"]
     if len(limits) != 1:
         return 1
-    counters = [INDEX.search(rest)[1] for *_, name, rest in condition if name == GET]
+    counters = [INDEX.findall(rest)[0] for *_, name, rest in condition if name == GET]
     body = {name: (operation, rest) for name, _, operation, rest in computations[_called(rest)[0]]}
     step = _step(int(counters[0]), body) if len(counters) == 1 else 1
     return limits[0] // step

@@ -2,7 +2,7 @@
 
 import collections
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -44,7 +44,7 @@ def check_available(source: str) -> pathlib.Path:
 
 
 def load_initial_weights(
-    source: str, fresh: Mapping[str, Any], model: str, window: Sequence[int] | None = None
+    source: str, fresh: Mapping[str, Any], model: str, window: tuple[int, int] | None = None
 ) -> tuple[dict[str, Any], str]:
     """Replaces fresh variables by the values of `source`, with the shardings of the fresh ones.
 

@@ -84,7 +84,7 @@ def load_saved_config(checkpoint: pathlib.Path) -> dict[str, Any]:
     return config
 
 
-def _with_tuples(value):
+def _with_tuples(value: Any) -> Any:
     """Turns lists into tuples, because JSON has no tuples and configs have no lists."""
     match value:
         case dict():

@@ -130,7 +130,7 @@ def _plan(samples: Sequence[Sample], root: Path, decoded: bool) -> dict[str, Any
             "name": sample.name,
             "image": _name(sample.image, root),
             "label": _name(sample.label, root),
-            "label_suffix": sample.label_format.suffix,
+            "label_suffix": sample.label_format and sample.label_format.suffix,
             "file_bytes": list(both),
         }
         for sample, both in zip(samples, sizes, strict=True)

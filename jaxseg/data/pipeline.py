@@ -12,6 +12,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import grain
@@ -154,7 +155,7 @@ class Batches(grain.DatasetIterator):
         return iter(batches.mp_prefetch(options, worker_init_fn=_start_worker))
 
 
-def _load(index: int, rng: np.random.Generator, *, samples, config) -> dict[str, np.ndarray]:
+def _load(index: int, rng: np.random.Generator, *, samples, config) -> dict[str, Any]:
     """Returns one augmented sample, and how many unreadable ones before it were skipped."""
     for replaced in range(len(samples)):
         try:
@@ -185,5 +186,6 @@ def _start_worker(worker_index: int, worker_count: int) -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os._exit(1)

@@ -81,8 +81,8 @@ def survey(dataset: Dataset, pairs: Pairs) -> Survey:
             faults.extend([fault] if fault else [])
             if hw:
                 result.sizes[hw] += 1
-            if pixels is not None:
-                values = result.values.setdefault(sample.label_format, Values())
+            if pixels is not None and (form := sample.label_format):
+                values = result.values.setdefault(form, Values())
                 values.pixels += pixels
                 values.images += pixels > 0
     if not faults and not result.class_pixels().any():

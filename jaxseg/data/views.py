@@ -88,9 +88,9 @@ def plan_views(hw: Hw, config) -> list[View]:
             sizes.append(transforms.multiple_hw(sizes[0], config.data.test_multiple))
         for mirrored in (False, True) if rule.flip else (False,):
             counts[tuple(dict.fromkeys(sizes)), mirrored] += 1
-    smallest = (1, 1) if rule.pad == "none" else config.eval.crop_hw
+    least_h, least_w = (1, 1) if rule.pad == "none" else config.eval.crop_hw
     return [
-        View(sizes, mirrored, tuple(map(max, sizes[-1], smallest)), weight)
+        View(sizes, mirrored, (max(sizes[-1][0], least_h), max(sizes[-1][1], least_w)), weight)
         for (sizes, mirrored), weight in counts.items()
     ]
 

@@ -29,7 +29,7 @@ def any_process(here: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(here)).any())
 
 
-def on_process_0(action: Callable[[], None]):
+def on_process_0(action: Callable[[], Any]):
     """Runs an action in process 0 and makes all processes wait until it is done.
 
     Raises:

@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -62,9 +63,9 @@ def start(preemptible: bool):
             raise
 
 
-def _given():
+def _given() -> dict[str, Any]:
     """Returns the arguments of `jax.distributed.initialize` that the environment gives."""
-    values = {name: os.environ.get(name) for name in (ADDRESS, COUNT, INDEX)}
+    values = {name: os.environ.get(name, "") for name in (ADDRESS, COUNT, INDEX)}
     if not (values[COUNT] or values[INDEX]):
         return {"local_device_ids": []} if _alone_on_its_host() else {}
     missing = [name for name, value in values.items() if not value]

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxseg.errors import ConfigError
@@ -111,7 +111,9 @@ def check_batch(batch_size: int, accumulation: int, mesh: Mesh):
         )
 
 
-def infer_shardings(shapes: Any, rules: Sequence[tuple[str, str]], mesh: Mesh) -> Any:
+def infer_shardings(
+    shapes: Any, rules: Sequence[tuple[str, str]], mesh: Mesh | AbstractMesh
+) -> Any:
     """Returns a sharding for every leaf of a tree, by rules over the leaves' paths.
 
     The first rule whose pattern is found in the path applies. "fsdp" shards the largest axis that

@@ -61,7 +61,7 @@ def confusion_chart(
 
 
 def class_bars(
-    values: Float[np.ndarray, "k"], classes: Sequence[str], title: str = "IoU"
+    values: Float[np.ndarray, " k"], classes: Sequence[str], title: str = "IoU"
 ) -> Picture:
     """Draws one horizontal bar from 0 to 1 per class, with the value in percent next to it.
 

@@ -3,6 +3,7 @@
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -77,7 +78,7 @@ def evaluate(
     return metrics.compute_scores(_sum_over_processes(total))
 
 
-def _images(samples, config, stop) -> Iterator[dict[str, np.ndarray]]:
+def _images(samples, config, stop) -> Iterator[dict[str, Any]]:
     own = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     for item in evaluation_images(samples, config.data, **own):
         if stop():

@@ -23,6 +23,9 @@ def confusion_matrix(
     The reference adds in float32. This drops pixels beyond 2^24, a number that Cityscapes val
     exceeds.
 
+    >>> confusion_matrix(np.array([0, 1, 1, 7]), np.array([0, 0, 1, 1]), num_classes=2).tolist()
+    [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+
     Args:
       prediction: class indices, of any integer type and any number of images.
       label: class indices, of the same shape.

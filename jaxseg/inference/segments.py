@@ -27,8 +27,8 @@ class Segments(NamedTuple):
     """
 
     masks: Bool[np.ndarray, "n h w"]
-    classes: Integer[np.ndarray, "n"]
-    confidences: Float[np.ndarray, "n"]
+    classes: Integer[np.ndarray, " n"]
+    confidences: Float[np.ndarray, " n"]
 
 
 def panoptic_segments(

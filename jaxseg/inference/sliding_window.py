@@ -58,10 +58,13 @@ def parse_sliding_window(settings: Mapping[str, Any]) -> SlidingWindow | None:
     return slide
 
 
-def window_starts(size: int, crop: int, stride: int) -> Integer[np.ndarray, "n"]:
+def window_starts(size: int, crop: int, stride: int) -> Integer[np.ndarray, " n"]:
     """Returns the start of every window along an axis.
 
-    Windows start every `stride` pixels. The last one is moved back so that it ends at `size`.
+    Windows start every `stride` pixels. The last one is moved back so that it ends at `size`:
+
+    >>> window_starts(size=100, crop=40, stride=25).tolist()
+    [0, 25, 50, 60]
 
     Args:
       size: length of the axis.
@@ -82,7 +85,7 @@ class AxisPlan(NamedTuple):
         concatenated in order, to the logits of the image.
     """
 
-    starts: Integer[np.ndarray, "n"]
+    starts: Integer[np.ndarray, " n"]
     logits_per_window: int
     matrix: sparse.csr_array
 
@@ -92,7 +95,7 @@ class AxisPlan(NamedTuple):
 
     def part(
         self, start: int, stop: int
-    ) -> tuple[Integer[np.ndarray, "p"], Float[np.ndarray, "out p"]]:
+    ) -> tuple[Integer[np.ndarray, " p"], Float[np.ndarray, "out p"]]:
         """Returns what the pixels of the image from `start` to `stop` depend on.
 
         Returns:
@@ -103,7 +106,7 @@ class AxisPlan(NamedTuple):
         return places, matrix[:, places].toarray().astype(np.float32)
 
 
-def as_slice(places: Integer[np.ndarray, "p"]) -> slice | Integer[np.ndarray, "p"]:
+def as_slice(places: Integer[np.ndarray, " p"]) -> slice | Integer[np.ndarray, " p"]:
     """Returns ascending indices as a slice if they are contiguous, so that indexing copies nothing.
 
     Other indices are returned unchanged.

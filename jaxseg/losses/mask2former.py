@@ -116,7 +116,7 @@ def image_cost(
     class_logits: Float[Array, "q k1"],
     mask_logits: Float[Array, "q h w"],
     labels: Integer[Array, "H W"],
-    targets: Integer[Array, "t"],
+    targets: Integer[Array, " t"],
     points: Float[Array, "n 2"],
 ) -> Float[Array, "q t"]:
     """Computes the matching costs of one image, with all masks compared at the same points."""
@@ -127,7 +127,7 @@ def image_cost(
 def draw_comparison_points(
     rng: jax.Array,
     mask_logits: Float[Array, "q h w"],
-    assigned: Integer[Array, "t"],
+    assigned: Integer[Array, " t"],
     num_points: int,
     oversample_ratio: float,
     importance_sample_ratio: float,
@@ -176,9 +176,9 @@ def image_losses(
     class_logits: Float[Array, "q k1"],
     mask_logits: Float[Array, "q h w"],
     labels: Integer[Array, "H W"],
-    targets: Integer[Array, "t"],
-    valid: Bool[Array, "t"],
-    assigned: Integer[Array, "t"],
+    targets: Integer[Array, " t"],
+    valid: Bool[Array, " t"],
+    assigned: Integer[Array, " t"],
     points: Float[Array, "t n 2"],
 ) -> tuple[Float[Array, ""], ...]:
     """Computes the loss sums of one image and one prediction, before normalization.
@@ -202,7 +202,7 @@ def image_losses(
 
 
 def class_loss(
-    logits: Float[Array, "q k1"], classes: Integer[Array, "q"]
+    logits: Float[Array, "q k1"], classes: Integer[Array, " q"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Computes the weighted sum of the queries' cross-entropies, and the sum of the weights.
 
@@ -216,12 +216,12 @@ def class_loss(
     return jnp.sum(weights * entropies), jnp.sum(weights)
 
 
-def mask_loss(logits: Float[Array, "t n"], masks: Float[Array, "t n"]) -> Float[Array, "t"]:
+def mask_loss(logits: Float[Array, "t n"], masks: Float[Array, "t n"]) -> Float[Array, " t"]:
     """Computes the binary cross-entropy of each mask, averaged over its points."""
     return jnp.mean(jax.nn.softplus(logits) - logits * masks, axis=1)
 
 
-def dice_loss(logits: Float[Array, "t n"], masks: Float[Array, "t n"]) -> Float[Array, "t"]:
+def dice_loss(logits: Float[Array, "t n"], masks: Float[Array, "t n"]) -> Float[Array, " t"]:
     """Computes the dice loss of each mask, 1 − (2·Σpg + 1)/(Σp + Σg + 1).
 
     p is the sigmoid of the logits, and g is the target mask.
@@ -237,7 +237,7 @@ def normalized(
     mask_sums: Float[Array, "p b"],
     dice_sums: Float[Array, "p b"],
     valid: Bool[Array, "b t"],
-) -> dict[str, Float[Array, "p"]]:
+) -> dict[str, Float[Array, " p"]]:
     """Computes the weighted losses of every prediction from the sums of all images.
 
     Args:

@@ -50,7 +50,7 @@ def make_targets(
 def matching_cost(
     class_logits: Float[Array, "q k1"],
     mask_logits: Float[Array, "q n"],
-    targets: Integer[Array, "t"],
+    targets: Integer[Array, " t"],
     target_masks: Float[Array, "t n"],
 ) -> Float[Array, "q t"]:
     """Computes the cost of assigning each query of an image to each target.
@@ -84,7 +84,7 @@ def _products(queries, targets):
     return jnp.einsum("qn,tn->qt", queries, targets, precision=lax.Precision.HIGHEST)
 
 
-def assign_targets(cost: Float[Array, "q t"], valid: Bool[Array, "t"]) -> Integer[Array, "t"]:
+def assign_targets(cost: Float[Array, "q t"], valid: Bool[Array, " t"]) -> Integer[Array, " t"]:
     """Assigns a different query to every target, at the least total cost of the valid targets.
 
     Padding targets take queries that are left over. They cost the same with every query, so they do

@@ -25,7 +25,7 @@ def point_sample(masks: Float[Array, "m h w"], points: Float[Array, "n 2"]) -> F
 
 def sample_class(
     labels: Integer[Array, "H W"], which: Integer[Array, ""], points: Float[Array, "n 2"]
-) -> Float[Array, "n"]:
+) -> Float[Array, " n"]:
     """Samples the mask `labels == which` at points without forming it."""
     flat = labels.reshape(-1)
     corners = _corners(points, labels.shape)

@@ -189,7 +189,7 @@ class ConcatConv(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, maps: Sequence[Float[Array, "b _ _ c"]]) -> Float[Array, "b p q d"]:
+    def __call__(self, maps: Sequence[Float[Array, "b _ _ _"]]) -> Float[Array, "b p q d"]:
         size, widths = self.kernel_size, [x.shape[-1] for x in maps]
         shape = (size, size, sum(widths), self.features)
         kernel = kernel_param(self, self.kernel_init, shape)

@@ -29,6 +29,10 @@ def interpolation_taps(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray
     Pixel centers are at half pixels (align_corners=False). Edges are clamped, and downscaling has
     no antialiasing.
 
+    >>> lower, upper, weight = interpolation_taps(size=2, out_size=4)
+    >>> lower.tolist(), upper.tolist(), weight.tolist()
+    ([0, 0, 0, 1], [1, 1, 1, 1], [0.0, 0.25, 0.75, 0.25])
+
     Args:
       size: the number of input pixels.
       out_size: the number of output pixels.

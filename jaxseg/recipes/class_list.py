@@ -45,17 +45,15 @@ def parse_lines(lines: Sequence[str]) -> tuple[tuple[str, ...], dict[int, int | 
     if not lines:
         raise ConfigError("config.data.classes=FILE is needed: a file of class names, one per line")
     numbered = [re.fullmatch(r"(\d+)\s*:\s*(\S.*)", line) for line in lines]
-    if any(numbered) and not all(numbered):
+    given = [match for match in numbered if match]
+    if given and len(given) < len(lines):
         odd = next(line for line, match in zip(lines, numbered, strict=True) if not match)
         raise ConfigError(f"config.data.classes: {odd!r} has no value, but other lines do")
-    if all(numbered):
-        pairs = [(int(match[1]), match[2]) for match in numbered]
-    else:
-        pairs = list(enumerate(lines))
+    pairs = [(int(match[1]), match[2]) for match in given] or list(enumerate(lines))
     values = [value for value, _ in pairs]
     if repeated := {value for value in values if values.count(value) > 1}:
         raise ConfigError(f"config.data.classes: the value {min(repeated)} is listed twice")
-    if not all(numbered) and len(set(lines)) < len(lines):
+    if not given and len(set(lines)) < len(lines):
         twice = next(line for line in lines if lines.count(line) > 1)
         raise ConfigError(f"config.data.classes: {twice!r} is listed twice")
     if max(values) > 255:

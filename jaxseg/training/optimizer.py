@@ -18,7 +18,11 @@ def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 
     lr(t) = lr · (1 - t/T)^power · (r + (1 - r) · min(t/W, 1)), where T is the number of steps,
     W the number of warm-up steps and r the warm-up ratio. The warm-up factor multiplies the
-    decayed value, not the base rate.
+    decayed value, not the base rate. Halfway through a warm-up of 10 steps from 0, in a run of 100:
+
+    >>> config = ConfigDict({"lr": 1.0, "power": 1.0, "warmup_steps": 10, "warmup_ratio": 0.0})
+    >>> round(float(learning_rate_schedule(config, steps=100)(5)), 4)
+    0.475
 
     Args:
       config: `config.optim`, of which `lr`, `power`, `warmup_steps` and `warmup_ratio` are read.

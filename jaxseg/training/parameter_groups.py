@@ -108,6 +108,10 @@ def make_group_fn(config: ConfigDict, backbone: ConfigDict) -> Callable[[str, in
 def learning_rate_scale(path: str, rules: LayerRules, decay: float) -> float:
     """Returns decay ** (number of layers above the parameter's layer).
 
+    >>> rules = [(r"params/backbone/blocks_0/", 1), (r"params/backbone/blocks_1/", 2), (r".*", 3)]
+    >>> learning_rate_scale("params/backbone/blocks_0/attn/proj/kernel", rules, decay=0.5)
+    0.25
+
     Raises:
       ValueError: if no rule covers the parameter.
     """

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from ml_collections import ConfigDict
 
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, init_variables
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class TrainState:
     """Holds everything that the next step depends on, except the batch.
 

@@ -10,7 +10,7 @@ import difflib
 import fnmatch
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from jaxseg.errors import ConfigError
 from jaxseg.zoo import download
@@ -354,6 +354,6 @@ def _find(name, rows):
     return by_name[name]
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """Returns the three names most similar to `name`, for messages."""
     return ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0))

@@ -49,11 +49,11 @@ class Sampling(Protocol):
 
     def place(
         self,
-        row: Integer[Array, "m"],
+        row: Integer[Array, " m"],
         point: Integer[Array, ""],
-        x: Float[Array, "m"],
-        y: Float[Array, "m"],
-        weight: Float[Array, "m"],
+        x: Float[Array, " m"],
+        y: Float[Array, " m"],
+        weight: Float[Array, " m"],
     ) -> tuple[Plane, Points, tuple[Float[Array, ""], Float[Array, ""]]]:
         """Places one point of some output rows.
 
@@ -96,18 +96,18 @@ class Tile(NamedTuple):
     channels: int
     block: int
 
-    def row(self) -> Integer[Array, "block"]:
+    def row(self) -> Integer[Array, " block"]:
         """Returns the rows of this program, which may reach past the end."""
         return pl.program_id(0) * self.block + jnp.arange(self.block)
 
-    def last_row_repeated(self) -> Integer[Array, "block"]:
+    def last_row_repeated(self) -> Integer[Array, " block"]:
         """Returns the rows of this program, with the last row in place of any past the end.
 
         Kernels would otherwise have to mask them at every write.
         """
         return jnp.minimum(self.row(), self.rows - 1)
 
-    def elements(self, row: Integer[Array, "block"]) -> Integer[Array, "block channels"]:
+    def elements(self, row: Integer[Array, " block"]) -> Integer[Array, "block channels"]:
         """Returns the indices of the elements of some rows in a flat array."""
         return row[:, None] * self.channels + jnp.arange(self.channels)[None]
 

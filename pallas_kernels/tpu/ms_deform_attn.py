@@ -282,7 +282,7 @@ def _hat_shape(x, levels):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def sample(
-    values: tuple[Float[Array, "i blocks d k"], ...],
+    values: tuple[Float[Array, "i _ d _"], ...],
     x: Float[Array, "i l p q"],
     y: Float[Array, "i l p q"],
     attention: Float[Array, "i l p q"],
@@ -332,7 +332,7 @@ def blocks_and_tiles(
     sampling_locations: Float[Array, "b q heads l p 2"],
     attention_weights: Float[Array, "b q heads l p"],
 ) -> tuple[
-    tuple[Float[Array, "i blocks d k"], ...],
+    tuple[Float[Array, "i _ d _"], ...],
     Float[Array, "i l p q"],
     Float[Array, "i l p q"],
     Float[Array, "i l p q"],

@@ -89,7 +89,10 @@ class Dataset:
 def label_table(train_ids: Mapping[int, int]) -> np.ndarray:
     """Returns the train id of every raw value, uint8 [256].
 
-    Of the raw values that `train_ids` lacks, 255 becomes `IGNORE` and the others `UNKNOWN`.
+    Of the raw values that `train_ids` lacks, 255 becomes `IGNORE` and the others `UNKNOWN`:
+
+    >>> label_table({7: 0, 8: 1})[[6, 7, 8, 255]].tolist()
+    [254, 0, 1, 255]
     """
     table = np.full(256, UNKNOWN, np.uint8)
     # In ready-made labels, 255 means "ignore". It is also the id -1 (license plate) as uint8.
@@ -110,6 +113,10 @@ def colors(text: str) -> np.ndarray:
 
 
 def ranges(values: np.ndarray) -> str:
-    """Writes ascending numbers as ranges: '0-18, 255' for 0, 1, … 18, 255."""
+    """Writes ascending numbers as ranges.
+
+    >>> ranges(np.array([0, 1, 2, 3, 255]))
+    '0-3, 255'
+    """
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs)

@@ -26,6 +26,7 @@ class PictureFile(Protocol):
     @property
     def stem(self) -> str:
         """The file name without the last suffix."""
+        ...
 
     def read_bytes(self) -> bytes: ...
 
@@ -59,7 +60,8 @@ class OpenedImage:
             self.hw = self._png.hw
         else:
             self._whole = self._decode(self._content)
-            self.hw = self._whole.shape[:2]
+            height, width, _ = self._whole.shape
+            self.hw = height, width
 
     def first_rows(self, count: int) -> np.ndarray:
         """Returns at least `count` rows from the top, uint8 [n, w, 3] in BGR.
@@ -91,7 +93,8 @@ def image_hw(picture: PictureFile) -> tuple[int, int]:
     """
     with _opened(picture) as file:
         if arrays.begins(file):
-            return arrays.read_shape(file)[:2]
+            height, width, *_ = arrays.read_shape(file)
+            return height, width
         with Image.open(file) as header:
             width, height = header.size
             turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
@@ -139,7 +142,8 @@ def raw_label_hw(picture: PictureFile) -> tuple[int, int]:
     """
     with _opened(picture) as file:
         if arrays.begins(file):
-            return arrays.read_shape(file)[:2]
+            height, width, *_ = arrays.read_shape(file)
+            return height, width
         with Image.open(file) as header:
             return header.height, header.width
 

@@ -65,7 +65,7 @@ class PngRows:
         inflate = isal_zlib.decompressobj()
         try:
             filtered = inflate.decompress(self.data, size)
-        except isal_zlib.error:
+        except isal_zlib.error:  # pyright: ignore[reportGeneralTypeIssues]  (its stub says less)
             return None
         if len(filtered) < size or (count == height and not inflate.eof):
             return None
@@ -126,7 +126,7 @@ def _blocks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
         start = end
 
 
-def _block(kind: bytes, *parts: bytes) -> Iterator[bytes]:
+def _block(kind: bytes, *parts: bytes | memoryview) -> Iterator[bytes | memoryview]:
     """Yields the pieces of a block in order."""
     checksum = isal_zlib.crc32(kind)
     for part in parts:
@@ -136,7 +136,7 @@ def _block(kind: bytes, *parts: bytes) -> Iterator[bytes]:
     yield struct.pack(">I", checksum)
 
 
-def _stored(data: bytes) -> Iterator[bytes]:
+def _stored(data: bytes) -> Iterator[bytes | memoryview]:
     """Yields the pieces of a zlib stream (RFC 1950, 1951) whose parts are not compressed."""
     yield b"\x78\x01"
     longest, view = 2**16 - 1, memoryview(data)

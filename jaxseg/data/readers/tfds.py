@@ -66,7 +66,7 @@ def pairs(
         records = Records(folder, split)
         for index in range(info.splits[split].num_examples):
             image = label = Feature(records, index, image_key)
-            if labeled:
+            if labeled and label_key:
                 label = Feature(records, index, label_key)
                 label = scene_parse150.RedChannel(label) if instances else label
             samples.append(Example(image, label, label_format))

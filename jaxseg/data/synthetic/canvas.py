@@ -60,7 +60,7 @@ class Canvas:
 
     def __init__(self, hw, camera: Camera, haze, visibility: float):
         self.image = np.zeros((*hw, 3), np.uint8)
-        self.label = np.zeros(hw, np.uint8)
+        self.label: np.ndarray = np.zeros(hw, np.uint8)
         self.camera, self.haze, self.visibility = camera, np.array(haze, np.float32), visibility
 
     def fade(self, color, z: float) -> np.ndarray:
@@ -124,7 +124,7 @@ class Canvas:
         if box is None:
             return
         height, width, depth = texture.shape
-        source = np.float32([[0, 0], [width, 0], [width, height], [0, height]])
+        source = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
         target = projected - origin
         matrix = cv2.getPerspectiveTransform(source, target.astype(np.float32))
         view = self.image[box]
@@ -216,7 +216,7 @@ def circle(corners: int) -> np.ndarray:
     return points
 
 
-def mix(a, b, share: float) -> np.ndarray:
+def mix(a, b, share: float | np.ndarray) -> np.ndarray:
     """Mixes two colors: a share of 0 gives `a`, and a share of 1 gives `b`."""
     return np.asarray(a, np.float64) * (1 - share) + np.asarray(b, np.float64) * share
 

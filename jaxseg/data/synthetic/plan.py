@@ -83,8 +83,9 @@ def plan_street(tram: bool, rng) -> Street:
         ground = (c.SIDEWALK, paving * 0.95) if paved else (c.TERRAIN, grass * 0.92)
         bands.append((90, *ground))
         for width, label, color in bands:
-            strips.append(Strip(*sorted((at, at + side * width)), label, tuple(color)))
-            at += side * width
+            outer = at + side * width
+            strips.append(Strip(min(at, outer), max(at, outer), label, tuple(color)))
+            at = outer
     strips.append(Strip(road[-1], road[1], c.ROAD, tuple(asphalt)))
     strips.sort(key=lambda strip: strip.left)
     crossing = rng.uniform(7, 13) if rng.random() < 0.4 else None

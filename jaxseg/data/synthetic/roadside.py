@@ -42,7 +42,7 @@ def foliage(canvas: Canvas, x, z, bottom, width, height, color, rng) -> None:
     pixels = canvas.camera.focal / z * max(width, height)
     sizes = _foliage(int(rng.integers(6)))
     crown = next((s for s in reversed(sizes) if s.shape[0] >= pixels), sizes[0])
-    crown = cv2.multiply(crown, (*np.divide(color, 255), 1))
+    crown = cv2.multiply(crown, np.array((*np.divide(color, 255), 1)))
     left, right = (x - width / 2, x + width / 2)[:: pick(rng, (1, -1))]
     top = bottom + height
     corners = [(left, top, z), (right, top, z), (right, bottom, z), (left, bottom, z)]

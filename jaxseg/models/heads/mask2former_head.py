@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-import flax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -21,7 +21,7 @@ from jaxseg.ops.resize import resize_bilinear
 from pallas_kernels import KernelChoice
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class MaskPredictions:
     """The queries' predictions before the first decoder layer and after each layer, in float32.
 
