@@ -3,6 +3,9 @@
 Paths mirror the names, so there are few rules. List indices join their name (`levels.0` becomes
 `levels_0`). Norms lose the index that they have in a Sequential with permutes. Leaves are renamed
 and transposed to channels last. A path starts with its collection: `params/backbone/…/kernel`.
+
+A conversion asks for the name of each path of the model (`to_name`). `to_path` is its inverse: a
+new rule needs a line in both tables.
 """
 
 import re
@@ -68,6 +71,9 @@ FRESH_OF_PRETRAINED = (
 def to_path(name: str, ndim: int) -> str:
     """Returns the path of a PyTorch tensor.
 
+    >>> to_path("backbone.levels.0.blocks.1.dcn.offset.weight", ndim=2)
+    'params/backbone/levels_0/blocks_1/dcn/offset/kernel'
+
     Args:
       name: the PyTorch name.
       ndim: the number of axes; a `weight` with one axis is a scale, any other is a kernel.
@@ -82,7 +88,11 @@ def to_path(name: str, ndim: int) -> str:
 
 
 def to_name(path: str) -> str:
-    """Returns the PyTorch name of a path, the inverse of `to_path`."""
+    """Returns the PyTorch name of a path, the inverse of `to_path`.
+
+    >>> to_name("batch_stats/decode_head/fpn_bottleneck/bn/mean")
+    'decode_head.fpn_bottleneck.bn.running_mean'
+    """
     collection, *module, leaf = path.split("/")
     if collection == "batch_stats":
         leaf = f"running_{leaf}"

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from jaxseg.data import views
 from jaxseg.errors import ConfigError
 from jaxseg.inference.sliding_window import parse_sliding_window
-from jaxseg.models.segmentation_model import BACKBONES
+from jaxseg.models.backbones import BACKBONES
 
 SMALLEST = 32  # pixels: the stride of the coarsest features
 

@@ -3,41 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import core, struct
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxseg.models import displacement, kernels
-from jaxseg.models.backbones.beit import BEiT, BEiTAdapter
-from jaxseg.models.backbones.internimage import InternImage
-from jaxseg.models.backbones.uniperceiver import UniPerceiverAdapter
-from jaxseg.models.backbones.vit_adapter import ViTAdapter
-from jaxseg.models.heads.mask2former_head import Mask2FormerHead, MaskPredictions
-from jaxseg.models.heads.segformer_head import SegformerHead
-from jaxseg.models.heads.uper_head import FCNHead, UPerHead
-
-BACKBONES = {
-    "internimage": InternImage,
-    "vit_adapter": ViTAdapter,
-    "beit_adapter": BEiTAdapter,
-    "uniperceiver_adapter": UniPerceiverAdapter,
-    "beit": BEiT,
-}
-HEADS = {
-    "upernet": UPerHead,
-    "segformer": SegformerHead,
-    "mask2former": Mask2FormerHead,
-    "fcn": FCNHead,
-}
+from jaxseg.models.backbones import BACKBONES
+from jaxseg.models.heads import HEADS
+from jaxseg.models.heads.mask2former_head import MaskPredictions
 
 Variables = Mapping[str, Any]
 
 ANY_HW = (64, 64)  # image size for results that do not depend on it
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class ModelOutput:
     """The outputs of a `SegmentationModel`.
 
@@ -126,7 +108,7 @@ def init_variables(model: SegmentationModel, rng: jax.Array, image_hw: Sequence[
     """
     images = jnp.zeros((1, *image_hw, 3))
     variables = model.init({"params": rng, "dropout": rng}, images, train=True)
-    return {"batch_stats": {}} | flax.core.unfreeze(variables)
+    return {"batch_stats": {}} | core.unfreeze(variables)
 
 
 def apply_model(

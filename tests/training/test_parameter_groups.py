@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from converters.rules import to_path
 from jaxseg.errors import ConfigError
-from jaxseg.models.segmentation_model import BACKBONES
+from jaxseg.models.backbones import BACKBONES
 from jaxseg.training import parameter_groups
 from support.reference_files import REFERENCE
 

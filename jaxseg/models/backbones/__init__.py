@@ -1,0 +1,14 @@
+"""Lists the backbones by their kind, as `config.model.backbone.kind` names it."""
+
+from jaxseg.models.backbones.beit import BEiT, BEiTAdapter
+from jaxseg.models.backbones.internimage import InternImage
+from jaxseg.models.backbones.uniperceiver import UniPerceiverAdapter
+from jaxseg.models.backbones.vit_adapter import ViTAdapter
+
+BACKBONES = {
+    "internimage": InternImage,
+    "vit_adapter": ViTAdapter,
+    "beit_adapter": BEiTAdapter,
+    "uniperceiver_adapter": UniPerceiverAdapter,
+    "beit": BEiT,
+}
