@@ -1,6 +1,8 @@
 """The documentation: what stands on a page is there, and what is generated is up to date."""
 
+import doctest
 import functools
+import importlib
 import importlib.util
 import pathlib
 import re
@@ -26,6 +28,14 @@ PAGES = sorted(
 # Programs that are started by their module, as the command of the same meaning.
 MODULES = {command.module.removesuffix(".__main__"): name for name, command in COMMANDS.items()}
 MODULES |= {"jaxseg.main": "train"}
+
+# The modules whose docstrings hold examples.
+WITH_EXAMPLES = sorted(
+    ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    for package in ("jaxseg", "converters", "pallas_kernels")
+    for file in (ROOT / package).rglob("*.py")
+    if "    >>> " in file.read_text()
+)
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -140,3 +150,10 @@ def test_the_readme_fits_and_repeats_the_catalogue():
             assert float(parameters) == model.params_m, config
             assert float(single) == model.miou_ss, config
             assert float(multi) == model.miou_ms, config
+
+
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
+def test_examples_in_docstrings_give_what_they_show(module):
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.attempted
+    assert not results.failed
