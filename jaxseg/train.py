@@ -135,8 +135,10 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
                 batch = next(batches)
             timer.count(replaced=batch.pop("replaced").sum())
             previous = logs
-            with jax.set_mesh(mesh):
-                state, logs = train_step(state, put_batch(batch, mesh))
+            batch = put_batch(batch, mesh)
+            # An array that moves to the devices unasked would cost time at every step.
+            with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+                state, logs = train_step(state, batch)
             # Check the previous step while the devices compute this one.
             check_finite(step, previous, state)
             step += 1

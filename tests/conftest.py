@@ -17,6 +17,7 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {XLA_FLAGS}"
 
 import jax
+import jaxtyping
 import pytest
 from absl import flags
 
@@ -38,6 +39,22 @@ def pytest_collection_modifyitems(items):
             item.add_marker(implementation)
     # The longest files first, so that no worker is left alone with them at the end.
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.fixture(autouse=True)
+def strict_ranks(request):
+    """No broadcast over a missing axis, in what is plain mathematics. (Models add biases so.)"""
+    strict = request.path.parent.name in ("losses", "ops")
+    with jax.numpy_rank_promotion("raise" if strict else "allow"):
+        yield
+
+
+@pytest.fixture
+def unchecked_types():
+    """For tests of what a function itself says of an argument that it cannot take."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

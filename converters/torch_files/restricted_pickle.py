@@ -254,7 +254,8 @@ def _fill_array(target: np.ndarray, state: tuple) -> None:
     order = "F" if fortran_order else "C"
     # This checks the sizes exactly, so that NumPy's own __setstate__ sees only sound data.
     np.ndarray(shape, dtype, buffer=data, order=order)
-    target.__setstate__((1, shape, dtype, np.bool(order == "F"), data))
+    state = (1, shape, dtype, order == "F", data)
+    target.__setstate__(state)  # pyright: ignore[reportArgumentType]  (its stub asks for np.bool)
     target.flags.writeable = False
 
 

@@ -1,6 +1,7 @@
 """Reads one image with its label, in the form that training and evaluation use."""
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -16,9 +17,9 @@ from jaxseg.data.decoding.pictures import (
 from jaxseg.errors import DataError
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Names the files of one image and its label.
+@runtime_checkable
+class Sample(Protocol):
+    """One image and its label.
 
     Attributes:
       name: the image's file name without its suffix.
@@ -27,6 +28,23 @@ class Sample:
       label_format: how the label is stored, or None if there is no label. A missing label reads as
         ignored everywhere.
     """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def image(self) -> PictureFile: ...
+
+    @property
+    def label(self) -> PictureFile: ...
+
+    @property
+    def label_format(self) -> LabelFormat | None: ...
+
+
+@dataclass(frozen=True)
+class NamedSample:
+    """A `Sample` whose name is known without opening a file."""
 
     name: str
     image: PictureFile

@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Shaped
 
 from jaxseg.errors import ConfigError
 from jaxseg.parameter_paths import path_of
@@ -193,7 +194,7 @@ def local_rows(array: jax.Array) -> np.ndarray:
 
 
 @jax.custom_vjp
-def all_gather_parameter(parameter: jax.Array) -> jax.Array:
+def all_gather_parameter(parameter: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Gathers a sharded parameter so that every device of the mesh has all of it.
 
     The partitioner chooses the sharding of the gradient. If `constrain_shardings` shards it, each

@@ -25,7 +25,7 @@ def cross_entropy(
     classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
     # A comparison replaces a gather, whose gradient would be a scatter. A label of 255 matches no
     # class unless there are more than 255 classes, hence the mask below.
-    is_label = labels[..., None] == classes
+    is_label = labels[..., None] == classes[None, None, None]
     of_label = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
     per_pixel = jax.nn.logsumexp(logits, axis=-1) - of_label
     return jnp.mean(jnp.where(labels == IGNORE, 0.0, per_pixel))

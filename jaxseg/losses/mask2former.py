@@ -210,7 +210,7 @@ def class_loss(
     """
     every_class = jnp.arange(logits.shape[1], dtype=classes.dtype)
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
-    is_class = classes[:, None] == every_class
+    is_class = classes[:, None] == every_class[None]
     entropies = -jnp.sum(jnp.where(is_class, log_probabilities, 0.0), axis=1)
     weights = jnp.where(classes == every_class[-1], NO_OBJECT_WEIGHT, 1.0)
     return jnp.sum(weights * entropies), jnp.sum(weights)

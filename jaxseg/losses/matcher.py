@@ -41,7 +41,7 @@ def make_targets(
     def present_in(label):
         return jnp.zeros(num_classes, bool).at[label.reshape(-1)].set(True, mode="drop")
 
-    present = present_in(labels) & (jnp.arange(num_classes) != IGNORE)
+    present = present_in(labels) & (jnp.arange(num_classes) != IGNORE)[None]
     targets = jnp.argsort(~present, axis=1, stable=True)[:, :max_targets].astype(labels.dtype)
     valid = jnp.take_along_axis(present, targets, axis=1)
     return targets, valid, jnp.sum(present) - jnp.sum(valid)
@@ -74,7 +74,7 @@ def matching_cost(
     negative = jnp.sum(jax.nn.softplus(mask_logits), axis=1)
     of_mask = (negative[:, None] - _products(mask_logits, target_masks)) / points
     probability = jax.nn.sigmoid(mask_logits)
-    areas = jnp.sum(probability, axis=1)[:, None] + jnp.sum(target_masks, axis=1)
+    areas = jnp.sum(probability, axis=1)[:, None] + jnp.sum(target_masks, axis=1)[None]
     of_dice = 1 - (2 * _products(probability, target_masks) + 1) / (areas + 1)
     cost = CLASS_WEIGHT * of_class + MASK_WEIGHT * of_mask + DICE_WEIGHT * of_dice
     return jnp.where(jnp.isfinite(cost), cost, UNKNOWN_COST)

@@ -35,7 +35,7 @@ def sample_class(
 def _corners(points, hw):
     """Yields the four pixels around each point, as their flat indices [n] and weights [n]."""
     height, width = hw
-    size = jnp.array([width, height], jnp.float32)
+    size = jnp.array([[width, height]], jnp.float32)
     position = lax.stop_gradient(points).astype(jnp.float32) * size - 0.5
     first = jnp.floor(position)
     (fraction_x, fraction_y), (x, y) = (position - first).T, first.astype(jnp.int32).T

@@ -34,7 +34,7 @@ class ModelOutput:
     """
 
     logits: Float[Array, "b h w k"]
-    aux_logits: Float[Array, "b p q k"] | None = None
+    aux_logits: Float[Array, "b p q j"] | None = None
     masks: MaskPredictions | None = None
     displacement: Float[Array, ""] | None = None
 

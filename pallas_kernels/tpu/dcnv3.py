@@ -96,11 +96,11 @@ def _call(kernel, arguments, *, rows, **options):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def sample(
-    value: Float[Array, "b h c 8*i l"],
-    points: Float[Array, "b h 9 2 8*i l"],
-    mask: Float[Array, "b h 9 8*i l"],
+    value: Float[Array, "b h c s l"],
+    points: Float[Array, "b h 9 2 s l"],
+    mask: Float[Array, "b h 9 s l"],
     width: int,
-) -> Float[Array, "b h c 8*i l"]:
+) -> Float[Array, "b h c s l"]:
     """Computes DCNv3 on planes; points are relative to their output pixel."""
     return _forward(value, points, mask, width)[0]
 
@@ -111,12 +111,12 @@ def _channel_bytes(value) -> int:
     return rows * SUBLANES * lanes * value.dtype.itemsize
 
 
-def forward_channels(value: Float[Array, "b h c 8*i l"]) -> int:
+def forward_channels(value: Float[Array, "b h c s l"]) -> int:
     """Returns how many channels one pass of the forward kernel takes."""
     return _channels_at_once(value.shape[2], _channel_bytes(value))
 
 
-def backward_channels(value: Float[Array, "b h c 8*i l"]) -> int:
+def backward_channels(value: Float[Array, "b h c s l"]) -> int:
     """Returns how many channels one pass of the backward kernel takes.
 
     Besides the value, that kernel holds the value's gradient in float32. Both have two buffers.
@@ -197,7 +197,7 @@ def planes(
     mask: Float[Array, "n h w g9"],
     groups: int,
     offset_scale: float,
-) -> tuple[Float[Array, "b h c 8*i l"], Float[Array, "b h 9 2 8*i l"], Float[Array, "b h 9 8*i l"]]:
+) -> tuple[Float[Array, "b h c s l"], Float[Array, "b h 9 2 s l"], Float[Array, "b h 9 s l"]]:
     """Converts the arguments of `dcnv3` to what `sample` takes.
 
     Returns:

@@ -333,9 +333,9 @@ def blocks_and_tiles(
     attention_weights: Float[Array, "b q heads l p"],
 ) -> tuple[
     tuple[Float[Array, "i _ d _"], ...],
-    Float[Array, "i l p q"],
-    Float[Array, "i l p q"],
-    Float[Array, "i l p q"],
+    Float[Array, "i l p tiled"],
+    Float[Array, "i l p tiled"],
+    Float[Array, "i l p tiled"],
 ]:
     """Converts the arguments of `ms_deform_attn` to what `sample` takes.
 

@@ -13,8 +13,11 @@ from jaxtyping import Array, Float
 SUBLANES, LANES = 8, 128
 
 
-def to_planes(x: Float[Array, "n h w g k"]) -> Float[Array, "b h k 8*i l"]:
-    """Converts images to planes: wide ones by a transpose, narrow ones by folding."""
+def to_planes(x: Float[Array, "n h w g k"]) -> Float[Array, "b h k s l"]:
+    """Converts images to planes: wide ones by a transpose, narrow ones by folding.
+
+    The last two axes of planes are multiples of the 8 sublanes and 128 lanes of a register.
+    """
     x = x.transpose(0, 1, 4, 3, 2)
     if x.shape[-1] <= LANES // 2:
         x = _fold(x)
@@ -22,9 +25,7 @@ def to_planes(x: Float[Array, "n h w g k"]) -> Float[Array, "b h k 8*i l"]:
     return jnp.pad(x, ((0, 0),) * 3 + ((0, -groups % SUBLANES), (0, -width % LANES)))
 
 
-def from_planes(
-    x: Float[Array, "b h k 8*i l"], shape: tuple[int, ...]
-) -> Float[Array, "n h w g k"]:
+def from_planes(x: Float[Array, "b h k s l"], shape: tuple[int, ...]) -> Float[Array, "n h w g k"]:
     """Converts planes back to images, the inverse of `to_planes`.
 
     Args:

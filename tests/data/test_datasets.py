@@ -1,10 +1,9 @@
 """Classes and label tables of the datasets, and bad input: what is missing or damaged is named."""
 
-import types
-
 import cv2
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxseg.data.datasets import get_dataset
@@ -151,13 +150,15 @@ def test_classes_and_raw_values(name, classes, raw):
 
 
 def test_another_dataset_may_be_evaluated_on_than_trained_on():
-    data = types.SimpleNamespace(
-        dataset="mapillary_to_cityscapes",
-        root="maps",
-        train_split="training+validation",
-        val_dataset="cityscapes",
-        val_root="city",
-        val_split="val",
+    data = ConfigDict(
+        {
+            "dataset": "mapillary_to_cityscapes",
+            "root": "maps",
+            "train_split": "training+validation",
+            "val_dataset": "cityscapes",
+            "val_root": "city",
+            "val_split": "val",
+        }
     )
     assert str(trained_on(data)) == "mapillary_to_cityscapes in maps, training+validation"
     assert str(evaluated_on(data)) == "cityscapes in city, val"

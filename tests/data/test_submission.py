@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxseg.data import submission
 from jaxseg.data.datasets import DATASETS, get_dataset
-from jaxseg.data.samples import Sample
+from jaxseg.data.samples import NamedSample
 from jaxseg.errors import ConfigError
 from support.reference_files import REFERENCE
 
@@ -23,7 +23,7 @@ def recorded(case):
 
 def written(tmp_path, name, image, class_map):
     """The file that is written for an image, as (name, picture)."""
-    sample = Sample("any", pathlib.Path(image), pathlib.Path(image), None)
+    sample = NamedSample("any", pathlib.Path(image), pathlib.Path(image), None)
     submission.write_class_map(tmp_path, get_dataset(name), sample, class_map)
     (path,) = tmp_path.iterdir()
     with Image.open(path) as picture:

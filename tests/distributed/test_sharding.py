@@ -3,6 +3,7 @@
 import functools
 import math
 import types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -180,4 +181,4 @@ def replicated(leaf):
 )
 def test_sums_are_put_together_between_slices_alone(devices, put_together):
     grid = np.array([types.SimpleNamespace(**device) for device in devices])[:, None]
-    assert bool(compiler_options(types.SimpleNamespace(devices=grid))) == put_together
+    assert bool(compiler_options(mock.Mock(spec=jax.sharding.Mesh, devices=grid))) == put_together

@@ -80,6 +80,7 @@ def test_fastest_of_the_times():
     assert block_sizes.fastest(times) == {FORWARD: BlockSize(8, 16), other: BlockSize(4, 16)}
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_autotune_changes_one_kernel_at_a_time(monkeypatch):
     other = BlockSize(warps=2, rows=4)
 

@@ -191,6 +191,7 @@ def test_split_over_eight_devices_equals_one_device(implementation):
     operators.check_split_over_eight_devices(operator(implementation), shares)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_refuses_shapes_that_do_not_belong_together():
     run = operator("reference")
     value, offset, mask, _ = arguments("small")

@@ -251,6 +251,7 @@ def test_keeps_no_tensor_of_all_samples():
     assert compiled.memory_analysis().temp_size_in_bytes < one_corner
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_refuses_shapes_that_do_not_belong_together():
     value, locations, weights, _ = arguments()
     with pytest.raises(ValueError, match=r"value \(2, 33, 2, 5\) has 33 pixels.*have 32"):

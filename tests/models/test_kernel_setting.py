@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +120,7 @@ def test_deterministic_programs_for_gpus_have_neither_atomics_nor_coinciding_sca
 def test_deterministic_asks_xla_for_its_deterministic_operations(platform, deterministic, options):
     # Of scatters too, which Mask2Former's loss and cross-entropy have.
     devices = np.array([[types.SimpleNamespace(platform=platform)]])
-    mesh = types.SimpleNamespace(devices=devices)
+    mesh = mock.Mock(spec=jax.sharding.Mesh, devices=devices)
     assert compiler_options(mesh, deterministic) == options
 
 

@@ -68,6 +68,7 @@ def test_a_model_evaluated_in_windows_predicts_in_windows(tmp_path):
     assert np.abs(found - whole).max() > 1e-3
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_only_rgb_images_are_taken(trained):
     with pytest.raises(ValueError, match="RGB uint8"):
         Segmenter.from_checkpoint(trained)(np.zeros((8, 8), np.uint8))

@@ -129,6 +129,7 @@ def test_a_prediction_keeps_its_pixels_and_gets_a_legend_below():
     assert all(count_color(picture[300:], color) > 100 for color in PALETTE)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("image", "labels", "message"),
     [

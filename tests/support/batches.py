@@ -1,8 +1,7 @@
 """Settings of a tiny data pipeline, and batches compared."""
 
-import types
-
 import numpy as np
+from ml_collections import ConfigDict
 
 
 def make_config(root, **changes):
@@ -26,7 +25,7 @@ def make_config(root, **changes):
         "prefetch": 2,
         "skip_corrupt": False,
     }
-    return types.SimpleNamespace(**(settings | changes))
+    return ConfigDict(settings | changes)
 
 
 def take(batches, count):

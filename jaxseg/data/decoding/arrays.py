@@ -1,14 +1,13 @@
 """Stores decoded pictures as uint8 arrays in the format of `.npy` files."""
 
 import io
-from typing import BinaryIO
 
 import numpy as np
 
 MAGIC = np.lib.format.MAGIC_PREFIX
 
 
-def begins(file: BinaryIO) -> bool:
+def begins(file: io.BufferedIOBase) -> bool:
     """Returns whether an open file holds a stored array.
 
     The file must be at its beginning, and is there again afterwards.
@@ -39,7 +38,7 @@ def from_bytes(content: bytes) -> np.ndarray:
     return values.reshape(shape)
 
 
-def read_shape(file: BinaryIO) -> tuple[int, ...]:
+def read_shape(file: io.BufferedIOBase) -> tuple[int, ...]:
     """Reads the shape of a stored array from the header at the beginning of a file.
 
     Raises:

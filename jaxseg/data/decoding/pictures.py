@@ -6,7 +6,7 @@ are read-only. A file that cannot be read raises a `CorruptFileError` that names
 
 import contextlib
 import io
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ class PictureFile(Protocol):
 
     def read_bytes(self) -> bytes: ...
 
-    def open(self, mode: str) -> BinaryIO: ...
+    def open(self, mode: str) -> io.BufferedIOBase: ...
 
 
 def read_image(picture: PictureFile) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxseg.data.datasets import custom
 from jaxseg.data.datasets.cityscapes import CITYSCAPES
 from jaxseg.data.datasets.description import Dataset
-from jaxseg.data.samples import Pairs, Sample
+from jaxseg.data.samples import NamedSample, Pairs
 from jaxseg.errors import DataError, first_few
 
 
@@ -57,7 +57,9 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
         image_names = _listed(dataset, root, split, splits, image_names)
     if not labeled:
         images = [image_dir / name for name in image_names]
-        samples = [Sample(i.name.removesuffix(dataset.image_suffix), i, i, None) for i in images]
+        samples = [
+            NamedSample(i.name.removesuffix(dataset.image_suffix), i, i, None) for i in images
+        ]
         return samples, [], []
     suffixes = tuple(form.suffix for form in dataset.label_formats)
     label_names = set(_files_below(label_dir, suffixes))
@@ -67,7 +69,7 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
         for form in dataset.label_formats:
             if stem + form.suffix in label_names:
                 label = label_dir / (stem + form.suffix)
-                samples.append(Sample(Path(stem).name, image_dir / image_name, label, form))
+                samples.append(NamedSample(Path(stem).name, image_dir / image_name, label, form))
                 break
         else:
             unlabeled.append(image_name)

@@ -16,10 +16,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from jaxseg.data.datasets.description import Dataset
-from jaxseg.data.samples import Pairs, Sample
+from jaxseg.data.samples import NamedSample, Pairs
 from jaxseg.errors import DataError, first_few
 
 VERSION = 1
@@ -55,7 +55,7 @@ class Record:
         except RuntimeError as error:
             raise OSError(str(error)) from error
 
-    def open(self, mode: str) -> BinaryIO:
+    def open(self, mode: str) -> io.BufferedIOBase:
         return io.BytesIO(self.read_bytes())
 
     def __str__(self) -> str:
@@ -177,7 +177,7 @@ def _samples_of_split(dataset, root, split, labeled):
                     f"{label} is a file of the kind *{entry['label_suffix']}, and labels of"
                     f" {dataset.name} are {' or '.join(f'*{suffix}' for suffix in formats)}"
                 )
-        samples.append(Sample(entry["name"], image, label, form))
+        samples.append(NamedSample(entry["name"], image, label, form))
     return samples
 
 

@@ -8,7 +8,6 @@ classes. Green is the number of the instance. The other 50 classes (wall, sky, f
 
 import io
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import cv2
 
@@ -49,7 +48,7 @@ class RedChannel:
         red = read_image(self.colors)[..., 2]
         return cv2.imencode(".png", red, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
 
-    def open(self, mode: str) -> BinaryIO:
+    def open(self, mode: str) -> io.BufferedIOBase:
         return io.BytesIO(self.read_bytes())
 
     def __str__(self) -> str:

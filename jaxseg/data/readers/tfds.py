@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -143,7 +143,7 @@ class Feature:
     def read_bytes(self) -> bytes:
         return self.records[self.index][self.key]
 
-    def open(self, mode: str) -> BinaryIO:
+    def open(self, mode: str) -> io.BufferedIOBase:
         return io.BytesIO(self.read_bytes())
 
     def __str__(self) -> str:
@@ -153,7 +153,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Example:
-    """Acts as a `Sample` whose name is read from the record only when it is needed."""
+    """A `Sample` whose name is read from its record only when it is needed."""
 
     image: PictureFile
     label: PictureFile

@@ -32,7 +32,7 @@ class Street:
     def on_crossing(self, z: float, length: float) -> bool:
         """Returns whether a vehicle from `z` to `z + length` would stand on the zebra crossing."""
         near = self.crossing
-        return near is not None and z < near + 4 and z + length > near - 0.5
+        return near is not None and bool(z < near + 4 and z + length > near - 0.5)
 
     def marks(self) -> list[tuple[str, float, float]]:
         """Returns the lines between the lanes and along the edges, and the zebra crossing."""
