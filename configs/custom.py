@@ -5,7 +5,7 @@
 
 DIR holds:
 
-    images/{train,val}/**/NAME.jpg    RGB, gray or with transparency, of any sizes
+    images/{train,val}/**/NAME.jpg    JPEG, PNG, TIFF, BMP or WebP of any sizes
     masks/{train,val}/**/NAME.png     one value per pixel, gray or with a palette
 
 The file names.txt has one class per line. The first class is 0 in the masks, the next 1, and so on.
@@ -30,7 +30,7 @@ DATA = {
     "classes": "",  # the file of class names; class_lines then holds its lines
     "class_lines": (),  # the lines of that file, filled in when the config is loaded
     "images": "images/{split}",  # folder of the images, below root
-    "image_suffix": ".jpg",  # suffix of image files
+    "image_suffix": "",  # end of the names of image files; empty: every kind of picture
     "labels": "masks/{split}",  # folder of the masks, below root
     "label_suffix": ".png",  # takes the place of the image suffix
     "train_split": "train",

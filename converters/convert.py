@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from converters.torch_weights import read_weights
 from jaxseg import configure_cpu, parameter_paths
+from jaxseg.atomic_files import write_text
 from jaxseg.checkpoints.weights import save_weights
 from jaxseg.config import load_config
 from jaxseg.data.source import evaluated_on
@@ -79,7 +80,7 @@ def convert(
 
     plan = weights.plan
     record = {"source": str(path), "beside": weights.beside, **dataclasses.asdict(plan)}
-    (output / "conversion.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_text(output / "conversion.json", json.dumps(record, indent=1) + "\n")
     parameters = sum(x.size for name, x in arrays.items() if name.startswith("params/"))
     size = f"{parameters / 1e6:.2f} M parameters in {dtype}"
     print(f"{path}\n  -> {config.variant} in {output}: {size}")

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxseg.aot.costs import costs, model_flops, suggestions
 from jaxseg.aot.programs import compile_traced, topology_devices, trace_evaluation, trace_train_step
+from jaxseg.atomic_files import write_text
 from jaxseg.distributed.sharding import check_batch, make_mesh
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.models import kernels
@@ -135,5 +136,4 @@ def compile_recipe(
     """
     result = compile_report(config, topology, slices, what)
     print(format_report(result))
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "compile.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_text(workdir / "compile.json", json.dumps(result, indent=1) + "\n")

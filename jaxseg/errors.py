@@ -27,6 +27,10 @@ class CorruptFileError(DataError):
     """One file of a dataset cannot be read, while the others may be intact."""
 
 
+class OutputError(JaxsegError):
+    """A result cannot be written: the disk is full or read-only, or permission is missing."""
+
+
 class CheckpointError(JaxsegError):
     """A checkpoint is missing, damaged, or belongs to another model."""
 

@@ -97,7 +97,6 @@ def write_submission(
     source = dataclasses.replace(evaluated_on(run.config.data), labeled=False)
     submission.check_submission(source.dataset)
     samples, folder = source.samples(), pathlib.Path(workdir) / "submission"
-    folder.mkdir(parents=True, exist_ok=True)
 
     def write(index, _, class_map):
         submission.write_class_map(folder, source.dataset, samples[index], class_map)

@@ -9,21 +9,22 @@ import argparse
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import cv2
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from jaxseg import configure_cpu
+from jaxseg.atomic_files import write_png
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_saved_config
-from jaxseg.data import transforms
+from jaxseg.data import picture_files, transforms
 from jaxseg.data.datasets.description import Dataset
 from jaxseg.data.decoding import pictures
 from jaxseg.data.source import evaluated_on
 from jaxseg.distributed.sharding import make_mesh
-from jaxseg.errors import ConfigError, DataError, exit_with_message
+from jaxseg.errors import ConfigError, DataError, exit_with_message, first_few
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.inference.predictor import make_predictor
 from jaxseg.inference.segments import Segments, instance_segments, panoptic_segments
@@ -31,8 +32,6 @@ from jaxseg.models import kernels
 from jaxseg.models.heads.mask2former_head import Mask2FormerHead
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, apply_model, build_model
 from jaxseg.reporting import visualize
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 class Segmenter:
@@ -135,26 +134,44 @@ def _last_prediction(model, variables, image):
     return masks.class_logits[-1, 0], masks.mask_logits[-1, 0]
 
 
-def find_images(inputs: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
+class Input(NamedTuple):
+    """An image to segment.
+
+    Attributes:
+      file: the image file.
+      name: the path of its results below the output folder, without suffix.
+    """
+
+    file: pathlib.Path
+    name: pathlib.Path
+
+
+def find_images(inputs: Sequence[str]) -> tuple[list[Input], list[picture_files.Skipped]]:
     """Lists the given files, and all images in the given folders.
 
     Returns:
-      Pairs of an image file and its name below the output folder, without suffix.
+      The images, and what was not taken of the folders.
 
     Raises:
       DataError: for a missing file, a folder without images, or two images of the same name.
     """
     found: dict[pathlib.Path, pathlib.Path] = {}
+    skipped = []
     for given in map(pathlib.Path, inputs):
         if given.is_dir():
-            images = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not images:
-                raise DataError(f"no images ({' '.join(SUFFIXES)}) in the folder {given}")
-            names = [image.relative_to(given) for image in images]
+            listed = picture_files.find(given)
+            skipped += listed.skipped
+            if not listed.names:
+                kinds = " ".join(picture_files.SUFFIXES)
+                lines = "".join(f"\n  {line}" for line in picture_files.describe(listed.skipped))
+                raise DataError(f"no images ({kinds}) in the folder {given}{lines}")
+            names = list(map(pathlib.Path, listed.names))
+            images = [given / name for name in names]
         elif given.is_file():
             images, names = [given], [pathlib.Path(given.name)]
         else:
-            raise DataError(f"{given} does not exist")
+            found_there = "is not a regular file" if given.exists() else "does not exist"
+            raise DataError(f"{given} {found_there}")
         for image, name in zip(images, names, strict=True):
             name = name.with_suffix("")
             if name in found:
@@ -163,23 +180,42 @@ def find_images(inputs: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]
                     " different --out folders"
                 )
             found[name] = image
-    return [(image, name) for name, image in found.items()]
+    return [Input(image, name) for name, image in found.items()], skipped
 
 
 def predict_files(segmenter: Segmenter, inputs: Sequence[str], out: pathlib.Path):
-    """Writes NAME_classes.png and NAME_overlay.png for every image, and prints a line for each."""
-    for path, name in find_images(inputs):
-        image = np.ascontiguousarray(pictures.read_image(path)[..., ::-1])
+    """Writes NAME_classes.png and NAME_overlay.png for every image, and prints a line for each.
+
+    An image that cannot be read does not end the others.
+
+    Raises:
+      DataError: if an input is missing; at the end, if images could not be read, with their names.
+      OutputError: if a result cannot be written.
+    """
+    images, skipped = find_images(inputs)
+    for line in picture_files.describe(skipped):
+        print(line)
+    unreadable = []
+    for path, name in images:
+        try:
+            image = np.ascontiguousarray(pictures.read_image(path)[..., ::-1])
+        except DataError as error:
+            unreadable.append(error)
+            print(error)
+            continue
         classes = segmenter(image)
         dataset = segmenter.dataset
         picture = visualize.prediction_picture(image, classes, dataset.classes, dataset.palette)
-        target = out / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(f"{target}_classes.png", classes)
-        cv2.imwrite(f"{target}_overlay.png", picture[..., ::-1])
+        results = [out / f"{name}{suffix}" for suffix in picture_files.RESULTS]
+        for file, pixels in zip(results, (classes, picture), strict=True):
+            write_png(file, pixels)
         shares = np.bincount(classes.ravel(), minlength=len(dataset.classes)) / classes.size
         largest = [f"{dataset.classes[k]} {shares[k]:.0%}" for k in np.argsort(-shares)[:3]]
-        print(f"{path} -> {target}_classes.png, {target}_overlay.png  ({', '.join(largest)})")
+        print(f"{path} -> {', '.join(map(str, results))}  ({', '.join(largest)})", flush=True)
+    if unreadable:
+        raise DataError(
+            f"{len(unreadable)} of {len(images)} images were not segmented:{first_few(unreadable)}"
+        )
 
 
 def main(arguments: Sequence[str] | None = None):

@@ -4,11 +4,11 @@ import collections
 import pathlib
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import parameter_paths
+from jaxseg.atomic_files import write_png
 from jaxseg.data.pipeline import training_batches
 from jaxseg.data.source import Source, evaluated_on, trained_on
 from jaxseg.data.survey import survey
@@ -33,6 +33,7 @@ def show(config: ConfigDict, workdir: pathlib.Path):
     Raises:
       ConfigError: for sizes that the model cannot take.
       DataError: if the data are missing or faulty, after the config and the model were printed.
+      OutputError: if `samples.png` cannot be written.
     """
     check_image_sizes(config)
     print(config)
@@ -46,8 +47,7 @@ def show(config: ConfigDict, workdir: pathlib.Path):
             f"{faults} faults in the data, listed above; training and evaluation would stop at them"
         )
     path = workdir / "samples.png"
-    workdir.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), sample_sheet(config)[..., ::-1])
+    write_png(path, sample_sheet(config))
     print(f"augmented training samples in {path}")
 
 

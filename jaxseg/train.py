@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from jaxseg.atomic_files import write_text
 from jaxseg.checkpoints import initial_weights
 from jaxseg.checkpoints.manager import Checkpoints
 from jaxseg.config import flatten_config
@@ -267,14 +268,14 @@ def describe(
             "deterministic": str(config.deterministic),
             "parameters": f"{parameters / 1e6:.2f} M",
             "global batch": f"{config.batch_size} images of {tuple(config.data.crop_hw)}",
-            "training": f"{training}: {len(training.samples())} images",
-            "evaluation": f"{evaluation}: {len(evaluation.samples())} images",
+            "training": training.summary(),
+            "evaluation": evaluation.summary(),
             "start": origin,
         }
     )
     weights = fingerprint(state.params)
     if report.enabled:
-        (report.workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        write_text(report.workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
         write_manifest(
             report.workdir,
             {

@@ -47,8 +47,7 @@ NEVER = {
 # Libraries that only some files may import.
 ONLY_IN = {
     "orbax": {"jaxseg/checkpoints"},
-    "cv2": {"jaxseg/data", "jaxseg/reporting/visualize.py", "jaxseg/evaluation/gallery.py"}
-    | {"jaxseg/predict.py", "jaxseg/show.py"},
+    "cv2": {"jaxseg/data", "jaxseg/reporting/visualize.py"},
     "flax": {"jaxseg/models", "jaxseg/training/state.py"},
     "grain": {"jaxseg/data"},
     "array_record": {"jaxseg/data/readers/packed.py", "jaxseg/data/pack.py"},

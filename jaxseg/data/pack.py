@@ -84,8 +84,9 @@ def pack(source: Source, output: Path, *, decoded: bool = False) -> None:
       decoded: True stores decoded pixels, False the picture files as they are.
 
     Raises:
-      DataError: if the source is missing, incomplete or unreadable, if `output` holds something
-        else, or if it cannot be written.
+      DataError: if the source is missing, incomplete or unreadable, or if `output` holds something
+        else.
+      OutputError: if a file cannot be written.
     """
     console = rich.console.Console(stderr=True)
     folder = output / source.split
@@ -95,25 +96,22 @@ def pack(source: Source, output: Path, *, decoded: bool = False) -> None:
     plan = _plan(samples, Path(source.root), decoded)
     names = packed.shard_names(len(plan["shard_samples"]))
     paths = [folder / name for name in names]
-    try:
-        _begin(output, packed.read_header(source.dataset, decoded), folder, plan)
-        _say(console, f"{source}: {len(samples)} samples")
-        with _progress(console, len(samples)) as advance:
-            start = 0
-            for path, count in zip(paths, plan["shard_samples"], strict=True):
-                part = samples[start : start + count]
-                start += count
-                if _is_whole(path, count):
-                    advance(count)
-                    _say(console, f"{path}: already packed")
-                else:
-                    _write_shard(path, part, decoded, advance)
-                    _say(console, f"{path}: {count} samples")
-        sizes = [path.stat().st_size for path in paths]
-        # Written last, so that "finished" guarantees complete shards.
-        _write_json(folder / packed.SAMPLES, plan | {"finished": True, "shard_bytes": sizes})
-    except OSError as error:
-        raise DataError(f"{output} cannot be written: {error}") from error
+    _begin(output, packed.read_header(source.dataset, decoded), folder, plan)
+    _say(console, f"{source}: {len(samples)} samples")
+    with _progress(console, len(samples)) as advance:
+        start = 0
+        for path, count in zip(paths, plan["shard_samples"], strict=True):
+            part = samples[start : start + count]
+            start += count
+            if _is_whole(path, count):
+                advance(count)
+                _say(console, f"{path}: already packed")
+            else:
+                _write_shard(path, part, decoded, advance)
+                _say(console, f"{path}: {count} samples")
+    sizes = [path.stat().st_size for path in paths]
+    # Written last, so that "finished" guarantees complete shards.
+    _write_json(folder / packed.SAMPLES, plan | {"finished": True, "shard_bytes": sizes})
 
 
 def _plan(samples: Sequence[Sample], root: Path, decoded: bool) -> dict[str, Any]:
@@ -172,11 +170,9 @@ def _begin(output: Path, header: dict[str, Any], folder: Path, plan: dict[str, A
     elif output.exists() and any(output.iterdir()):
         raise DataError(f"{output} holds files, but no packed dataset. {remedy}")
     else:
-        output.mkdir(parents=True, exist_ok=True)
         _write_json(output / packed.HEADER, header)
     path = folder / packed.SAMPLES
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         _write_json(path, plan | {"finished": False})
     elif any(packed.read_json(path)[key] != plan[key] for key in plan):
         raise DataError(f"{folder} was packed from files that have changed since. {remedy}")

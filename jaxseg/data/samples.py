@@ -14,6 +14,7 @@ from jaxseg.data.decoding.pictures import (
     raw_label_hw,
     read_raw_label,
 )
+from jaxseg.data.picture_files import Skipped
 from jaxseg.errors import DataError
 
 
@@ -60,11 +61,13 @@ class Pairs:
       samples: the images that have a label.
       images_alone: the images that have no label.
       labels_alone: the labels that have no image.
+      skipped: files and folders beside them that are not read, and why.
     """
 
     samples: tuple[Sample, ...]
-    images_alone: tuple[PictureFile, ...]
-    labels_alone: tuple[PictureFile, ...]
+    images_alone: tuple[PictureFile, ...] = ()
+    labels_alone: tuple[PictureFile, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 def label_hw(sample: Sample) -> tuple[int, int]:

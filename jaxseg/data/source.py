@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxseg.data import picture_files
 from jaxseg.data.datasets import custom, get_dataset
 from jaxseg.data.datasets.description import Dataset
 from jaxseg.data.readers import folders, packed, tfds
@@ -46,6 +47,18 @@ class Source:
             instead.
         """
         return self.pairs(complete=True).samples
+
+    def summary(self) -> str:
+        """Returns how many images there are, and what beside them is left out and why.
+
+        Raises:
+          ConfigError, DataError: as `samples` does.
+        """
+        pairs = self.pairs(complete=True)
+        parts = [f"{self}: {len(pairs.samples)} images"]
+        if alone := pairs.labels_alone:
+            parts.append(f"{len(alone)} labels have no image: {alone[0]}{', …' * (len(alone) > 1)}")
+        return "; ".join(parts + picture_files.describe(pairs.skipped))
 
     def pairs(self, *, complete: bool = False) -> Pairs:
         """Returns the samples, and the images and labels that have no counterpart.

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from jaxseg.atomic_files import write_png
 from jaxseg.data.datasets.cityscapes import RAW_IDS, RAW_PALETTE
 from jaxseg.data.datasets.description import IGNORE, Dataset
 from jaxseg.data.samples import Sample
@@ -65,4 +66,4 @@ def write_class_map(
     folder: pathlib.Path, dataset: Dataset, sample: Sample, class_map: ClassMap
 ) -> None:
     """Writes the submission of one image into a folder."""
-    FORMATS[dataset.name](class_map).save(folder / file_name(sample))
+    write_png(folder / file_name(sample), FORMATS[dataset.name](class_map))

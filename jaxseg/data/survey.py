@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from jaxseg.data import picture_files
 from jaxseg.data.datasets.description import IGNORE, UNKNOWN, Dataset, LabelFormat, ranges
 from jaxseg.data.decoding import pictures
+from jaxseg.data.picture_files import Skipped
 from jaxseg.data.samples import Pairs
 from jaxseg.errors import DataError, first_few
 
@@ -37,6 +39,7 @@ class Survey:
       values: the counts of label values, by label format.
       faults: what training or evaluation would stop at, one line each.
       labels_alone: the labels that have no image.
+      skipped: files and folders beside them that are not read, and why.
     """
 
     dataset: Dataset
@@ -44,6 +47,7 @@ class Survey:
     values: dict[LabelFormat, Values]
     faults: list[str]
     labels_alone: tuple
+    skipped: tuple[Skipped, ...]
 
     def class_pixels(self) -> np.ndarray:
         """Returns the number of pixels of every class, int64 [K]."""
@@ -65,6 +69,7 @@ class Survey:
         if self.labels_alone:
             shown = first_few(self.labels_alone)
             lines.append(f"  {len(self.labels_alone)} labels have no image:{shown}")
+        lines += [f"  {line}" for line in picture_files.describe(self.skipped)]
         if self.faults:
             lines.append(f"  {len(self.faults)} faults:{first_few(self.faults)}")
         return "\n".join(lines)
@@ -74,7 +79,7 @@ def survey(dataset: Dataset, pairs: Pairs) -> Survey:
     """Surveys a dataset: reads every label, and the header and checksums of every image."""
     named = " or ".join(f"*{form.suffix}" for form in dataset.label_formats)
     faults = [f"{image} has no label ({named})" for image in pairs.images_alone]
-    result = Survey(dataset, collections.Counter(), {}, faults, pairs.labels_alone)
+    result = Survey(dataset, collections.Counter(), {}, faults, pairs.labels_alone, pairs.skipped)
     with ThreadPoolExecutor(THREADS) as threads:
         for sample, found in zip(pairs.samples, threads.map(_look, pairs.samples), strict=True):
             hw, pixels, fault = found

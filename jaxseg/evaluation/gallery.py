@@ -5,15 +5,16 @@ lowest IoU. `images.csv` lists all images that have a score, the worst first.
 """
 
 import csv
+import io
 import pathlib
 from collections.abc import Sequence
 
-import cv2
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 
+from jaxseg.atomic_files import write_png, write_text
 from jaxseg.data.datasets.description import Dataset
 from jaxseg.data.decoding.pictures import read_image
 from jaxseg.data.samples import Sample
@@ -80,17 +81,16 @@ class Gallery:
                 name = f"{rank + 1:02d}_{self._samples[index].name}.png"
                 self._draw(self._directory / "worst" / name, index, label, prediction)
         if jax.process_index() == 0:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            with (self._directory / "images.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(("image", "iou", "acc"))
-                for index in order:
-                    iou, acc = scores[index]
-                    writer.writerow((self._samples[index].image, f"{iou:.6f}", f"{acc:.6f}"))
+            table = io.StringIO()
+            writer = csv.writer(table, lineterminator="\n")
+            writer.writerow(("image", "iou", "acc"))
+            for index in order:
+                iou, acc = scores[index]
+                writer.writerow((self._samples[index].image, f"{iou:.6f}", f"{acc:.6f}"))
+            write_text(self._directory / "images.csv", table.getvalue())
 
     def _draw(self, path, index, label, prediction):
-        path.parent.mkdir(parents=True, exist_ok=True)
         image = np.ascontiguousarray(read_image(self._samples[index].image)[..., ::-1])
         palette, classes = self._dataset.palette, self._dataset.classes
         panel = visualize.evaluation_panel(image, label, prediction, palette, classes)
-        cv2.imwrite(str(path), panel[..., ::-1])
+        write_png(path, panel)

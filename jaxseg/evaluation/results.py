@@ -8,9 +8,8 @@ import pathlib
 from collections.abc import Sequence
 
 import rich.console
-from PIL import Image
 
-from jaxseg.atomic_files import write_text
+from jaxseg.atomic_files import write_png, write_text
 from jaxseg.evaluation import charts
 from jaxseg.evaluation.metrics import Scores
 from jaxseg.reporting.console import print_line, print_table
@@ -69,9 +68,11 @@ def write_evaluation(directory: str | os.PathLike, scores: Scores, classes: Sequ
     `metrics.json` contains the means, rounded as reported. `per_class.csv` contains the scores of
     each class in 0..1, and nothing where a score is undefined. The charts are `confusion.png` and
     `per_class.png`.
+
+    Raises:
+      OutputError: if a file cannot be written.
     """
     directory = pathlib.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     means = _rounded_means(scores) | {
         "classes": len(classes),
         "classes_in_mIoU": scores.iou_classes,
@@ -91,7 +92,7 @@ def write_evaluation(directory: str | os.PathLike, scores: Scores, classes: Sequ
         ("confusion.png", charts.confusion_chart(scores.confusion, classes)),
         ("per_class.png", charts.class_bars(scores.iou, classes)),
     ):
-        Image.fromarray(chart).save(directory / name)
+        write_png(directory / name, chart)
 
 
 def _rounded_means(scores):

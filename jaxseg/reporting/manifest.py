@@ -32,7 +32,6 @@ def write_manifest(workdir: str | os.PathLike, facts: Mapping[str, Any]):
       facts: further entries of the file.
     """
     path = pathlib.Path(workdir) / "run.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,

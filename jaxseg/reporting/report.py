@@ -8,6 +8,7 @@ of plain text for a log file.
 A step is the number of updates made so far: step 50 is the state after the fiftieth update.
 """
 
+import contextlib
 import datetime
 import json
 import math
@@ -25,8 +26,10 @@ import rich.progress_bar
 import rich.table
 import rich.text
 import tensorboardX
+from absl import logging
 
-from jaxseg.atomic_files import write_text
+from jaxseg.atomic_files import write_text, writing
+from jaxseg.errors import OutputError
 from jaxseg.reporting.console import print_line, print_table
 from jaxseg.reporting.manifest import device_memory, strict_json
 
@@ -54,6 +57,9 @@ class Report:
       enabled: whether to report at all, which only process 0 should. Otherwise every method does
         nothing.
       console: where to print; standard output by default.
+
+    Raises:
+      OutputError: by every method, if a record cannot be written.
     """
 
     def __init__(
@@ -73,27 +79,35 @@ class Report:
         self._first: tuple[int, float] | None = None  # step and clock at the first report
         self._live: rich.live.Live | None = None
         self.workdir = workdir = pathlib.Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "metrics.jsonl"
-        drop_later_steps(path, start_step)
-        self._jsonl = path.open("a", encoding="utf-8")
-        self._board = tensorboardX.SummaryWriter(
-            str(workdir), purge_step=start_step + 1 if start_step else 0, flush_secs=30
-        )
+        with writing(path):
+            workdir.mkdir(parents=True, exist_ok=True)
+            drop_later_steps(path, start_step)
+            self._jsonl = path.open("a", encoding="utf-8")
+            self._board = tensorboardX.SummaryWriter(
+                str(workdir), purge_step=start_step + 1 if start_step else 0, flush_secs=30
+            )
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *exception):
-        self.close()
+    def __exit__(self, kind, error, trace):
+        try:
+            self.close()
+        except OutputError as failure:
+            if error is None:
+                raise
+            logging.error("%s", failure)  # the first error is the one to end with
 
     def close(self):
         """Stops the progress bar and closes the files."""
-        if self.enabled:
-            if self._live:
-                self._live.stop()
-            self._jsonl.close()
-            self._board.close()
+        if not self.enabled:
+            return
+        if self._live:
+            self._live.stop()
+        with writing(self.workdir), contextlib.ExitStack() as files:
+            files.callback(self._jsonl.close)
+            files.callback(self._board.close)
 
     def header(self, facts: Mapping[str, str]):
         """Prints what is about to run, one line per fact."""
@@ -126,17 +140,20 @@ class Report:
         """Records the scores at `step`: the means, and the IoU of each class by name."""
         if self.enabled:
             self._record(step, "eval", means, iou=iou)
-            self._to_board(step, "eval_iou", iou)
+            with writing(self.workdir):
+                self._to_board(step, "eval_iou", iou)
 
     def images(self, tag: str, step: int, picture: np.ndarray):
         """Records a picture, RGB uint8 [h, w, 3], for TensorBoard."""
         if self.enabled:
-            self._board.add_image(tag, picture, step, dataformats="HWC")
+            with writing(self.workdir):
+                self._board.add_image(tag, picture, step, dataformats="HWC")
 
     def _record(self, step, kind, metrics, **more):
-        self._jsonl.write(strict_json({"step": step, "kind": kind, **metrics, **more}) + "\n")
-        self._jsonl.flush()  # so that the line survives if the process is killed
-        self._to_board(step, kind, metrics)
+        with writing(self.workdir / "metrics.jsonl"):
+            self._jsonl.write(strict_json({"step": step, "kind": kind, **metrics, **more}) + "\n")
+            self._jsonl.flush()  # so that the line survives if the process is killed
+            self._to_board(step, kind, metrics)
 
     def _to_board(self, step, group, values):
         for name, value in values.items():

@@ -32,6 +32,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from jaxseg.atomic_files import write_text
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, save_weights
 from jaxseg.models import kernels
 from jaxseg.models.segmentation_model import build_model
@@ -128,7 +129,7 @@ def main(arguments: Sequence[str] | None = None):
             "passed": not failed,
             "checks": [{**dataclasses.asdict(c), "passed": c.passed} for c in found],
         }
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(options.json, json.dumps(result, indent=1) + "\n")
     if failed:
         sys.exit(f"jaxseg selftest: failed: {', '.join(failed)}")
 

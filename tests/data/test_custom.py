@@ -16,15 +16,7 @@ from jaxseg.errors import ConfigError, DataError
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.zoo import catalogue
 from support.runs import ROOT, run
-from support.tiny_datasets import write_photograph
-
-
-def config_with(tmp_path, names, **data):
-    """The default config with a file of these class names, filled in."""
-    (tmp_path / "names.txt").write_text(names)
-    settings = {"root": tmp_path, "classes": tmp_path / "names.txt"} | data
-    overrides = [f"--config.data.{key}={value}" for key, value in settings.items()]
-    return load_config("configs/custom.py", overrides)
+from support.tiny_datasets import custom_config, write_photograph
 
 
 def table_of(config):
@@ -32,7 +24,7 @@ def table_of(config):
 
 
 def test_classes_are_the_lines_of_the_file(tmp_path):
-    config = config_with(tmp_path, "# what there is\nroad\n\n  car \n")
+    config = custom_config(tmp_path, "# what there is\nroad\n\n  car \n")
     dataset = trained_on(config.data).dataset
     assert dataset.classes == ("road", "car")
     assert dataset.palette.shape == (2, 3)
@@ -40,18 +32,18 @@ def test_classes_are_the_lines_of_the_file(tmp_path):
 
 
 def test_values_may_be_given_shared_and_ignored(tmp_path):
-    config = config_with(tmp_path, "0: ignore\n7: road\n11: car\n255: road\n")
+    config = custom_config(tmp_path, "0: ignore\n7: road\n11: car\n255: road\n")
     assert trained_on(config.data).dataset.classes == ("road", "car")
     assert table_of(config)[[0, 1, 7, 11, 255]].tolist() == [IGNORE, UNKNOWN, 0, 1, 0]
 
 
 def test_every_head_has_as_many_outputs_as_there_are_classes(tmp_path):
-    config = config_with(tmp_path, "a\nb\nc\n")
+    config = custom_config(tmp_path, "a\nb\nc\n")
     assert config.model.decode_head.num_classes == config.model.auxiliary_head.num_classes == 3
 
 
 def test_what_a_checkpoint_stores_needs_the_file_no_more(tmp_path):
-    config = config_with(tmp_path, "a\nb\n")
+    config = custom_config(tmp_path, "a\nb\n")
     (tmp_path / "names.txt").unlink()
     stored = ConfigDict(json.loads(json.dumps(config.to_dict())))
     override_config(stored, [])
@@ -73,7 +65,7 @@ def test_what_a_checkpoint_stores_needs_the_file_no_more(tmp_path):
 )
 def test_a_file_that_lists_no_classes_is_refused(tmp_path, lines, said):
     with pytest.raises(ConfigError, match=said):
-        config_with(tmp_path, lines)
+        custom_config(tmp_path, lines)
 
 
 def test_without_a_file_one_is_asked_for():
@@ -82,13 +74,13 @@ def test_without_a_file_one_is_asked_for():
 
 
 def test_marks_of_windows_editors_are_no_part_of_the_names(tmp_path):
-    lines = config_with(tmp_path, "\ufeff0: a\r\n255: b\r\n").data.class_lines
+    lines = custom_config(tmp_path, "\ufeff0: a\r\n255: b\r\n").data.class_lines
     assert lines == ("0: a", "255: b")
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"classes=.*none\.txt cannot be read: .*No such file"):
-        config_with(tmp_path, "a", classes=tmp_path / "none.txt")
+        custom_config(tmp_path, "a", classes=tmp_path / "none.txt")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -104,29 +96,30 @@ def test_images_and_masks_are_found_below_their_folders(tmp_path):
     for name in ("b", "day/a"):
         files = f"images/train/{name}.jpg", f"masks/train/{name}.png"
         write_photograph(tmp_path, *files, pixels=[0, 1, 255, 0, 1, 255, 0, 1])
-    samples = trained_on(config_with(tmp_path, "a\nb\n").data).samples()
+    samples = trained_on(custom_config(tmp_path, "a\nb\n").data).samples()
     assert [sample.name for sample in samples] == ["b", "a"]
     assert read_sample(samples[0])[1][0].tolist() == [0, 1, 255, 0, 1, 255, 0, 1]
 
 
 def test_images_of_another_suffix_are_shown_and_the_setting_named(tmp_path):
     write_photograph(tmp_path, "images/train/1.png", "masks/train/1.png")
+    config = custom_config(tmp_path, "a\nb\n", image_suffix=".jpg")
     with pytest.raises(DataError, match=r"(?s)holds 1\.png.*data\.image_suffix"):
-        trained_on(config_with(tmp_path, "a\nb\n").data).samples()
+        trained_on(config.data).samples()
 
 
 def test_folders_and_suffixes_are_settings(tmp_path):
     write_photograph(tmp_path, "train/rgb/1.png", "train/truth/1_mask.png", pixels=1)
     layout = {"images": "{split}/rgb", "labels": "{split}/truth"}
     layout |= {"image_suffix": ".png", "label_suffix": "_mask.png"}
-    (sample,) = trained_on(config_with(tmp_path, "a\nb\n", **layout).data).samples()
+    (sample,) = trained_on(custom_config(tmp_path, "a\nb\n", **layout).data).samples()
     assert (read_sample(sample)[1] == 1).all()
 
 
 def test_an_image_without_a_mask_is_named_with_the_settings(tmp_path):
     write_photograph(tmp_path, "images/train/a.jpg", "masks/val/a.png")
     with pytest.raises(DataError, match=r"1 of 1 custom .*\n.*a\.jpg") as error:
-        trained_on(config_with(tmp_path, "a\nb\n").data).samples()
+        trained_on(custom_config(tmp_path, "a\nb\n").data).samples()
     assert "masks/train/*.png" in str(error.value)
     assert "label_suffix" in str(error.value)
 
@@ -159,7 +152,7 @@ def test_training_starts_from_another_model_with_fresh_outputs_and_says_so(comma
     run(street)
     mine = command(
         tmp_path / "mine",
-        **{"steps": 2, "init": tmp_path / "street", "data.image_suffix": ".png"},
+        **{"steps": 2, "init": tmp_path / "street"},
         **{"data.root": tmp_path, "data.classes": tmp_path / "names.txt"},
     )
     mine["args"][mine["args"].index("--config") + 1] = str(tmp_path / "tiny.py")

@@ -1,14 +1,20 @@
 """Pictures of unusual kinds: each is read as stated here, or refused with the reason."""
 
+import io
+import struct
+import warnings
+import zlib
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxseg.data.datasets.cityscapes import CITYSCAPES
+from jaxseg.data.decoding import pictures, png
 from jaxseg.data.samples import read_label, read_sample
 from jaxseg.data.source import Source, find_samples
-from jaxseg.errors import DataError
+from jaxseg.errors import CorruptFileError, DataError
 from support.tiny_datasets import HW, only_sample, write_ade20k, write_cityscapes, write_photograph
 
 NOISE = np.random.default_rng(0).integers(0, 256, (*HW, 4)).astype(np.uint8)
@@ -115,3 +121,93 @@ def test_an_image_without_a_label_is_all_ignored(tmp_path):
     found, label = read_sample(sample)
     np.testing.assert_array_equal(found, cv2.imread(str(image)), strict=True)
     np.testing.assert_array_equal(label, np.full(HW, 255, np.uint8), strict=True)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_motion_photo_is_read_without_its_video(tmp_path, seed):
+    random = np.random.default_rng(seed)
+    photo = cv2.imencode(".jpg", random.integers(0, 256, (*HW, 3)).astype(np.uint8))[1].tobytes()
+    alone, moving = tmp_path / "alone.jpg", tmp_path / "moving.jpg"
+    alone.write_bytes(photo)
+    moving.write_bytes(photo + b"\0\0\0\x18ftypmp42" + random.bytes(200_000))
+    np.testing.assert_array_equal(pictures.read_image(moving), pictures.read_image(alone))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_ends_early_is_refused_whatever_follows(tmp_path, progressive):
+    path, content = tmp_path / "a.jpg", io.BytesIO()
+    Image.fromarray(NOISE[..., :3]).save(content, "JPEG", progressive=progressive)
+    path.write_bytes(content.getvalue()[:-60])
+    with pytest.raises(CorruptFileError, match=r"a\.jpg cannot be read: it ends early"):
+        pictures.read_image(path)
+
+
+def test_a_label_of_floats_is_read_if_they_are_whole_numbers(tmp_path):
+    path = tmp_path / "label.tif"
+    Image.fromarray(VALUES.astype(np.float32)).save(path)
+    np.testing.assert_array_equal(pictures.read_raw_label(path), VALUES, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.nan, "1 pixels that are no number"),
+        (1.7, "fractions such as 1.7"),
+        (np.inf, "values from 0.0 to inf"),
+        (-9999, "values from -9999.0 to 33.0"),
+    ],
+)
+def test_a_label_of_other_floats_is_refused_with_what_it_holds(tmp_path, value, said):
+    label = VALUES.astype(np.float32)
+    label[2, 3] = value
+    path = tmp_path / "label.tif"
+    Image.fromarray(label).save(path)
+    with pytest.raises(DataError, match=f"label.tif is not a label: it holds .*{said}"):
+        pictures.read_raw_label(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_16_bits_with_few_of_them_used_are_no_picture(tmp_path, suffix, bits):
+    path = tmp_path / f"deep{suffix}"
+    cv2.imwrite(str(path), np.full((*HW, 3), 2**bits - 1, np.uint16))
+    with pytest.raises(CorruptFileError, match=f"largest value is {2**bits - 1} of 65535"):
+        pictures.read_image(path)
+
+
+def test_an_image_of_floats_is_refused(tmp_path):
+    path = tmp_path / "float.tif"
+    cv2.imwrite(str(path), np.ones((*HW, 3), np.float32))
+    with pytest.raises(CorruptFileError, match="its values are float32"):
+        pictures.read_image(path)
+
+
+def test_a_large_label_is_read(tmp_path):
+    """Pillow would refuse it as a bomb."""
+    hw = (13_500, 13_500)
+    Image.fromarray(np.broadcast_to(np.uint8(3), hw)).save(tmp_path / "large.png", compress_level=1)
+    with warnings.catch_warnings(action="error"):
+        assert pictures.raw_label_hw(tmp_path / "large.png") == hw
+        assert (pictures.read_raw_label(tmp_path / "large.png")[::1000] == 3).all()
+
+
+def png_of(height, width, interlaced):
+    """A PNG whose header is sound, with the data of a few rows."""
+
+    def block(kind, content):
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I4s", len(content), kind) + content + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, interlaced)
+    data = zlib.compress(bytes(1000))
+    return png.SIGNATURE + block(b"IHDR", header) + block(b"IDAT", data) + block(b"IEND", b"")
+
+
+@pytest.mark.parametrize("interlaced", [0, 1])
+@pytest.mark.parametrize("hw", [(30_000, 40_000), (30_000, 30_000)])
+def test_a_picture_beyond_all_limits_is_refused_by_its_header(tmp_path, hw, interlaced):
+    path = tmp_path / "giga.png"
+    path.write_bytes(png_of(*hw, interlaced))
+    for read_picture in (pictures.read_image, pictures.read_raw_label):
+        with pytest.raises(CorruptFileError, match=rf"giga\.png .*claims {hw[0]}x{hw[1]} pixels"):
+            read_picture(path)

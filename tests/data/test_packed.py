@@ -18,7 +18,7 @@ from jaxseg.data.samples import read_sample
 from jaxseg.data.source import Source, trained_on
 from jaxseg.data.survey import survey
 from jaxseg.data.synthetic.writer import write_street_scenes
-from jaxseg.errors import ConfigError, CorruptFileError, DataError
+from jaxseg.errors import ConfigError, CorruptFileError, DataError, OutputError
 from support.batches import assert_same_batches, make_config, take
 from support.runs import ROOT, run
 from support.tiny_datasets import HW, write_ade20k, write_cityscapes, write_photograph
@@ -288,7 +288,7 @@ def small_disk():
 
 @pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_leaves_nothing_broken(root, tmp_path):
-    with pytest.raises(DataError, match=f"{tmp_path} cannot be written: .*File too large"):
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path}.*File too large"):
         pack.pack(source(root), tmp_path)
     assert os.listdir(tmp_path / "train") == ["samples.json"]
 

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from jaxseg.config import load_config
 from jaxseg.data.source import find_samples
 
 HW = (6, 8)  # of images and labels
@@ -34,6 +35,14 @@ def write_photograph(root, image, label, *, pixels=0, palette=True):
         picture = picture.convert("P")
         picture.putpalette(np.random.default_rng(1).integers(0, 256, 768).tolist())
     picture.save(root / label)
+
+
+def custom_config(tmp_path, names, **data):
+    """The default config with a file of these class names, filled in."""
+    (tmp_path / "names.txt").write_text(names)
+    settings = {"root": tmp_path, "classes": tmp_path / "names.txt"} | data
+    overrides = [f"--config.data.{key}={value}" for key, value in settings.items()]
+    return load_config("configs/custom.py", overrides)
 
 
 def write_ade20k(root, number, *, split="training", pixels=0):

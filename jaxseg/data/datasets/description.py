@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxseg.data.picture_files import SUFFIXES
+
 IGNORE = 255
 UNKNOWN = 254  # in a label table: the raw value does not exist, so a pixel with it is an error
 
@@ -36,7 +38,8 @@ class Dataset:
       classes: the K class names. The index of a name is its train id.
       palette: the color of each class, uint8 [K, 3] in RGB.
       images: the folder of images below the root, with `{split}`. It is searched recursively.
-      image_suffix: the end of the file name of every image.
+      image_suffix: the end of the file name of every image, in lower or upper case. If it is "",
+        every kind of picture file is an image.
       labels: the same as `images` for labels, in order of preference. The first folder that exists
         is read.
       label_formats: in order of preference. The first format whose file exists is read.
@@ -59,6 +62,11 @@ class Dataset:
     subfolders: str = ""
     label_origin: str = "Labels are read as released; nothing has to be converted first."
 
+    @property
+    def image_suffixes(self) -> tuple[str, ...]:
+        """The ends that the file name of an image may have."""
+        return (self.image_suffix,) if self.image_suffix else SUFFIXES
+
     def image_folder(self, split: str) -> str:
         """Returns the folder of a split's images, below the root."""
         return self.images.format(split=split)
@@ -80,7 +88,7 @@ class Dataset:
             lines += [f"    {self.split_list_file(split)}"] * bool(self.split_list)
             labels = (f"{f}/{self.subfolders}{label_names}" for f in self.label_folders(split))
             lines += [
-                f"    {self.image_folder(split)}/{self.subfolders}*{self.image_suffix}",
+                f"    {self.image_folder(split)}/{self.subfolders}*{'|'.join(self.image_suffixes)}",
                 f"    {' or '.join(labels)}",
             ]
         return "\n".join(lines)

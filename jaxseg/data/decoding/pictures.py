@@ -6,14 +6,22 @@ are read-only. A file that cannot be read raises a `CorruptFileError` that names
 
 import contextlib
 import io
+import threading
 from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from jaxseg.data.decoding import arrays, png
+from jaxseg.data.decoding import arrays, jpeg, png
 from jaxseg.errors import CorruptFileError, DataError
+
+MOST_PIXELS = 2**30  # of OpenCV; Pillow's own limit is below what aerial pictures have
+# A small file that claims to be a huge picture is damaged, or made to fill the memory.
+SMALL_PIXELS, PIXELS_PER_BYTE = 2**26, 10_000
+# Sensors have up to 14 bits. As 16 bits, their values make a picture that is nearly black.
+FULL_16_BITS = 2**14
+_PILLOW_LIMIT = threading.Lock()
 
 
 @runtime_checkable
@@ -56,6 +64,9 @@ class OpenedImage:
     def __init__(self, picture: PictureFile):
         self._picture, self._content = picture, read_bytes(picture)
         self._png = png.rows(self._content)
+        if self._png and self._png.bits == 16:
+            self._png = None  # whether 16 bits are used shows in the whole picture
+        _check_pixels(picture, self._content)
         if self._png:
             self.hw = self._png.hw
         else:
@@ -79,7 +90,27 @@ class OpenedImage:
         if content.startswith(arrays.MAGIC):
             with _decoding(self._picture):
                 return arrays.from_bytes(content)
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        image = self._decode_as(content, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        if image.dtype == np.uint8:
+            return image
+        if image.dtype != np.uint16:
+            raise _corrupt(
+                self._picture,
+                f"its values are {image.dtype}, and images have 8 or 16 bits; scale them to 0..255",
+            )
+        if image.max() < FULL_16_BITS:
+            raise _corrupt(
+                self._picture,
+                f"it has 16 bits, but its largest value is {image.max()} of 65535: as a picture it"
+                " would be nearly black. Scale its values to 0..255 and save it with 8 bits",
+            )
+        return self._decode_as(content, cv2.IMREAD_COLOR)
+
+    def _decode_as(self, content, flags):
+        try:
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        except cv2.error as error:
+            raise _corrupt(self._picture, error.err or str(error)) from error
         if image is None:
             raise _corrupt(self._picture, "it is not an image that OpenCV can decode")
         return image
@@ -95,7 +126,7 @@ def image_hw(picture: PictureFile) -> tuple[int, int]:
         if arrays.begins(file):
             height, width, *_ = arrays.read_shape(file)
             return height, width
-        with Image.open(file) as header:
+        with _pillow(file) as header:
             width, height = header.size
             turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     return (width, height) if turned else (height, width)
@@ -119,14 +150,24 @@ def read_raw_label(picture: PictureFile) -> np.ndarray:
             # Pillow keeps the indices of a palette picture, while OpenCV would convert them to
             # colors. Like the reference's reader of labels, Pillow does not rotate pictures
             # according to their metadata.
-            raw = np.array(Image.open(io.BytesIO(png.uncompressed(content))))
+            _check_pixels(picture, content)
+            with _pillow(io.BytesIO(png.uncompressed(content))) as label:
+                raw = np.array(label)
     if raw.ndim != 2:
         raise DataError(
             f"{picture} is not a label: it has the shape {raw.shape}, but one value per pixel,"
             " [h, w], is needed. Labels cannot be read from color pictures; use the label ids that"
             " come with the dataset."
         )
-    if raw.dtype != np.uint8 and (raw.min() < 0 or raw.max() > 255):
+    if raw.dtype.kind == "f" and not np.array_equal(raw, np.rint(raw)):  # nor does NaN equal NaN
+        missing, broken = np.isnan(raw), raw[np.isfinite(raw) & (raw != np.rint(raw))]
+        what = [f"{missing.sum()} pixels that are no number"] * bool(missing.any())
+        what += [f"fractions such as {value:g}" for value in broken[:1]]
+        raise DataError(
+            f"{picture} is not a label: it holds {' and '.join(what)}, but labels hold whole"
+            " numbers from 0 to 255. Write 255 where a pixel belongs to no class."
+        )
+    if raw.dtype != np.uint8 and raw.size and (raw.min() < 0 or raw.max() > 255):
         raise DataError(
             f"{picture} is not a label: it holds values from {raw.min()} to {raw.max()}, but labels"
             " hold values from 0 to 255. Is it a map of instances or of depth?"
@@ -144,7 +185,7 @@ def raw_label_hw(picture: PictureFile) -> tuple[int, int]:
         if arrays.begins(file):
             height, width, *_ = arrays.read_shape(file)
             return height, width
-        with Image.open(file) as header:
+        with _pillow(file) as header:
             return header.height, header.width
 
 
@@ -155,13 +196,45 @@ def _opened(picture):
 
 
 @contextlib.contextmanager
+def _pillow(file):
+    """Opens a picture in Pillow, whose own limit of pixels does not hold meanwhile."""
+    with _PILLOW_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            opened = Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with opened:
+        yield opened
+
+
+def _check_pixels(picture, content):
+    """Refuses a picture that is too large, by its header, before memory is taken for it."""
+    try:
+        with _pillow(io.BytesIO(content)) as header:
+            kind, width, height = header.format, *header.size
+    except Exception:
+        return  # OpenCV reads kinds that Pillow does not, and says what is wrong with others
+    # A WebP file of one color is tiny, and cannot be larger than 16383x16383.
+    most = MOST_PIXELS if kind == "WEBP" else max(SMALL_PIXELS, PIXELS_PER_BYTE * len(content))
+    if width * height > min(most, MOST_PIXELS):
+        raise _corrupt(
+            picture,
+            f"it claims {height}x{width} pixels in {len(content):,} bytes, and the limit is"
+            f" {MOST_PIXELS:,} pixels",
+        )
+
+
+@contextlib.contextmanager
 def _decoding(picture):
     """Turns the errors of decoders into a CorruptFileError."""
     try:
         yield
+    except DataError:
+        raise
     except UnidentifiedImageError as error:
         raise _corrupt(picture, "its format is unknown") from error
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:
         raise _corrupt(picture, str(error)) from error
 
 
@@ -189,9 +262,8 @@ def _fault(content: bytes) -> str | None:
     """
     if content.startswith(png.SIGNATURE[:4]):
         return png.fault(content)
-    # JPEG has no checksums. In a complete file, an "end of image" follows the last "start of scan".
-    if content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        return f"it ends early, after {len(content)} bytes"
+    if content.startswith(jpeg.SIGNATURE):
+        return jpeg.fault(content)
     return None
 
 

@@ -48,6 +48,11 @@ class PngRows:
     after: bytes
 
     @property
+    def bits(self) -> int:
+        """The bits of each value."""
+        return self.header[2]
+
+    @property
     def hw(self) -> tuple[int, int]:
         """The (height, width) of the picture."""
         width, height = self.header[:2]

@@ -1,13 +1,14 @@
 """Reads datasets as folders of files, in the layouts of their releases."""
 
 import itertools
-import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from jaxseg.data import picture_files
 from jaxseg.data.datasets import custom
 from jaxseg.data.datasets.cityscapes import CITYSCAPES
 from jaxseg.data.datasets.description import Dataset
+from jaxseg.data.picture_files import Skipped
 from jaxseg.data.samples import NamedSample, Pairs
 from jaxseg.errors import DataError, first_few
 
@@ -30,15 +31,15 @@ def pairs(
 
 
 def _pairs_of_split(dataset, root, split, splits, labeled, complete):
-    """Returns (samples, images alone, labels alone) of one split.
+    """Returns (samples, images alone, labels alone, skipped files) of one split.
 
     `splits` are all the requested splits, for messages.
     """
     image_dir = root / dataset.image_folder(split)
     label_dirs = [root / folder for folder in dataset.label_folders(split)]
     label_dir = next((folder for folder in label_dirs if folder.is_dir()), label_dirs[0])
-    image_names = _files_below(image_dir, dataset.image_suffix)
-    if not image_names:
+    images = picture_files.find(image_dir, dataset.image_suffixes)
+    if not images.names:
         remedy = (
             "Set data.root (data.val_root, if evaluation has a root of its own) to the folder "
             "that holds these"
@@ -52,51 +53,76 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
             f"{_expected_and_found(dataset, root, splits, image_dir)}\n{remedy}"
         )
 
-    every_image = set(image_names)
+    suffixes = [form.suffix for form in dataset.label_formats]
+    if image_dir == label_dir and not dataset.image_suffix:
+        labels_there = set(picture_files.find(label_dir, suffixes).names)
+        images = images._replace(names=[name for name in images.names if name not in labels_there])
+    reason = f"it does not end with {' or '.join(dataset.image_suffixes)}"
+    skipped = images.skipped + [Skipped(file, reason) for file in images.others]
+    # The image of each stem, the path without its suffix.
+    image_names = _by_stem(image_dir, images.names, dataset.image_suffixes)
+    stems = list(image_names)
     if dataset.split_list:
-        image_names = _listed(dataset, root, split, splits, image_names)
+        stems = _listed(dataset, root, split, splits, image_names)
     if not labeled:
-        images = [image_dir / name for name in image_names]
-        samples = [
-            NamedSample(i.name.removesuffix(dataset.image_suffix), i, i, None) for i in images
-        ]
-        return samples, [], []
-    suffixes = tuple(form.suffix for form in dataset.label_formats)
-    label_names = set(_files_below(label_dir, suffixes))
+        files = ((image_dir / image_names[stem], PurePosixPath(stem).name) for stem in stems)
+        return [NamedSample(name, file, file, None) for file, name in files], [], [], skipped
+    labels = picture_files.find(label_dir, suffixes)
     samples, unlabeled = [], []
-    for image_name in image_names:
-        stem = image_name.removesuffix(dataset.image_suffix)
+    label_names = {
+        form.suffix: _by_stem(label_dir, labels.names, [form.suffix])
+        for form in dataset.label_formats
+    }
+    for stem in stems:
+        image = image_dir / image_names[stem]
         for form in dataset.label_formats:
-            if stem + form.suffix in label_names:
-                label = label_dir / (stem + form.suffix)
-                samples.append(NamedSample(Path(stem).name, image_dir / image_name, label, form))
+            if label := label_names[form.suffix].get(stem):
+                name = PurePosixPath(stem).name
+                samples.append(NamedSample(name, image, label_dir / label, form))
                 break
         else:
-            unlabeled.append(image_name)
+            unlabeled.append(image)
     if unlabeled and complete:
         raise DataError(
-            f"{len(unlabeled)} of {len(image_names)} {dataset.name} images of the split {split!r} "
-            f"have no label:{first_few([image_dir / name for name in unlabeled])}\n"
+            f"{len(unlabeled)} of {len(stems)} {dataset.name} images of the split {split!r} "
+            f"have no label:{first_few(unlabeled)}\n"
             f"{_expected_and_found(dataset, root, splits, label_dir)}\n"
             f"{dataset.label_origin} Unpack them into the same root, or remove the images without "
             "labels. (--mode eval --format-only needs no labels.)"
         )
-    alone = [
-        label_dir / name
-        for name in sorted(label_names)
-        if not any(
-            name.removesuffix(suffix) + dataset.image_suffix in every_image
-            for suffix in suffixes
-            if name.endswith(suffix)
-        )
-    ]
-    return samples, [image_dir / name for name in unlabeled], alone
+    used = {
+        label
+        for by_stem in label_names.values()
+        for stem, label in by_stem.items()
+        if stem in image_names
+    }
+    alone = [label_dir / name for name in labels.names if name not in used]
+    return samples, unlabeled, alone, skipped + labels.skipped
+
+
+def _by_stem(folder, names, suffixes) -> dict[str, str]:
+    """Returns the names that end with one of the suffixes, by their stem, in the given order.
+
+    Two files with one stem are a DataError.
+    """
+    found = {}
+    for name in names:
+        stem = picture_files.without_suffix(name, suffixes)
+        if stem == name:
+            continue
+        if stem in found:
+            raise DataError(
+                f"{folder / found[stem]} and {folder / name} have the same name; a label could"
+                " belong to either. Remove or rename one of them."
+            )
+        found[stem] = name
+    return found
 
 
 def _listed(dataset, root, split, splits, image_names) -> list[str]:
-    """Returns the image names of a split in the order of its list.
+    """Returns the stems of a split in the order of its list.
 
-    A listed name that is not among `image_names` is a DataError.
+    A listed stem that is not among `image_names` is a DataError.
     """
     path = root / dataset.split_list_file(split)
     if not path.is_file():
@@ -105,11 +131,10 @@ def _listed(dataset, root, split, splits, image_names) -> list[str]:
             f"{_expected_and_found(dataset, root, splits, path.parent)}\n{dataset.label_origin}"
         )
     lines = path.read_text(errors="replace").splitlines()
-    listed = [line.strip() + dataset.image_suffix for line in lines if line.strip()]
+    listed = [line.strip() for line in lines if line.strip()]
     if not listed:
         raise DataError(f"{path} names no images of {dataset.name}. Restore it.")
-    known = set(image_names)
-    missing = [name for name in listed if name not in known]
+    missing = [stem + dataset.image_suffixes[0] for stem in listed if stem not in image_names]
     if missing:
         image_dir = root / dataset.image_folder(split)
         raise DataError(
@@ -118,19 +143,6 @@ def _listed(dataset, root, split, splits, image_names) -> list[str]:
             f"{path} names them. Add the missing images, or remove these lines from the list."
         )
     return listed
-
-
-def _files_below(folder: Path, suffix: str | tuple[str, ...]) -> list[str]:
-    """Returns the sorted paths of files relative to `folder`.
-
-    Symbolic links are followed, and hidden files are skipped.
-    """
-    return sorted(
-        (Path(directory) / name).relative_to(folder).as_posix()
-        for directory, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.endswith(suffix) and not name.startswith(".")
-    )
 
 
 def _expected_and_found(dataset: Dataset, root: Path, splits: Sequence[str], wanted: Path) -> str:

@@ -89,7 +89,7 @@ def pairs(dataset: Dataset, root: Path, splits: Sequence[str], *, labeled: bool)
     """
     _check_dataset(dataset, root)
     parts = [_samples_of_split(dataset, root, split, labeled) for split in splits]
-    return Pairs(tuple(itertools.chain(*parts)), (), ())
+    return Pairs(tuple(itertools.chain(*parts)))
 
 
 def read_header(dataset: Dataset, decoded: bool) -> dict[str, Any]:

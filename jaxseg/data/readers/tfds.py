@@ -70,7 +70,7 @@ def pairs(
                 label = Feature(records, index, label_key)
                 label = scene_parse150.RedChannel(label) if instances else label
             samples.append(Example(image, label, label_format))
-    return Pairs(tuple(samples), (), ())
+    return Pairs(tuple(samples))
 
 
 @dataclass(frozen=True)

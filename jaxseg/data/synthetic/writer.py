@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxseg.atomic_files import write_text
+from jaxseg.atomic_files import write_bytes, write_text
 from jaxseg.data.synthetic import scene
 from jaxseg.errors import DataError
 
@@ -59,7 +59,6 @@ def write_street_scenes(root, *, train, val, image_hw=(256, 512), seed=0) -> Pat
             f"{root} holds a dataset that was not made here (it has no {STAMP}), so it is not "
             "overwritten. Choose another folder."
         )
-    root.mkdir(parents=True, exist_ok=True)
     _write_stamp(stamp, wanted | {"finished": False})
     for folder in ("leftImg8bit", "gtFine"):
         shutil.rmtree(root / folder, ignore_errors=True)
@@ -82,10 +81,9 @@ def _write_pair(root: Path, split: str, index: int, image, label) -> None:
         ("gtFine", "gtFine_labelIds", label),
     ):
         folder = root / kind / split / city
-        folder.mkdir(parents=True, exist_ok=True)
         # Noise hardly compresses, so a higher level of compression would only cost time.
         _, encoded = cv2.imencode(".png", pixels, (cv2.IMWRITE_PNG_COMPRESSION, 1))
-        (folder / f"{name}_{ending}.png").write_bytes(encoded.tobytes())
+        write_bytes(folder / f"{name}_{ending}.png", encoded.data)
 
 
 def _painter_version() -> str:
