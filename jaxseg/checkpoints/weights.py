@@ -11,7 +11,7 @@ from orbax.checkpoint import v1 as ocp
 from jaxseg import parameter_paths
 from jaxseg.config import upgrade
 from jaxseg.distributed.sharding import with_shardings
-from jaxseg.errors import CheckpointError, first_few
+from jaxseg.errors import CheckpointError, OutputError, first_few, first_line
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, variable_shapes
 
 
@@ -70,8 +70,11 @@ def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: 
     context.memory.deepcopy_host_arrays = False
     context.memory.write_concurrent_bytes = 1 << 28
     metadata = {"config": json.loads(json.dumps(config))}
-    with context:
-        ocp.save_checkpointables(checkpoint, {"model": variables}, custom_metadata=metadata)
+    try:
+        with context:
+            ocp.save_checkpointables(checkpoint, {"model": variables}, custom_metadata=metadata)
+    except Exception as error:  # of several kinds, by the library that was writing
+        raise OutputError(f"cannot write {checkpoint}: {first_line(error)}") from error
 
 
 def load_saved_config(checkpoint: pathlib.Path) -> dict[str, Any]:

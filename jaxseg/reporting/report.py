@@ -25,12 +25,12 @@ import rich.live
 import rich.progress_bar
 import rich.table
 import rich.text
-import tensorboardX
 from absl import logging
 
 from jaxseg.atomic_files import write_text, writing
 from jaxseg.errors import OutputError
 from jaxseg.reporting.console import print_line, print_table
+from jaxseg.reporting.event_file import EventFile
 from jaxseg.reporting.manifest import device_memory, strict_json
 
 # How the progress line shows the metrics it knows, in this order. Other metrics are recorded, but
@@ -84,9 +84,7 @@ class Report:
             workdir.mkdir(parents=True, exist_ok=True)
             drop_later_steps(path, start_step)
             self._jsonl = path.open("a", encoding="utf-8")
-            self._board = tensorboardX.SummaryWriter(
-                str(workdir), purge_step=start_step + 1 if start_step else 0, flush_secs=30
-            )
+            self._board = EventFile(workdir, start_step + 1 if start_step else 0)
 
     def __enter__(self):
         return self
@@ -140,25 +138,25 @@ class Report:
         """Records the scores at `step`: the means, and the IoU of each class by name."""
         if self.enabled:
             self._record(step, "eval", means, iou=iou)
-            with writing(self.workdir):
-                self._to_board(step, "eval_iou", iou)
+            self._to_board(step, "eval_iou", iou)
 
     def images(self, tag: str, step: int, picture: np.ndarray):
         """Records a picture, RGB uint8 [h, w, 3], for TensorBoard."""
         if self.enabled:
             with writing(self.workdir):
-                self._board.add_image(tag, picture, step, dataformats="HWC")
+                self._board.add_image(step, tag, picture)
 
     def _record(self, step, kind, metrics, **more):
         with writing(self.workdir / "metrics.jsonl"):
             self._jsonl.write(strict_json({"step": step, "kind": kind, **metrics, **more}) + "\n")
             self._jsonl.flush()  # so that the line survives if the process is killed
-            self._to_board(step, kind, metrics)
+        self._to_board(step, kind, metrics)
 
     def _to_board(self, step, group, values):
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._board.add_scalar(f"{group}/{name}", value, step)
+        finite = {f"{group}/{k}": float(v) for k, v in values.items() if math.isfinite(v)}
+        with writing(self.workdir):
+            self._board.add_scalars(step, finite)
+            self._board.flush()
 
     def _time_left(self, step, step_seconds):
         """Returns the seconds to the last step, at the pace since the first report.
