@@ -20,6 +20,7 @@ from jaxseg.atomic_files import write_text
 from jaxseg.checkpoints.weights import save_weights
 from jaxseg.config import load_config
 from jaxseg.data.source import evaluated_on
+from jaxseg.distributed import start
 from jaxseg.errors import ConfigError, exit_with_message
 from jaxseg.models.segmentation_model import ANY_HW, build_model, init_variables, variable_shapes
 from jaxseg.zoo import catalogue
@@ -117,6 +118,8 @@ def main(arguments: Sequence[str] | None = None):
     configure_cpu()
     logging.set_verbosity(logging.ERROR)  # orbax warns about what is intended here
     with exit_with_message("jaxseg convert"):
+        start.use_compile_cache()
+        start.check_platform()
         config = options.config or (options.zoo and catalogue.find_model(options.zoo).config)
         if not config:
             raise ConfigError("--config FILE:VARIANT is needed to say which model the file is of")

@@ -38,6 +38,7 @@ from converters.recording import Recording
 from jaxseg import configure_cpu, parameter_paths
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
 from jaxseg.config import load_config
+from jaxseg.distributed import start
 from jaxseg.errors import CheckpointError, exit_with_message
 from jaxseg.models.heads.mask2former_head import MaskPredictions
 from jaxseg.models.segmentation_model import (
@@ -199,6 +200,8 @@ def main(arguments: Sequence[str] | None = None):
     options, overrides = parser.parse_known_args(arguments)
     configure_cpu()
     with exit_with_message("jaxseg verify"):
+        start.use_compile_cache()
+        start.check_platform()
         # The recordings are in float32. The error of bfloat16 is another question.
         config = load_config(options.config, ["--config.model.dtype=float32", *overrides])
         recorded = recording.read_recording(options.reference)

@@ -91,15 +91,12 @@ def run_mode(arguments: Sequence[str]):
 
     import jax
 
-    from jaxseg.distributed import processes
+    from jaxseg.distributed import processes, start
 
     if not FLAGS["verbosity"].present:
-        # Orbax logs some fifty lines for each save.
         logging.set_verbosity(logging.WARNING)
-        logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
-    # Keep compiled programs between runs, so that a resumed run starts in seconds.
-    cache = os.environ.get("JAXSEG_COMPILE_CACHE", pathlib.Path.home() / ".cache/jaxseg/compiled")
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+        start.quiet_orbax()
+    start.use_compile_cache()
     if CONFIG.value:
         config = load_config(CONFIG.value, overrides)
         workdir = pathlib.Path(WORKDIR.value or f"runs/{config.variant}")
@@ -114,6 +111,7 @@ def run_mode(arguments: Sequence[str]):
 
     if MODE.value in ("train", "eval"):
         processes.start(preemptible=MODE.value == "train")
+        start.check_platform()
         if jax.process_index() != 0 and not FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # process 0 speaks for all
     if MODE.value == "train":

@@ -23,6 +23,7 @@ from jaxseg.data import picture_files, transforms
 from jaxseg.data.datasets.description import Dataset
 from jaxseg.data.decoding import pictures
 from jaxseg.data.source import evaluated_on
+from jaxseg.distributed import start
 from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import ConfigError, DataError, exit_with_message, first_few
 from jaxseg.inference.image_sizes import check_image_sizes
@@ -230,6 +231,8 @@ def main(arguments: Sequence[str] | None = None):
     options = parser.parse_args(arguments)
     configure_cpu()
     with exit_with_message("jaxseg predict"):
+        start.use_compile_cache()
+        start.check_platform()
         predict_files(Segmenter.from_checkpoint(options.checkpoint), options.inputs, options.out)
 
 

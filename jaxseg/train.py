@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from jaxseg.atomic_files import write_text
 from jaxseg.checkpoints import initial_weights
 from jaxseg.checkpoints.manager import Checkpoints
+from jaxseg.checkpoints.resuming import allowed_keys
+from jaxseg.checkpoints.run_lock import run_lock
 from jaxseg.config import flatten_config
 from jaxseg.data.pipeline import training_batches
 from jaxseg.data.source import evaluated_on, trained_on
@@ -69,6 +71,12 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     mesh = make_mesh(config.mesh)
     check(config, mesh)
     make_writable(workdir)
+    with run_lock(workdir):
+        _train(config, workdir, mesh)
+
+
+def _train(config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
+    """Trains with checked settings, in a work directory that no other run uses."""
     stop_signal = processes.StopSignal()
 
     rows = local_row_indices(mesh, config.batch_size)
@@ -90,7 +98,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     saved = Checkpoints(workdir / "checkpoints", config.to_dict(), config.checkpoint.keep)
     state, origin = restore_or_start(config, saved, fresh_state, shapes, shardings)
     first_step = step = int(state.step)
-    batches.set_state({"batches_taken": first_step})
+    batches.set_state({"batches_taken": first_step, "first_image": saved.first_image})
 
     train_step = jax.jit(
         make_train_step(config, model, optimizer),
@@ -102,7 +110,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     main_process = jax.process_index() == 0
     with (
         contextlib.closing(batches),
-        contextlib.closing(saved),  # waits for the save in progress, even after an exception
+        saved,  # waits for the save in progress, even after an exception
         Report(
             workdir, total_steps=config.steps, start_step=first_step, enabled=main_process
         ) as report,
@@ -163,6 +171,7 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
       ConfigError: if a setting does not fit. The message names it and its allowed values.
     """
     check_batch(config.batch_size, config.optim.accumulation, mesh)
+    allowed_keys(config)
     kernels.check_kernels(config.model, mesh.devices.flat[0].platform)
     check_image_sizes(config)
     trained = trained_on(config.data).dataset
@@ -220,7 +229,12 @@ def restore_or_start(
     """
     state = saved.restore_latest(with_shardings(shapes, shardings))
     if state is not None:
-        return state, "resumed"
+        if state.step > config.steps:
+            raise ConfigError(
+                f"config.steps={config.steps}, but the run in {saved.directory.parent} has made"
+                f" {state.step} steps already"
+            )
+        return state, "resumed" + "".join(f", {change}" for change in saved.changes)
     state = jax.jit(fresh_state, out_shardings=shardings)()
     return start_from_weights(config, state) if config.init else (state, "from scratch")
 
@@ -305,10 +319,14 @@ def check_finite(step: int, logs: dict[str, jax.Array] | None, state: TrainState
         return
     tensor = first_nonfinite(np.asarray(logs["norms"]).tolist(), state.params)
     culprit = f"the gradient of {tensor}" if tensor else "the loss"
+    allow = "--config.checkpoint.allow"
     raise NonFiniteError(
         f"step {step}: loss {loss}, gradient norm {norm}; the first tensor that is not finite is"
-        f" {culprit}. The checkpoints before this step are intact; start again from there with a"
-        " lower config.optim.lr or with config.optim.clip_norm"
+        f" {culprit}. Nothing after step {step - 1} was saved. Resume from the newest checkpoint"
+        f" with a lower rate, --config.optim.lr=LR {allow}=optim.lr, or with clipped gradients,"
+        f" --config.optim.clip_norm=1 {allow}=optim.clip_norm. If the loss is not finite again at"
+        " once, the weights of that checkpoint are the cause: start from those of an earlier one,"
+        " --config.init=RUN/checkpoints/STEP --workdir NEW"
     )
 
 

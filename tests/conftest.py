@@ -12,6 +12,7 @@ if "JAXSEG_TEST_CACHE" not in os.environ:
     CACHE = tempfile.TemporaryDirectory(prefix="jaxseg-compiled-")
     os.environ["JAXSEG_TEST_CACHE"] = CACHE.name
 
+os.environ.setdefault("JAXSEG_COMPILE_CACHE", "")  # none, for programs that tests call
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAXSEG_TEST_PLATFORM", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {XLA_FLAGS}"

@@ -2,12 +2,11 @@
 
 A checkpoint has two parts: the model (parameters, batch statistics, moving average) and the
 optimizer. Evaluation and prediction read only the model. The resolved config is stored too, so that
-they need no config file. The step is the data position.
+they need no config file, and how many images were taken, which is the data position.
 """
 
 import json
 import pathlib
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -16,44 +15,17 @@ from typing import Any
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from jaxseg.checkpoints.weights import load_saved_config
-from jaxseg.config import flatten_config
+from jaxseg.checkpoints.resuming import accepted_changes
+from jaxseg.checkpoints.weights import load_images_taken, load_saved_config
 from jaxseg.distributed import multihost
 from jaxseg.errors import CheckpointError, first_line
 from jaxseg.training.state import TrainState
-
-# Settings that a resumed run may change, because they do not alter what is computed.
-MAY_CHANGE_ON_RESUME = re.compile(
-    r"(variant|log_steps|init|deterministic|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
-    r"|data\.(root|source|workers|prefetch|skip_corrupt|val_.*|test_.*)|model\.(kernels|backbone\.remat(_keeps)?))$"
-)
 
 ATTEMPTS = 3  # failures to save in a row after which the run ends
 # Time limit for all processes to finish saving. If one fails, the others wait for this long.
 SAVE_SECONDS = 600
 # Suffix of an old checkpoint until a new one of the same step is complete.
 SET_ASIDE_SUFFIX = ".aside"
-
-
-def config_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Lists the differences between two configs that a resumed run must not have.
-
-    Args:
-      saved: the config of the checkpoint.
-      current: the config of the run.
-
-    Returns:
-      One line per key, with both values.
-    """
-    # Compare both in the form in which they are read back, because JSON turns tuples into lists.
-    saved, current = (flatten_config(json.loads(json.dumps(config))) for config in (saved, current))
-    keys = sorted(key for key in saved | current if not MAY_CHANGE_ON_RESUME.match(key))
-    absent = "(absent)"
-    return [
-        f"{key}: {saved.get(key, absent)!r} in the checkpoint, {current.get(key, absent)!r} now"
-        for key in keys
-        if saved.get(key, absent) != current.get(key, absent)
-    ]
 
 
 def _model_part(state: TrainState) -> dict[str, Any]:
@@ -71,6 +43,11 @@ class Checkpoints:
       directory: where the checkpoints are.
       config: the resolved config, stored in every checkpoint.
       keep: number of newest checkpoints to keep.
+
+    Attributes:
+      changes: the settings that the run changed when it was restored (`resuming`), a line each.
+      first_image: the index of the first image of batch 0, if all batches had the size of now. It
+        is not 0 in a run whose batch size has changed.
     """
 
     def __init__(self, directory: pathlib.Path, config: Mapping[str, Any], keep: int):
@@ -78,6 +55,8 @@ class Checkpoints:
         self._config = config
         self._saving: tuple[int, Mapping[str, float] | None] | None = None  # step, metrics
         self._failures: list[str] = []  # in a row
+        self.changes: list[str] = []
+        self.first_image = 0
         multihost.on_process_0(self._recover_set_aside)
         for unfinished in sorted(self.directory.glob("*.orbax-checkpoint-tmp*")):
             logging.warning("ignoring an incomplete checkpoint: %s", unfinished)
@@ -176,7 +155,10 @@ class Checkpoints:
                 "optimizer": {"step": state.step, "opt_state": state.opt_state},
             },
             metrics=dict(metrics) if metrics else None,
-            custom_metadata={"config": json.loads(json.dumps(self._config))},
+            custom_metadata={
+                "config": json.loads(json.dumps(self._config)),
+                "images_taken": step * self._config["batch_size"] + self.first_image,
+            },
         )
 
     def _recover_set_aside(self):
@@ -206,7 +188,8 @@ class Checkpoints:
             try:
                 path = self.directory / str(checkpoint.step)
                 _refuse_weights_alone(path)
-                self._refuse_another_config(load_saved_config(path), checkpoint.step)
+                saved, taken = load_saved_config(path), load_images_taken(path)
+                changes = accepted_changes(saved, self._config, f"checkpoint {path}")
                 parts = self._checkpointer.load_checkpointables(
                     checkpoint.step,
                     {
@@ -222,6 +205,8 @@ class Checkpoints:
                 text = "ignoring checkpoint %d, which cannot be read: %s"
                 _report(error, text, checkpoint.step, error or "in another process")
                 continue
+            self.changes = changes
+            self.first_image = taken - checkpoint.step * self._config["batch_size"]
             model = parts["model"]
             return TrainState(ema=model.pop("ema", None), **model, **parts["optimizer"])
         if found:
@@ -236,17 +221,27 @@ class Checkpoints:
         return any(c.step == step and c.metrics for c in self._checkpointer.checkpoints)
 
     def close(self):
-        """Waits for the save in progress and closes the checkpoints."""
-        self._checkpointer.close()
+        """Waits for the save in progress and closes the checkpoints.
 
-    def _refuse_another_config(self, saved, step):
-        different = config_differences(saved, self._config)
-        if different:
-            lines = "\n  ".join(different)
-            raise CheckpointError(
-                f"checkpoint {step} in {self.directory} was made with another config:\n  {lines}\n"
-                "restore these settings, or choose another --workdir"
-            )
+        Raises:
+          CheckpointError: if that save fails.
+        """
+        try:
+            self._checkpointer.close()
+        except Exception as error:  # of several kinds, by the part that was writing
+            reason = first_line(error)
+            raise CheckpointError(f"cannot save in {self.directory}: {reason}") from error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            logging.error("%s", failure)  # the first error is the one to end with
 
 
 def _report(error, text, *values):

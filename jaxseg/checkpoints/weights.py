@@ -87,6 +87,13 @@ def load_saved_config(checkpoint: pathlib.Path) -> dict[str, Any]:
     return config
 
 
+def load_images_taken(checkpoint: pathlib.Path) -> int:
+    """Returns how many training images were taken before a checkpoint, over all epochs."""
+    metadata = ocp.checkpointables_metadata(checkpoint).custom_metadata
+    of_earlier_versions = int(checkpoint.name) * metadata["config"]["batch_size"]
+    return metadata.get("images_taken", of_earlier_versions)
+
+
 def _with_tuples(value: Any) -> Any:
     """Turns lists into tuples, because JSON has no tuples and configs have no lists."""
     match value:

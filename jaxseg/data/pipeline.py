@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -22,7 +22,7 @@ from absl import flags
 from jaxseg.data import transforms
 from jaxseg.data.samples import open_sample
 from jaxseg.data.source import trained_on
-from jaxseg.errors import ConfigError, CorruptFileError, DataError
+from jaxseg.errors import ConfigError, CorruptFileError, DataError, first_line
 
 
 def training_batches(config, *, batch_size, seed, rows=None) -> "Batches":
@@ -55,8 +55,12 @@ def training_batches(config, *, batch_size, seed, rows=None) -> "Batches":
     load = functools.partial(_load, samples=samples, config=config)
     # Random numbers depend only on the index in the whole sequence, not on the process.
     whole = grain.MapDataset.range(len(samples)).seed(seed).shuffle().repeat().random_map(load)
-    dataset = BatchRows(whole, batch_size, rows).batch(len(rows), drop_remainder=True)
-    return Batches(dataset, workers=config.workers, prefetch=config.prefetch)
+
+    def batches_from(first_image):
+        selected = BatchRows(whole, batch_size, rows, first_image)
+        return selected.batch(len(rows), drop_remainder=True)
+
+    return Batches(batches_from, workers=config.workers, prefetch=config.prefetch)
 
 
 class BatchRows(grain.MapDataset):
@@ -66,40 +70,45 @@ class BatchRows(grain.MapDataset):
       sequence: the samples of all batches.
       batch_size: the samples per batch.
       rows: the indices, within a batch, of the samples to select.
+      first: the index of the first sample of batch 0. It may be below 0 if the first batches are
+        not read.
     """
 
-    def __init__(self, sequence: grain.MapDataset, batch_size: int, rows: Sequence[int]):
+    def __init__(
+        self, sequence: grain.MapDataset, batch_size: int, rows: Sequence[int], first: int
+    ):
         super().__init__(sequence)
-        self._batch_size, self._rows = batch_size, rows
+        self._batch_size, self._rows, self._first = batch_size, rows, first
 
     def __len__(self) -> int:
-        return len(self._parent) // self._batch_size * len(self._rows)
+        return (len(self._parent) - self._first) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
             return self.slice(index)
         batch, row = divmod(index, len(self._rows))
-        return self._parent[batch * self._batch_size + self._rows[row]]
+        return self._parent[self._first + batch * self._batch_size + self._rows[row]]
 
 
 class Batches(grain.DatasetIterator):
-    """Iterates over a MapDataset of batches; its whole state is the number of batches taken.
+    """Iterates over batches; its state is the number of batches taken and the first image.
 
-    Therefore a run can resume with another number of workers. It can also resume with another
-    number of processes, if the global batch stays the same. grain's own iterators tie their state
-    to both numbers.
+    Therefore a run can resume with another number of workers, of processes, or of images in a
+    batch. grain's own iterators tie their state to these numbers.
 
     Args:
-      batches: the dataset of batches.
+      batches_from: returns the dataset of batches, given the index of the first image of batch 0.
       workers: the processes that read ahead. With 0, a thread of this process does.
       prefetch: the batches that each worker keeps ready. With 0 and no workers, nothing is read
         ahead.
     """
 
-    def __init__(self, batches: grain.MapDataset, *, workers: int, prefetch: int):
+    def __init__(
+        self, batches_from: Callable[[int], grain.MapDataset], *, workers: int, prefetch: int
+    ):
         super().__init__()
-        self._batches, self._workers, self._prefetch = batches, workers, prefetch
-        self._taken = 0
+        self._batches_from, self._workers, self._prefetch = batches_from, workers, prefetch
+        self._taken = self._first_image = 0
         self._readers = []  # holds one reader, or none before the first batch
         # At interpreter exit, this closes the readers while the modules they need still exist.
         weakref.finalize(self, self._close_all, self._readers)
@@ -107,20 +116,30 @@ class Batches(grain.DatasetIterator):
     def __next__(self) -> dict[str, np.ndarray]:
         if self._closed:
             raise ValueError("These batches were closed; make new ones and set their state.")
-        batch = next(self._reader())
+        try:
+            batch = next(self._reader())
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise DataError(
+                f"a process that reads data has ended ({first_line(error)}). A script that trains"
+                ' needs its calls below `if __name__ == "__main__":`, because these processes'
+                " import it. Otherwise the lines above say more, or memory ran out:"
+                " --config.data.workers=0 reads without them"
+            ) from error
         self._taken += 1
         # Copies the arrays out of the workers' shared memory. Shared arrays that are still alive at
         # interpreter exit would be reported as leaks.
         return {name: np.array(array) for name, array in batch.items()}
 
     def get_state(self) -> dict[str, int]:
-        """Returns the state to save: the number of batches taken."""
-        return {"batches_taken": self._taken}
+        """Returns the state to save: the batches taken, and the first image of batch 0."""
+        return {"batches_taken": self._taken, "first_image": self._first_image}
 
     def set_state(self, state: dict[str, int]) -> None:
         """Continues after the batch at which `get_state` returned this state."""
         self._close_all(self._readers)
-        self._taken = int(state["batches_taken"])
+        self._taken, self._first_image = int(state["batches_taken"]), int(state["first_image"])
 
     def start_prefetch(self) -> None:
         """Starts to read ahead before the first batch is requested."""
@@ -142,7 +161,7 @@ class Batches(grain.DatasetIterator):
         return self._readers[0]
 
     def _read_from(self, start: int) -> grain.DatasetIterator:
-        batches = self._batches.slice(slice(start, None))
+        batches = self._batches_from(self._first_image).slice(slice(start, None))
         if not self._workers:
             threads = min(self._prefetch, 1)
             return iter(batches.to_iter_dataset(grain.ReadOptions(threads, self._prefetch)))

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxseg.errors import ConfigError
+from jaxseg.errors import ConfigError, JaxsegError
 
 PER_HOST_SETTINGS = re.compile(
     r"data\.(root|val_root|workers|prefetch)"
@@ -33,16 +33,16 @@ def on_process_0(action: Callable[[], Any]):
     """Runs an action in process 0 and makes all processes wait until it is done.
 
     Raises:
-      OSError: in all processes, if the action raises one in process 0.
+      OSError, JaxsegError: in all processes, if the action raises one in process 0.
     """
     error = None
     if jax.process_index() == 0:
         try:
             action()
-        except OSError as raised:
+        except (OSError, JaxsegError) as raised:
             error = raised
     if any_process(error is not None):
-        raise error or OSError("failed in process 0")
+        raise error or JaxsegError("process 0 has failed, and says why")
 
 
 def check_same_config(settings: Mapping[str, Any]):

@@ -201,7 +201,9 @@ class StopSignal:
 
     def __init__(self):
         self.arrived = False  # set only where there is one process
-        if jax.process_count() == 1:
+        # Python takes signals in its main thread alone. A run in another thread ignores them.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if jax.process_count() == 1 and in_main_thread:
             signal.signal(signal.SIGTERM, self._arrive)
 
     def _arrive(self, number, frame):

@@ -88,7 +88,13 @@ BASE = {
     },
     "mesh": {"data": -1, "fsdp": 1},  # devices per axis; -1: all remaining
     "sharding": (("/kernel$", "fsdp"), ("", "replicated")),  # the first match applies
-    "checkpoint": {"every_steps": 1000, "keep": 1},  # and the best one by mIoU
+    "checkpoint": {
+        "every_steps": 1000,  # steps between two checkpoints
+        "keep": 1,  # the newest checkpoints that are kept, besides the best one by mIoU
+        # What a resumed run may change, separated by commas: batch_size, optim.clip_norm, optim.lr,
+        # steps. The new values hold from the resumed step on.
+        "allow": "",
+    },
     "eval": {
         "every_steps": 16_000,  # evaluate each time after so many steps
         "images_per_device": 1,  # or windows per device

@@ -340,8 +340,22 @@ def fetch_weights(name: str) -> pathlib.Path:
       CheckpointError: if it cannot be downloaded, with the path to put the file at by hand.
     """
     weights = _find(name, (*MODELS, *BACKBONES))
-    cache = pathlib.Path(os.environ.get("JAXSEG_CACHE") or "~/.cache/jaxseg").expanduser()
-    return download.fetch(weights.url, cache / "checkpoints" / weights.file_name)
+    return download.fetch(weights.url, cache_folder() / "checkpoints" / weights.file_name)
+
+
+def cache_folder() -> pathlib.Path:
+    """Returns the folder that keeps downloads: JAXSEG_CACHE, by default ~/.cache/jaxseg.
+
+    Raises:
+      ConfigError: if JAXSEG_CACHE is not set and the user has no home directory.
+    """
+    folder = os.environ.get("JAXSEG_CACHE")
+    try:
+        return pathlib.Path(folder or "~/.cache/jaxseg").expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            "this user has no home directory to keep downloads in; set JAXSEG_CACHE to a folder"
+        ) from error
 
 
 def _find(name, rows):

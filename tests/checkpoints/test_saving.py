@@ -15,7 +15,7 @@ from jaxseg.checkpoints.manager import Checkpoints
 from jaxseg.errors import CheckpointError
 from jaxseg.training.state import TrainState
 
-CONFIG = {"model": {"backbone": {"kind": "internimage"}, "kernels": "auto"}}
+CONFIG = {"model": {"backbone": {"kind": "internimage"}, "kernels": "auto"}, "batch_size": 2}
 LIMIT = 1 << 20  # bytes that a file may have while storage is full
 
 

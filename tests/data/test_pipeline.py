@@ -140,7 +140,7 @@ def test_restored_batches_continue_in_the_middle_of_an_epoch(root, before, after
 def test_batches_can_be_set_back_with_others_read_ahead_already(root):
     batches = pipeline.training_batches(make_config(root), batch_size=2, seed=3)
     first = take(batches, 3)
-    batches.set_state({"batches_taken": 1})
+    batches.set_state({"batches_taken": 1, "first_image": 0})
     assert_same_batches(take(batches, 2), first[1:])
 
 

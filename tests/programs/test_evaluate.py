@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxseg import train
-from jaxseg.checkpoints.manager import config_differences
+from jaxseg.checkpoints.resuming import config_differences
 from jaxseg.checkpoints.weights import save_weights
 from jaxseg.data import submission
 from jaxseg.data.samples import read_sample

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from jaxseg.checkpoints.manager import config_differences
+from jaxseg.checkpoints.resuming import config_differences
 from jaxseg.reporting.manifest import fingerprint
 from support.runs import STEPS, failure, run, run_until
 
@@ -155,6 +155,6 @@ def test_a_run_may_go_on_where_its_data_have_moved():
     # From before there was "source".
     saved = {"optim": {"lr": 1e-3}, "data": {"root": "a", "workers": 8}}
     now = {"optim": {"lr": 1e-3}, "data": {"root": "b", "workers": 2, "source": "tfds:c"}}
-    assert config_differences(saved, now) == []
+    assert not config_differences(saved, now)
     now["optim"]["lr"] = 1e-4
-    assert config_differences(saved, now) == ["optim.lr: 0.001 in the checkpoint, 0.0001 now"]
+    assert config_differences(saved, now) == {"optim.lr": "0.001 in the checkpoint, 0.0001 now"}
