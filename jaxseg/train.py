@@ -142,7 +142,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
 
             with timer.waiting():
                 batch = next(batches)
-            timer.count(replaced=batch.pop("replaced").sum())
+            timer.count(replaced=int(batch.pop("replaced").sum()))
             previous = logs
             batch = put_batch(batch, mesh)
             # An array that moves to the devices unasked would cost time at every step.

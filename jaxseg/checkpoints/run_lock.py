@@ -36,17 +36,16 @@ def run_lock(workdir: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held(workdir):
-    with writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(workdir / LOCK, timeout=0)
-    try:
-        with writing(workdir / LOCK):
+    with writing(workdir / LOCK):
+        workdir.mkdir(parents=True, exist_ok=True)
+        try:
             lock.acquire()
-    except filelock.Timeout:
-        raise ConfigError(
-            f"{_holder(workdir)} trains in {workdir}. Wait until it has ended, stop it, or choose"
-            " another --workdir. Its checkpoints are not touched"
-        ) from None
+        except filelock.Timeout:
+            raise ConfigError(
+                f"{_holder(workdir)} trains in {workdir}. Wait until it has ended, stop it, or"
+                " choose another --workdir. Its checkpoints are not touched"
+            ) from None
     try:
         holder = {
             "process": os.getpid(),

@@ -81,7 +81,8 @@ class BatchRows(grain.MapDataset):
         self._batch_size, self._rows, self._first = batch_size, rows, first
 
     def __len__(self) -> int:
-        return (len(self._parent) - self._first) // self._batch_size * len(self._rows)
+        images = len(self._parent) - max(self._first, 0)
+        return images // self._batch_size * len(self._rows)
 
     def __getitem__(self, index):
         if isinstance(index, slice):

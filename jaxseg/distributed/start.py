@@ -57,9 +57,10 @@ def check_platform():
     """
     try:
         jax.devices()
-    except RuntimeError as error:
-        asked = os.environ.get("JAX_PLATFORMS")
+    except (RuntimeError, AssertionError) as error:  # the latter if no plug-in knows its name
+        asked = os.environ.get("JAX_PLATFORMS") or "(not set)"
+        reason = first_line(error) or "JAX knows no such platform here"
         raise ConfigError(
-            f"JAX_PLATFORMS={asked or '(not set)'}: {first_line(error)}. Install the plug-in of the"
+            f"JAX_PLATFORMS={asked}: {reason}. Install the plug-in of the"
             " platform (pip install 'jaxseg[cuda]' or 'jaxseg[tpu]'), or set JAX_PLATFORMS=cpu"
         ) from error
