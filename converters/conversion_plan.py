@@ -62,6 +62,7 @@ def make_plan(
     model: str,
     transfer: bool = False,
     window: tuple[int, int] | None = None,
+    file_names: Mapping[str, str] | None = None,
 ) -> Plan:
     """Matches tensors (PyTorch name -> shape) with variables (path -> shape).
 
@@ -77,6 +78,7 @@ def make_plan(
         and tables of relative positions for another window, as with a pre-trained backbone.
       window: (height, width) of the model's tables of relative positions, in patches; None for
         square windows.
+      file_names: the names in the file, by those of `tensors`, if they differ; for messages.
 
     Raises:
       CheckpointError: if a tensor or a variable has no counterpart. The message lists these names
@@ -125,7 +127,8 @@ def make_plan(
         another = 2 * len(used) < len(given)
         verdict = "is of another model than" if another else "does not fit"
         share = f"{len(used)} of the {len(given)} tensors that the model takes are in it"
-        problems = _problems(unplaced, missing, available, expected, brief=another)
+        own = {full[name]: (file_names or {}).get(name, name) for name in tensors}
+        problems = _problems(unplaced, missing, available, expected, own, brief=another)
         advice = [*pretrained.other_grids(available, expected, source)]
         if all(name.startswith(HEADS) for name in unplaced + missing):
             advice += [f"To train another head on it, start from it: --config.init={source}"]
@@ -147,22 +150,25 @@ def _fresh_heads(available, wanted):
     return fresh_variables(shapes, wanted)
 
 
-def _problems(unplaced: list[str], missing: list[str], available, expected, brief: bool) -> str:
+def _problems(
+    unplaced: list[str], missing: list[str], available, expected, own, brief: bool
+) -> str:
     """Lists what does not fit, kind by kind, by PyTorch name, with the nearest names.
 
-    If `brief` is true, fewer names are listed, without nearest names.
+    Tensors of the file have the file's `own` names. If `brief` is true, fewer names are listed,
+    without nearest names.
     """
     unknown = [name for name in unplaced if name not in expected]
     absent = [name for name in missing if name not in available]
     limit = LISTED_BRIEFLY if brief else LISTED
     kinds = {
         "of another shape": [
-            f"{name}: {list(available[name])} in the file, {list(expected[name])} in the model"
+            f"{own[name]}: {list(available[name])} in the file, {list(expected[name])} in the model"
             for name in unplaced
             if name in expected
         ],
-        "in the file only": _with_nearest(unknown, [] if brief else absent or missing),
-        "in the model only": _with_nearest(absent, [] if brief else unknown),
+        "in the file only": _with_nearest(unknown, [] if brief else absent or missing, own),
+        "in the model only": _with_nearest(absent, [] if brief else unknown, own),
     }
     lines = []
     for kind, entries in kinds.items():
@@ -172,6 +178,9 @@ def _problems(unplaced: list[str], missing: list[str], available, expected, brie
     return "\n".join(lines)
 
 
-def _with_nearest(names: Iterable[str], others: list[str]) -> list[str]:
-    nearest = {name: difflib.get_close_matches(name, others, n=2) for name in names}
-    return [f"{n} (nearest: {', '.join(near)})" if near else n for n, near in nearest.items()]
+def _with_nearest(names: Iterable[str], others: list[str], own: Mapping[str, str]) -> list[str]:
+    lines = []
+    for name in names:
+        near = [own.get(other, other) for other in difflib.get_close_matches(name, others, n=2)]
+        lines.append(own.get(name, name) + (f" (nearest: {', '.join(near)})" if near else ""))
+    return lines

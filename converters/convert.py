@@ -86,6 +86,8 @@ def convert(
     size = f"{parameters / 1e6:.2f} M parameters in {dtype}"
     print(f"{path}\n  -> {config.variant} in {output}: {size}")
     print(plan.table())
+    if weights.taken_off:
+        print(f"  taken off the names: {', '.join(weights.taken_off)}")
     if weights.beside:
         print(f"  left in the file: {', '.join(weights.beside)}")
     classes = len(evaluated_on(config.data).dataset.classes)

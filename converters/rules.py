@@ -47,6 +47,7 @@ COUNTER = "num_batches_tracked"  # every batch norm has one; nothing reads it
 IGNORED = (
     (rf"\.{COUNTER}$", "counters of batch norm"),
     (r"\.relative_position_index$", "follows from the grid"),
+    (r"^n_averaged$", "counter of averaged weights"),
 )
 # The same for files of pre-trained backbones, if the model has no such tensor.
 IGNORED_OF_PRETRAINED = (

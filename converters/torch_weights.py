@@ -25,12 +25,14 @@ class TorchWeights:
         it is used. Only resized tables of positions are copies.
       beside: what else the file holds.
       classes: how many classes the file says its dataset has; None if it does not say.
+      taken_off: what modules around the model added to the names, such as "module.".
     """
 
     plan: conversion_plan.Plan
     arrays: dict[str, np.ndarray]
     beside: tuple[str, ...] = ()
     classes: str | None = None
+    taken_off: tuple[str, ...] = ()
 
 
 def from_state_dict(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> dict[str, Any]:
@@ -73,9 +75,45 @@ def read_weights(
         found = state_dict.find_state_dict(content, prefer_ema=prefer_ema)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    names = {"source": str(path), "model": model}
-    weights = match(found.tensors, wanted, **names, transfer=transfer, window=window)
-    return dataclasses.replace(weights, beside=found.beside, classes=found.meta.get("classes"))
+    if refused := found.inert.keys() & {rules.to_name(name) for name in wanted}:
+        name = min(refused)
+        raise CheckpointError(
+            f"{path}: {name} is an object of {found.inert[name]}, not a plain tensor; nothing of it"
+            " was run. Load the file with the code that wrote it and save plain tensors."
+        )
+    weights = match(
+        found.tensors,
+        wanted,
+        source=str(path),
+        model=model,
+        transfer=transfer,
+        window=window,
+        file_names=found.file_names,
+    )
+    return dataclasses.replace(
+        weights,
+        beside=found.beside,
+        classes=found.meta.get("classes"),
+        taken_off=prefixes_taken_off(found.file_names),
+    )
+
+
+def prefixes_taken_off(file_names: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns what modules around the model added to the names, sorted.
+
+    >>> prefixes_taken_off({"backbone.a": "module.backbone._orig_mod.a"})
+    ('_orig_mod.', 'module.')
+    """
+    added = set()
+    for name, own in file_names.items():
+        kept = iter(name.split("."))
+        following = next(kept, None)
+        for part in own.split("."):
+            if part == following:
+                following = next(kept, None)
+            else:
+                added.add(f"{part}.")
+    return tuple(sorted(added))
 
 
 def match(tensors: Mapping[str, np.ndarray], wanted, **options) -> TorchWeights:

@@ -1,9 +1,11 @@
 """Reads a pickle without running anything: a stack machine that can only build plain data.
 
 A pickle is a program. Python's own unpickler imports and calls whatever the pickle names, so a
-checkpoint from elsewhere could do anything. This machine knows only the names in a table. It calls
-nothing but their stand-ins and refuses every other name. It never imports and never touches
-attributes. It also keeps Python's own classes out of reach: `BUILD` is handled here, type by type.
+checkpoint from elsewhere could do anything. This machine knows only the names in a table, and calls
+nothing but their stand-ins. What it should make of any other name becomes an `Inert` object, which
+holds the name and can do nothing. Training programs keep such objects beside the weights. The
+machine never imports and never touches attributes. It also keeps Python's own classes out of reach:
+`BUILD` is handled here, type by type.
 """
 
 import pickletools
@@ -49,6 +51,33 @@ class Function:
     call: Callable
 
 
+class Inert(dict):
+    """Takes the place of an object of an unknown class. It does nothing.
+
+    It keeps the items that the pickle adds to it, since the class may be a kind of dict.
+
+    Attributes:
+      name: the "module.name" of the class, or of the function that would make the object.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def __hash__(self) -> int:  # it may be a key
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Stands in for a name that is not in the table; whatever calls it gets an `Inert` object."""
+
+    name: str
+
+
 class Attributes(dict):
     """Holds the attributes of an object, which is all that is kept of it."""
 
@@ -71,7 +100,7 @@ def load(
       storage: returns the object for a persistent id.
 
     Raises:
-      CheckpointError: if the pickle is damaged, or asks for a name that is not in the table.
+      CheckpointError: if the pickle is damaged, or asks for something that cannot be left out.
     """
     machine = _Machine({**PLAIN_NAMES, **names}, storage)
     try:
@@ -140,10 +169,10 @@ class _Machine:
                 _set_items(self.stack[-1], items)
             case "APPEND":
                 item = stack.pop()
-                _of_type(stack[-1], list).append(item)
+                _extend(stack[-1], [item])
             case "APPENDS":
                 items = self.since_mark()
-                _of_type(self.stack[-1], list).extend(items)
+                _extend(self.stack[-1], items)
             case "LIST":
                 items = self.since_mark()
                 self.stack.append(items)
@@ -160,8 +189,10 @@ class _Machine:
                 stack.append(self.find(f"{module}.{attribute}"))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
-                call = _of_type(function, Function).call
-                stack.append(call(*_of_type(arguments, tuple)))
+                stack.append(_called(function, _of_type(arguments, tuple)))
+            case "NEWOBJ_EX":
+                _, _, function = stack.pop(), stack.pop(), stack.pop()
+                stack.append(Inert(_of_type(function, Foreign).name))
             case "BUILD":
                 state = stack.pop()
                 _set_state(stack[-1], state)
@@ -185,9 +216,7 @@ class _Machine:
 
     def find(self, name: str) -> object:
         """Returns the stand-in for "module.name"."""
-        if name not in self.names:
-            raise ForeignError(name)
-        return self.names[name]
+        return self.names.get(name) or Foreign(name)
 
 
 def _of_type(value: object, kind: type[T]) -> T:
@@ -200,9 +229,20 @@ def _key(value: object) -> object:
     """Checks a dict's key or a set's item: a number, a string or a tuple of such."""
     # Nested tuples are refused, because Python hashes them recursively, without a limit.
     for part in value if isinstance(value, tuple) else (value,):
-        if not isinstance(part, str | bytes | int | float | np.generic | None):
+        if not isinstance(part, str | bytes | int | float | np.generic | Inert | None):
             raise TypeError(f"{type(part).__name__} as a key")
     return value
+
+
+def _called(function: object, arguments: tuple) -> object:
+    if isinstance(function, Foreign):
+        return Inert(function.name)
+    return _of_type(function, Function).call(*arguments)
+
+
+def _extend(target: Any, items: list) -> None:
+    if not isinstance(target, Inert):
+        _of_type(target, list).extend(items)
 
 
 def _set_items(target: Any, items: list) -> None:
@@ -212,7 +252,9 @@ def _set_items(target: Any, items: list) -> None:
 
 def _set_state(target: Any, state: Any) -> None:
     """Gives an existing object its contents, as `BUILD` does."""
-    if isinstance(target, Attributes):
+    if isinstance(target, Inert):
+        pass
+    elif isinstance(target, Attributes):
         target.update(_of_type(state, dict))
     elif isinstance(target, dict):
         pass  # ignores attributes of a dict, such as the `_metadata` of a state dict

@@ -6,6 +6,7 @@ pages of a large file are read that are used. The content determines the format:
 - torch's zip archive (since PyTorch 1.6): `*/data.pkl`, and one member `*/data/<key>` per storage;
 - torch's legacy file: five pickles, then the storages one after the other;
 - safetensors;
+- several of these files, by their index (`*.index.json`, or the folder that holds it);
 - a .zip that holds one of these, as some checkpoints are published.
 """
 
@@ -13,6 +14,7 @@ import io
 import lzma
 import mmap
 import os
+import pathlib
 import re
 import shutil
 import struct
@@ -20,11 +22,11 @@ import tempfile
 import zipfile
 import zlib
 
-from converters.torch_files import restricted_pickle, safetensors_file
+from converters.torch_files import restricted_pickle, safetensors_file, shards
 from converters.torch_files.torch_tensors import TORCH_NAMES, Storage, StorageId, storage_id
 from jaxseg.errors import CheckpointError
 
-SUFFIXES = (".pth", ".pth.tar", ".pt", ".bin", ".safetensors")
+SUFFIXES = (".pth", ".pth.tar", ".pt", ".ckpt", ".bin", ".safetensors")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
 COUNT_BYTES = 8  # of the element count before each storage of a legacy file
@@ -54,6 +56,18 @@ def read_torch_file(path: str | os.PathLike) -> object:
         than plain data. The message names the file and what to do.
     """
     where = os.fspath(path)
+    given = pathlib.Path(where)
+    if where.endswith(shards.SUFFIX):
+        return shards.read_shards(given, _read_file)
+    if index := shards.index_beside(given):
+        if not given.is_dir():
+            raise CheckpointError(f"{where}: one of several files. Name their index, {index}.")
+        return shards.read_shards(index, _read_file)
+    return _read_file(given)
+
+
+def _read_file(path: pathlib.Path) -> object:
+    where = str(path)
     try:
         with open(where, "rb") as file:
             if not os.fstat(file.fileno()).st_size:

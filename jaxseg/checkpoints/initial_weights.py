@@ -18,6 +18,7 @@ siblings.claim("converters")
 
 from converters import torch_weights  # noqa: E402
 from converters.pretrained import relative_tables  # noqa: E402
+from converters.torch_files import shards  # noqa: E402
 
 ZOO = "zoo:"
 
@@ -68,17 +69,18 @@ def load_initial_weights(
     """
     path = check_available(source)
     leaves = parameter_paths.by_path(fresh)
-    if path.is_dir():
-        loaded, kept, tables = _of_run(path, leaves, window)
+    if path.is_dir() and not shards.index_beside(path):
+        (loaded, kept, tables), taken_off = _of_run(path, leaves, window), ()
     else:
         weights = torch_weights.read_weights(
             path, parameter_paths.shapes(fresh), model=model, transfer=True, window=window
         )
-        kept, tables = weights.plan.initial, weights.plan.tables
+        kept, tables, taken_off = weights.plan.initial, weights.plan.tables, weights.taken_off
         loaded = {name: _placed(array, leaves[name]) for name, array in weights.arrays.items()}
     made = collections.Counter(table.why for table in tables.values())
     initial = collections.Counter(kept.values())
     notes = [f"{len(loaded)} tensors of {source}"]
+    notes += [f"{', '.join(taken_off)} taken off their names"] * bool(taken_off)
     notes += [f"of these {count} {why}" for why, count in made.items()]
     notes += [f"{count} tensors as initialized: {why}" for why, count in initial.items()]
     return parameter_paths.nested(leaves | loaded), "; ".join(notes)

@@ -250,7 +250,7 @@ def test_positions_of_another_grid_are_refused_and_the_setting_is_named():
         match(deit(), config_of(VIT, pretrain_grid=6))
     message = str(error.value)
     assert "file.pth does not fit tiny" in message
-    assert "backbone.pos_embed: [1, 17, 12] in the file, [1, 37, 12] in the model" in message
+    assert "pos_embed: [1, 17, 12] in the file, [1, 37, 12] in the model" in message
     assert "The file's positions are of 4 x 4 patches" in message
     assert message.endswith("--config.model.backbone.pretrain_grid=4")
     with pytest.raises(CheckpointError, match="positions are of 4 x 4 patches"):

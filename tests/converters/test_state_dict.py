@@ -65,18 +65,59 @@ def test_a_file_that_holds_itself_ends():
         state_dict.find_state_dict(obj)
 
 
-def test_prefix_of_distributed_training_is_stripped_and_backbone_is_not():
-    found = state_dict.find_state_dict({"state_dict": weights(prefix="module.")})
+WRAPPED = {
+    "module.": "DistributedDataParallel",
+    "_orig_mod.": "torch.compile",
+    "module._orig_mod.": "compiled, then distributed",
+    "_orig_mod.module.": "distributed, then compiled",
+    "model.": "Lightning",
+    "model._orig_mod.": "compiled in Lightning",
+    "_forward_module.model.": "DeepSpeed in Lightning",
+    "net.module._orig_mod.": "in any depth",
+    "_fsdp_wrapped_module._checkpoint_wrapped_module.": "FSDP",
+}
+
+
+@pytest.mark.parametrize("prefix", WRAPPED)
+def test_what_wraps_the_model_is_taken_off_the_names_and_kept_for_messages(prefix):
+    found = state_dict.find_state_dict({"state_dict": weights(prefix=prefix)})
     assert list(found.tensors) == list(weights())
+    assert found.file_names == dict(zip(weights(), weights(prefix=prefix), strict=True))
+    backbone = {name.removeprefix("backbone."): it for name, it in weights().items()}
+    del backbone["decode_head.norm.running_mean"]
+    alone = {prefix + name: it for name, it in backbone.items()}
+    assert list(state_dict.find_state_dict(alone).tensors) == list(backbone)
 
 
-def test_prefix_counts_only_at_the_first_name():
-    tensors = weights() | weights(prefix="module.")
-    assert list(state_dict.find_state_dict(tensors).tensors) == list(tensors)
+def test_what_wraps_a_part_is_taken_off_within_the_names():
+    parts = {
+        "backbone._orig_mod.conv.weight": np.zeros(2, np.float32),
+        "decode_head.module.norm._checkpoint_wrapped_module.bias": np.zeros(2, np.float32),
+    }
+    names = ["backbone.conv.weight", "decode_head.norm.bias"]
+    assert list(state_dict.find_state_dict(parts).tensors) == names
+
+
+def test_an_average_beside_the_model_is_told_and_taken_on_request():
+    tensors = weights(1, prefix="model.") | weights(2, prefix="ema_model.module.")
+    tensors |= {"criterion.weight": np.ones(2, np.float32)}
+    found = state_dict.find_state_dict({"state_dict": tensors, "pytorch-lightning_version": "2"})
+    assert set(values(found).values()) == {1}
+    assert "ema_model (averaged weights, 3 tensors)" in found.beside
+    assert "criterion (1 tensors)" in found.beside
+    averaged = state_dict.find_state_dict({"state_dict": tensors}, prefer_ema=True)
+    assert set(values(averaged).values()) == {2}
+    assert list(averaged.tensors) == list(weights())
+
+
+def test_classes_of_mmengine_are_counted():
+    meta = {"dataset_meta": {"classes": ("a", "b", "c")}, "mmengine_version": "0.10"}
+    found = state_dict.find_state_dict({"state_dict": weights(), "meta": meta})
+    assert found.meta == {"mmengine_version": "0.10", "classes": "3"}
 
 
 def test_names_that_meet_without_their_prefix_are_an_error():
-    with pytest.raises(CheckpointError, match=r"'module\.'"):
+    with pytest.raises(CheckpointError, match=r"'module\.backbone\.conv\.weight'.* same tensor"):
         state_dict.find_state_dict(weights(prefix="module.") | weights())
 
 

@@ -1,14 +1,42 @@
 """Checkpoint files that an attacker wrote: refused by name, and nothing in them runs."""
 
+import argparse
+import collections
+import datetime
+import enum
 import json
 import os
+import pathlib
+import pickle
+import pickletools
 import struct
 
+import numpy as np
 import pytest
 
+from converters.state_dict import find_state_dict
 from converters.torch_files import torch_file
+from converters.torch_files.restricted_pickle import Inert
 from jaxseg.errors import CheckpointError
 from support.torch_pickles import call, every_format, global_, storage, value, view, write_zip
+
+
+def dumped(obj, protocol):
+    """The opcodes that make an object, without the frame around them."""
+    code = pickle.dumps(obj, protocol)
+    return b"".join(
+        code[position:following]
+        for opcode, position, following in positions(code)
+        if opcode not in ("PROTO", "FRAME", "STOP")
+    )
+
+
+def positions(code):
+    """Yields (name of the opcode, where it begins, where the next one begins)."""
+    steps = list(pickletools.genops(code))
+    ends = [position for _, _, position in steps[1:]] + [len(code)]
+    for (opcode, _, position), end in zip(steps, ends, strict=True):
+        yield opcode.name, position, end
 
 
 @pytest.fixture
@@ -27,15 +55,18 @@ NAMES = (
 
 @every_format
 @pytest.mark.parametrize("name", NAMES)
-def test_foreign_names_are_refused_by_name_and_nothing_runs(path, tmp_path, write, name):
+def test_foreign_names_become_inert_and_nothing_runs(path, tmp_path, write, name):
     marker = tmp_path / "it ran"
     module, _, attribute = name.rpartition(".")
     command = value(f"touch '{marker}'")
     stack_global = value(module) + value(attribute) + b"\x93"
-    for pickled in (call(name, command), global_(name), stack_global + b"(" + command + b"tR"):
+    for pickled in (call(name, command), stack_global + b"(" + command + b"tR"):
         write(path, pickled)
-        with pytest.raises(CheckpointError, match=rf"model\.pth.* holds {name}, .*state_dict"):
-            torch_file.read_torch_file(path)
+        found = torch_file.read_torch_file(path)
+        assert isinstance(found, Inert)
+        assert found.name == name
+        with pytest.raises(CheckpointError, match=f"object of the class {name}, not a dict"):
+            find_state_dict(found)
     assert not marker.exists()
 
 
@@ -48,9 +79,61 @@ def test_what_python_itself_would_run_does_not_run(path, tmp_path, write):
             return os.system, (f"touch '{marker}'",)
 
     write(path, value({"state_dict": Evil()}))
-    with pytest.raises(CheckpointError, match=r"holds (posix|nt)\.system"):
-        torch_file.read_torch_file(path)
+    with pytest.raises(CheckpointError, match=r"no weights, .*object of (posix|nt)\.system"):
+        find_state_dict(torch_file.read_torch_file(path))
     assert not marker.exists()
+
+
+class HistoryBuffer:
+    """As mmengine's runner keeps it: with its methods in a dict of its state."""
+
+    def __init__(self):
+        self._log_history = np.zeros(3)
+        self._statistics_methods = {"mean": HistoryBuffer.mean}
+
+    def mean(self):
+        pass
+
+
+class Level(enum.Enum):
+    """As configs have it."""
+
+    HIGH = 1
+
+
+class Settings(dict):
+    """As easydict and addict have it."""
+
+
+BESIDE = {
+    "message_hub": {"log_scalars": {"train/loss": HistoryBuffer()}},
+    "args": argparse.Namespace(output=pathlib.PurePosixPath("/tmp/x"), lr=0.1),
+    "settings": Settings(lr=0.1),
+    "when": datetime.datetime(2026, 1, 1),
+    "level": Level.HIGH,
+    "counts": collections.deque([1, 2]),
+    "random": np.random.default_rng(0),
+}
+
+
+@pytest.mark.parametrize("key", BESIDE)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_objects_beside_the_weights_are_carried_without_life(path, key, protocol):
+    weights = call("collections.OrderedDict") + b"(" + value("backbone.w") + view() + b"u"
+    kept = dumped(BESIDE[key], protocol) + b"q\xff0"  # put aside
+    entries = value("state_dict") + weights + value(key) + b"h\xff"
+    write_zip(path, kept + b"}(" + entries + b"u")
+    found = find_state_dict(torch_file.read_torch_file(path))
+    assert list(found.tensors) == ["backbone.w"]
+    assert [entry for entry in found.beside if entry.startswith(key)]
+
+
+def test_an_object_in_the_place_of_a_tensor_is_noted(path):
+    tensors = value("backbone.w") + view() + value("backbone.q") + call("torchao.Quantized")
+    write_zip(path, b"}(" + tensors + b"u")
+    assert find_state_dict(torch_file.read_torch_file(path)).inert == {
+        "backbone.q": "torchao.Quantized"
+    }
 
 
 OBJECT_ARRAY = call("numpy.dtype", value("O8"), value(False), value(True))
