@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from jaxseg import configure_cpu
-from jaxseg.atomic_files import write_png
+from jaxseg.atomic_files import write_png, write_text
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_saved_config
 from jaxseg.data import picture_files, transforms
 from jaxseg.data.datasets.description import Dataset
@@ -196,6 +196,9 @@ def predict_files(segmenter: Segmenter, inputs: Sequence[str], out: pathlib.Path
     images, skipped = find_images(inputs)
     for line in picture_files.describe(skipped):
         print(line)
+    if numbered := visualize.numbered_names(segmenter.dataset.classes):
+        write_text(out / "legend.txt", "".join(f"{line}\n" for line in numbered))
+        print(f"no font here can draw all class names; {out / 'legend.txt'} lists them by number")
     unreadable = []
     for path, name in images:
         try:

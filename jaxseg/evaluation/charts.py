@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from jaxseg.reporting.fonts import load_font
+from jaxseg.reporting.visualize import drawn_names
 
 Picture = UInt8[np.ndarray, "h w 3"]
 
@@ -33,21 +36,20 @@ def confusion_chart(
     """
     counts = np.asarray(confusion, np.float64)
     outside = counts[-1].any() or counts[:, -1].any()
-    names = [*classes, OTHER] if outside else list(classes)
+    names = drawn_names(classes) + [OTHER] * bool(outside)
     counts = counts[: len(names), : len(names)]
     labeled = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, labeled, out=np.zeros_like(counts), where=labeled > 0)
 
     cell = int(np.clip(1400 // len(names), 10, 36))
-    font = ImageFont.load_default(min(cell - 2, 16))
-    small = ImageFont.load_default(10)
-    head = _text_width(names, font) + 2 * GAP
+    size, small = min(cell - 2, 16), load_font(10)
+    head = _text_width(names, size) + 2 * GAP
     side = head + cell * len(names) + GAP
     chart = Image.new("RGB", (side, side), PAPER)
     draw = ImageDraw.Draw(chart)
     for row, name in enumerate(names):
         y = head + row * cell
-        draw.text((head - GAP, y + cell / 2), name, INK, font, anchor="rm")
+        draw.text((head - GAP, y + cell / 2), name, INK, load_font(size, name), anchor="rm")
         for column, share in enumerate(shares[row]):
             x = head + column * cell
             color = _blend(share) if labeled[row] else FAINT
@@ -55,7 +57,7 @@ def confusion_chart(
             if cell >= 24 and share >= 0.005:
                 ink = PAPER if share > 0.3 else INK
                 draw.text((x + cell / 2, y + cell / 2), f"{share:.0%}"[:-1], ink, small, "mm")
-    chart.paste(_columns_head(names, head, cell, font), (head, 0))
+    chart.paste(_columns_head(names, head, cell, size), (head, 0))
     draw.text((head - GAP, head - GAP), "label \\ prediction", INK, small, anchor="rs")
     return np.asarray(chart)
 
@@ -70,17 +72,17 @@ def class_bars(
       classes: names of the classes.
       title: what the values are.
     """
-    line, length = 22, 500
-    font = ImageFont.load_default(15)
-    head = _text_width([*classes, title], font) + 2 * GAP
-    room = _text_width(["100.00", "absent"], font) + 2 * GAP
+    line, length, size = 22, 500, 15
+    names, font = drawn_names(classes), load_font(size)
+    head = _text_width([*names, title], size) + 2 * GAP
+    room = _text_width(["100.00", "absent"], size) + 2 * GAP
     chart = Image.new("RGB", (head + length + room, line * (len(classes) + 1) + GAP), PAPER)
     draw = ImageDraw.Draw(chart)
     draw.text((head - GAP, line / 2), title, INK, font, anchor="rm")
-    for row, (name, value) in enumerate(zip(classes, values, strict=True), start=1):
+    for row, (name, value) in enumerate(zip(names, values, strict=True), start=1):
         middle, defined = row * line + line / 2, np.isfinite(value)
         end = head + (length * float(value) if defined else 0)
-        draw.text((head - GAP, middle), name, INK, font, anchor="rm")
+        draw.text((head - GAP, middle), name, INK, load_font(size, name), anchor="rm")
         draw.rectangle((head, middle - 8, head + length, middle + 8), fill=FAINT)
         draw.rectangle((head, middle - 8, end, middle + 8), fill=FULL if defined else FAINT)
         text = f"{100 * value:.2f}" if defined else "absent"
@@ -88,12 +90,13 @@ def class_bars(
     return np.asarray(chart)
 
 
-def _columns_head(names, height, cell, font):
+def _columns_head(names, height, cell, size):
     """Draws the names of the columns, reading upwards."""
     strip = Image.new("RGB", (height, cell * len(names)), PAPER)
     draw = ImageDraw.Draw(strip)
     for column, name in enumerate(names):
-        draw.text((GAP, (column + 0.5) * cell), name, INK, font, anchor="lm")
+        place = (GAP, (column + 0.5) * cell)
+        draw.text(place, name, INK, load_font(size, name), anchor="lm")
     return strip.transpose(Image.Transpose.ROTATE_90)
 
 
@@ -103,5 +106,5 @@ def _blend(share):
     return tuple(round((1 - weight) * p + weight * f) for p, f in zip(PAPER, FULL, strict=True))
 
 
-def _text_width(texts, font):
-    return max(int(np.ceil(font.getlength(text))) for text in texts)
+def _text_width(texts, size):
+    return max(int(np.ceil(load_font(size, text).getlength(text))) for text in texts)

@@ -15,6 +15,7 @@ from jaxseg.evaluation.metrics import Scores
 from jaxseg.reporting.console import print_line, print_table
 from jaxseg.reporting.manifest import strict_json
 from jaxseg.reporting.report import Report
+from jaxseg.reporting.visualize import numbered_names
 
 
 def print_evaluation(
@@ -67,7 +68,7 @@ def write_evaluation(directory: str | os.PathLike, scores: Scores, classes: Sequ
 
     `metrics.json` contains the means, rounded as reported. `per_class.csv` contains the scores of
     each class in 0..1, and nothing where a score is undefined. The charts are `confusion.png` and
-    `per_class.png`.
+    `per_class.png`; `legend.txt` lists the names that no font can draw, if there are any.
 
     Raises:
       OutputError: if a file cannot be written.
@@ -88,6 +89,8 @@ def write_evaluation(directory: str | os.PathLike, scores: Scores, classes: Sequ
         numbers = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
         writer.writerow((name, *numbers, pixels))
     write_text(directory / "per_class.csv", table.getvalue())
+    if numbered := numbered_names(classes):
+        write_text(directory / "legend.txt", "".join(f"{line}\n" for line in numbered))
     for name, chart in (
         ("confusion.png", charts.confusion_chart(scores.confusion, classes)),
         ("per_class.png", charts.class_bars(scores.iou, classes)),

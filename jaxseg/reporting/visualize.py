@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from jaxseg.reporting.fonts import drawable, load_font
 
 Picture = UInt8[np.ndarray, "h w 3"]
 Canvas = UInt8[np.ndarray, "H W 3"]
@@ -60,6 +62,8 @@ def legend(
 ) -> Canvas:
     """Draws a strip of color chips with class names, in as many rows as needed.
 
+    A name that no font can draw is replaced by the number of its class (`drawn_names`).
+
     Args:
       classes: the name of each class.
       palette: the color of each class.
@@ -70,14 +74,15 @@ def legend(
     Returns:
       An image [*, width, 3], of height 0 if there is nothing to name.
     """
-    entries = [(classes[i], tuple(int(c) for c in palette[i])) for i in present]
+    names = drawn_names(classes)
+    entries = [(names[i], tuple(int(c) for c in palette[i])) for i in present]
     entries += extra
     if not entries:
         return np.full((0, width, 3), PAPER, np.uint8)
     size = _font_size(width)
-    font = ImageFont.load_default(size)
+    fonts = {name: load_font(size, name) for name, _ in entries}
     chip, gap, line = round(1.5 * size), round(0.5 * size), round(1.7 * size)
-    widest = max(font.getlength(name) for name, _ in entries)
+    widest = max(font.getlength(name) for name, font in fonts.items())
     column = min(math.ceil(chip + gap + widest + 1.5 * size), width)
     columns = width // column
     rows = math.ceil(len(entries) / columns)
@@ -87,8 +92,19 @@ def legend(
         row, place = divmod(number, columns)
         x, y = place * column, size + row * line
         draw.rectangle((x, y, x + chip, y + size), fill=color, outline=INK)
-        draw.text((x + chip + gap, y + size / 2), name, INK, font, anchor="lm")
+        draw.text((x + chip + gap, y + size / 2), name, INK, fonts[name], anchor="lm")
     return np.asarray(strip)
+
+
+def drawn_names(classes: Sequence[str]) -> list[str]:
+    """Returns the names as they can be drawn: "class 3" if no font here has the characters."""
+    return [name if drawable(name) else f"class {k}" for k, name in enumerate(classes)]
+
+
+def numbered_names(classes: Sequence[str]) -> list[str]:
+    """Returns a line "class K: NAME" for each name that pictures show by its number."""
+    drawn = drawn_names(classes)
+    return [f"{short}: {name}" for short, name in zip(drawn, classes, strict=True) if short != name]
 
 
 def evaluation_panel(
@@ -224,8 +240,8 @@ def _font_size(width):
 def _caption(text, width, size):
     """Draws one line of text [*, width, 3], in a smaller font if it would not fit."""
     strip = Image.new("RGB", (width, round(1.5 * size)), (PAPER,) * 3)
-    length = ImageFont.load_default(size).getlength(text)
-    font = ImageFont.load_default(max(8, min(size, int(size * width / length))))
+    length = load_font(size).getlength(text)
+    font = load_font(max(8, min(size, int(size * width / length))))
     ImageDraw.Draw(strip).text((0, 0.7 * size), text, INK, font, anchor="lm")
     return np.asarray(strip)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxseg.reporting import visualize
+from jaxseg.reporting import fonts, visualize
 
 PALETTE = np.array([[128, 64, 128], [0, 0, 142], [107, 142, 35]])
 CLASSES = ("road", "car", "vegetation")
@@ -147,3 +147,27 @@ def test_a_sheet_needs_as_many_label_maps_as_images():
     image, labels = scene(8, 8)
     with pytest.raises(ValueError, match="2 images and 1 label maps"):
         visualize.contact_sheet([image, image], [labels], PALETTE)
+
+
+SCRIPTS = {"Latin": "Straße", "Spanish": "árbol", "Greek": "δρόμος", "Cyrillic": "дорога"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS.values(), ids=SCRIPTS)
+def test_names_in_these_scripts_are_drawn_as_such(name):
+    assert visualize.drawn_names([name]) == [name]
+    picture = visualize.legend([name], PALETTE, [0])
+    boxes = visualize.legend(["\ufffe" * len(name)], PALETTE, [0])
+    assert not np.array_equal(picture, boxes)
+
+
+def test_a_name_without_a_font_is_a_number_and_listed(monkeypatch):
+    monkeypatch.setattr(fonts, "_system_fonts", tuple)
+    fonts._file_with.cache_clear()
+    classes = ["road", "地面", "tree"]
+    assert visualize.drawn_names(classes) == ["road", "class 1", "tree"]
+    assert visualize.numbered_names(classes) == ["class 1: 地面"]
+    found = visualize.legend(classes, PALETTE, [0, 1])
+    np.testing.assert_array_equal(
+        found, visualize.legend(["road", "class 1", "tree"], PALETTE, [0, 1])
+    )
+    fonts._file_with.cache_clear()
