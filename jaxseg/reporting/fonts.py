@@ -4,6 +4,7 @@ DejaVu Sans, a file of matplotlib, has Latin, Greek, Cyrillic and more. For othe
 of the system are searched.
 """
 
+import contextlib
 import functools
 import importlib.util
 import pathlib
@@ -53,10 +54,8 @@ def _dejavu() -> str:
 @functools.cache
 def _system_fonts() -> tuple[str, ...]:
     folders = [pathlib.Path(folder) for folder in FOLDERS if not folder.startswith("~")]
-    try:
+    with contextlib.suppress(RuntimeError):  # of a user without a home directory
         folders += [pathlib.Path(f).expanduser() for f in FOLDERS if f.startswith("~")]
-    except RuntimeError:
-        pass  # a user without a home directory
     files = (file for folder in folders for file in folder.rglob("*"))
     return tuple(sorted(str(file) for file in files if file.suffix.lower() in SUFFIXES))
 
