@@ -16,6 +16,8 @@ from jaxseg.recipes import class_list
 HEADS = ("decode_head", "auxiliary_head")
 # The words of ml_collections 1.1 for an override of a part that the recipe does not have.
 OF_NOTHING = re.compile(r'Override (\S+) can not be applied because field "(\w+)" is None')
+# And for a value that is no literal of Python.
+UNREADABLE = re.compile(r"Could not parse (.*): SyntaxError")
 # Kinds of modules that earlier versions called differently.
 RENAMED_KINDS = {"intern_image": "internimage", "uper": "upernet"}
 
@@ -71,9 +73,13 @@ def readable_errors() -> Iterator[None]:
             ". ".join([f"--config.KEY=VALUE: no such key: '{name}'", *hint])
         ) from error
     except ValueError as error:
-        if not (found := OF_NOTHING.match(str(error))):
+        if found := OF_NOTHING.match(str(error)):
+            message = f"--config.{found[1]}: there is no {found[2]} in this recipe"
+        elif found := UNREADABLE.match(str(error)):
+            message = f"--config.KEY=VALUE: {found[1]} is no value of Python"
+        else:
             raise
-        raise ConfigError(f"--config.{found[1]}: there is no {found[2]} in this recipe") from error
+        raise ConfigError(message) from error
     except flags.Error as error:  # the last line is what the config file raised
         message = str(error).strip().splitlines()[-1].strip()
         raise ConfigError(re.sub(r"^\w+Error: ", "", message)) from error

@@ -37,6 +37,7 @@ from jaxseg.models import kernels
 from jaxseg.models.segmentation_model import build_model
 from jaxseg.reporting.manifest import fingerprint, versions, write_manifest
 from jaxseg.reporting.report import Report
+from jaxseg.training.label_check import LabelCheck
 from jaxseg.training.optimizer import first_nonfinite, learning_rate_schedule, make_optimizer
 from jaxseg.training.profiler import Profile
 from jaxseg.training.state import TrainState, init_state
@@ -119,6 +120,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
     ):
         describe(report, config, mesh, state, f"{origin}, at step {first_step} of {config.steps}")
         timer, logs = StepTimer(), None
+        label_check = LabelCheck(trained_on(config.data).dataset.classes)
 
         def due(every):
             return step > 0 and (step == config.steps or step % every == 0)
@@ -143,6 +145,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
             with timer.waiting():
                 batch = next(batches)
             timer.count(replaced=int(batch.pop("replaced").sum()))
+            if warning := label_check.warning(batch["label"], last=step + 1 == config.steps):
+                report.message(warning)
             previous = logs
             batch = put_batch(batch, mesh)
             # An array that moves to the devices unasked would cost time at every step.
@@ -181,6 +185,13 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
             f"config.data.val_dataset={evaluated.name}: its {len(evaluated.classes)} classes are"
             f" not the {len(trained.classes)} of {trained.name}, which is trained on;"
             " set config.data.val_dataset, val_root and val_split to data of these classes"
+        )
+    if len(trained.classes) == 1 and config.model.decode_head.kind != "mask2former":
+        raise ConfigError(
+            f"{trained.name} has one class, {trained.classes[0]!r}. The softmax of one output is"
+            " always 1, so nothing would be learned and every score would be 100. Give the rest a"
+            " class of its own, such as `0: background` instead of `0: ignore`, or take a"
+            " mask2former head, which has an output for no object"
         )
     for head in ("decode_head", "auxiliary_head"):
         settings = config.model.get(head)

@@ -7,7 +7,7 @@ and the results of an earlier `jaxseg predict`.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -116,7 +116,7 @@ def _walk(folder: Path, below: str, parents: tuple[tuple[int, int], ...]) -> Ite
         return
     for entry in entries:
         name = below + entry.name
-        if entry.is_dir():
+        if _is(entry.is_dir):
             hidden = "hidden" if entry.name.startswith(".") else LEFTOVERS.get(entry.name.lower())
             if hidden:
                 yield f"{name}/", hidden
@@ -124,10 +124,18 @@ def _walk(folder: Path, below: str, parents: tuple[tuple[int, int], ...]) -> Ite
                 yield from _walk(folder, f"{name}/", (*parents, identity))
         elif entry.name.startswith("."):
             yield name, "hidden"
-        elif not entry.is_file() and not entry.is_symlink():
+        elif not _is(entry.is_file) and not entry.is_symlink():
             yield name, "not a regular file"
         else:  # a link to nothing fails when it is read, by its name
             yield name, ""
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Returns whether an entry is of a kind; a link to itself is of none."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def _results(names: Sequence[str]) -> set[str]:

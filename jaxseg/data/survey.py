@@ -66,6 +66,8 @@ class Survey:
         if len(absent):
             names = ", ".join(self.dataset.classes[k] for k in absent)
             lines.append(f"  {len(absent)} classes have no pixel: {names}")
+        if len(self.dataset.classes) - len(absent) == 1:
+            lines.append("  all labels hold one class; a model learns nothing from that")
         if self.labels_alone:
             shown = first_few(self.labels_alone)
             lines.append(f"  {len(self.labels_alone)} labels have no image:{shown}")

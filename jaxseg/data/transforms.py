@@ -68,7 +68,8 @@ def resized_hw(hw, scale_wh) -> tuple[int, int]:
     and the shorter one limits its shorter side.
     """
     factor = min(max(scale_wh) / max(hw), min(scale_wh) / min(hw))
-    return int(hw[0] * factor + 0.5), int(hw[1] * factor + 0.5)
+    # The reference rounds to 0 for pictures that are 4000 times as long as wide, and then fails.
+    return max(int(hw[0] * factor + 0.5), 1), max(int(hw[1] * factor + 0.5), 1)
 
 
 def short_side_hw(hw, scale_wh, shortest: int) -> tuple[int, int]:
