@@ -1,10 +1,11 @@
 """The training loop from the outside: resume, signals, bad input. Runs are real processes."""
 
 import json
-import random
 import re
 import shutil
 import signal
+import subprocess
+import time
 import warnings
 
 import jax
@@ -31,6 +32,16 @@ def assert_identical(first, second):
     jax.tree.map(np.testing.assert_array_equal, final_state(first), final_state(second))
 
 
+def kill_when(command, come):
+    """Starts a run and kills it as soon as `come()` is true."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(**command, **quiet) as process:
+        while process.poll() is None and not come():
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
 def logged(workdir):
     """What was recorded of every step, without times."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -55,10 +66,15 @@ def test_run_leaves_everything_it_promises(uninterrupted):
     assert list((uninterrupted / f"predictions/step_{STEPS:06d}").glob("*.png"))
 
 
-def test_killed_at_any_step_it_ends_with_the_same_bits(command, uninterrupted, tmp_path):
-    for step in sorted(random.Random(0).sample(range(2, STEPS - 1), 3)):
-        status, _ = run_until(command(tmp_path), f"step {step}/", signal.SIGKILL)
-        assert status == -signal.SIGKILL
+def test_killed_at_any_moment_it_ends_with_the_same_bits(command, uninterrupted, tmp_path):
+    """`benchmarks/soak.py` does the same a hundred times."""
+    saving, evaluating = "checkpoints/*.orbax-checkpoint-tmp*", "predictions/*"
+    for moment in ("start ", "step 5/", saving, "step 13/", evaluating):
+        if moment.endswith("*"):
+            kill_when(command(tmp_path), lambda pattern=moment: any(tmp_path.glob(pattern)))
+        else:
+            status, _ = run_until(command(tmp_path), moment, signal.SIGKILL)
+            assert status == -signal.SIGKILL
     run(command(tmp_path))
     assert_identical(tmp_path, uninterrupted)
     assert logged(tmp_path) == logged(uninterrupted)
