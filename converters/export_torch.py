@@ -19,6 +19,7 @@ from converters.torch_files import torch_writer
 from jaxseg import configure_cpu, parameter_paths
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_saved_config
 from jaxseg.data.source import evaluated_on
+from jaxseg.distributed import start
 from jaxseg.errors import exit_with_message
 from jaxseg.models.backbones.beit import relative_position_index
 from jaxseg.models.segmentation_model import build_model
@@ -93,6 +94,7 @@ def main(arguments: Sequence[str] | None = None):
     options = parser.parse_args(arguments)
     configure_cpu()
     with exit_with_message("jaxseg export-torch"):
+        start.check_platform()
         count = export(options.checkpoint, options.output)
     print(f"{options.checkpoint} -> {options.output}: {count} tensors")
 

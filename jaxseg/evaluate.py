@@ -69,6 +69,8 @@ def evaluate_checkpoint(
     workdir = pathlib.Path(workdir)
     run = load_saved_run(checkpoint, config, overrides)
     pictures = workdir / "predictions" / f"step_{run.step:06d}"
+    if jax.process_index() == 0:
+        print(evaluated_on(run.config.data).summary(), flush=True)
     scores = evaluate(run.model, run.variables, run.config, run.mesh, pictures=pictures)
     classes = evaluated_on(run.config.data).dataset.classes
     if jax.process_index() == 0:

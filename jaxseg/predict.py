@@ -218,7 +218,8 @@ def predict_files(segmenter: Segmenter, inputs: Sequence[str], out: pathlib.Path
         print(f"{path} -> {', '.join(map(str, results))}  ({', '.join(largest)})", flush=True)
     if unreadable:
         raise DataError(
-            f"{len(unreadable)} of {len(images)} images were not segmented:{first_few(unreadable)}"
+            f"{len(unreadable)} of {len(images)} images were not segmented:"
+            f"{first_few(unreadable, len(unreadable))}"
         )
 
 

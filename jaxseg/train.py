@@ -336,8 +336,8 @@ def check_finite(step: int, logs: dict[str, jax.Array] | None, state: TrainState
         f" {culprit}. Nothing after step {step - 1} was saved. Resume from the newest checkpoint"
         f" with a lower rate, --config.optim.lr=LR {allow}=optim.lr, or with clipped gradients,"
         f" --config.optim.clip_norm=1 {allow}=optim.clip_norm. If the loss is not finite again at"
-        " once, the weights of that checkpoint are the cause: start from those of an earlier one,"
-        " --config.init=RUN/checkpoints/STEP --workdir NEW"
+        " once, the weights of that checkpoint may be the cause: start from those of an earlier"
+        " one, --config.init=RUN/checkpoints/STEP --workdir NEW, or from scratch"
     )
 
 

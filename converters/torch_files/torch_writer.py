@@ -70,7 +70,10 @@ def write_torch_file(
             WRITERS[path.suffix](file, tensors, meta)
         os.replace(unfinished, path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror}.") from error
+        raise CheckpointError(
+            f"{path}: cannot be written: {error.strerror}. Free some space, or choose another"
+            " folder."
+        ) from error
     finally:
         unfinished.unlink(missing_ok=True)
 

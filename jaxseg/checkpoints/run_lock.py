@@ -23,7 +23,7 @@ def run_lock(workdir: pathlib.Path) -> Iterator[None]:
     """Holds the work directory of a run.
 
     The operating system releases the lock when the process ends in any way, so there are no locks
-    of the dead. Process 0 holds it for all processes of a run.
+    of the dead where the file system has `flock`. Process 0 holds it for all processes of a run.
 
     Raises:
       ConfigError: in all processes, if another run holds it. The message of process 0 names it.
@@ -44,7 +44,8 @@ def _held(workdir):
         except filelock.Timeout:
             raise ConfigError(
                 f"{_holder(workdir)} trains in {workdir}. Wait until it has ended, stop it, or"
-                " choose another --workdir. Its checkpoints are not touched"
+                " choose another --workdir. Its checkpoints are not touched. If there is no such"
+                f" process any more, delete {workdir / LOCK}"
             ) from None
     try:
         holder = {

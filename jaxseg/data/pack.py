@@ -97,7 +97,7 @@ def pack(source: Source, output: Path, *, decoded: bool = False) -> None:
     names = packed.shard_names(len(plan["shard_samples"]))
     paths = [folder / name for name in names]
     _begin(output, packed.read_header(source.dataset, decoded), folder, plan)
-    _say(console, f"{source}: {len(samples)} samples")
+    _say(console, source.summary())
     with _progress(console, len(samples)) as advance:
         start = 0
         for path, count in zip(paths, plan["shard_samples"], strict=True):

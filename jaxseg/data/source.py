@@ -57,7 +57,8 @@ class Source:
         pairs = self.pairs(complete=True)
         parts = [f"{self}: {len(pairs.samples)} images"]
         if alone := pairs.labels_alone:
-            parts.append(f"{len(alone)} labels have no image: {alone[0]}{', …' * (len(alone) > 1)}")
+            more = ", …" * (len(alone) > 1)
+            parts.append(f"labels without an image ({len(alone)}): {alone[0]}{more}")
         return "; ".join(parts + picture_files.describe(pairs.skipped))
 
     def pairs(self, *, complete: bool = False) -> Pairs:

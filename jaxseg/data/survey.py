@@ -65,12 +65,12 @@ class Survey:
         absent = np.flatnonzero(self.class_pixels() == 0)
         if len(absent):
             names = ", ".join(self.dataset.classes[k] for k in absent)
-            lines.append(f"  {len(absent)} classes have no pixel: {names}")
+            lines.append(f"  classes without a pixel ({len(absent)}): {names}")
         if len(self.dataset.classes) - len(absent) == 1:
             lines.append("  all labels hold one class; a model learns nothing from that")
         if self.labels_alone:
             shown = first_few(self.labels_alone)
-            lines.append(f"  {len(self.labels_alone)} labels have no image:{shown}")
+            lines.append(f"  labels without an image ({len(self.labels_alone)}):{shown}")
         lines += [f"  {line}" for line in picture_files.describe(self.skipped)]
         if self.faults:
             lines.append(f"  {len(self.faults)} faults:{first_few(self.faults)}")
@@ -101,7 +101,7 @@ def _look(sample):
     """Returns (image size, pixel count of each label value, fault), each of which may be None."""
     hw = pixels = None
     try:
-        pictures.read_bytes(sample.image)
+        pictures.check_image(sample.image)
         hw = pictures.image_hw(sample.image)
         raw = pictures.read_raw_label(sample.label)
     except DataError as error:

@@ -201,7 +201,8 @@ class StopSignal:
 
     def __init__(self):
         self.arrived = False  # set only where there is one process
-        # Python takes signals in its main thread alone. A run in another thread ignores them.
+        # Python handles signals in its main thread alone. A run in another thread leaves SIGTERM as
+        # it was, which ends the process; the next start resumes from the last checkpoint.
         in_main_thread = threading.current_thread() is threading.main_thread()
         if jax.process_count() == 1 and in_main_thread:
             signal.signal(signal.SIGTERM, self._arrive)

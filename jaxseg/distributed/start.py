@@ -61,6 +61,6 @@ def check_platform():
         asked = os.environ.get("JAX_PLATFORMS") or "(not set)"
         reason = first_line(error) or "JAX knows no such platform here"
         raise ConfigError(
-            f"JAX_PLATFORMS={asked}: {reason}. Install the plug-in of the"
-            " platform (pip install 'jaxseg[cuda]' or 'jaxseg[tpu]'), or set JAX_PLATFORMS=cpu"
+            f"JAX_PLATFORMS={asked}: {reason}. Install jaxseg with the extra"
+            " cuda or tpu, which brings the plug-in of the platform, or set JAX_PLATFORMS=cpu"
         ) from error

@@ -34,6 +34,8 @@ from absl import logging
 
 from jaxseg.atomic_files import write_text
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, save_weights
+from jaxseg.distributed import start
+from jaxseg.errors import exit_with_message
 from jaxseg.models import kernels
 from jaxseg.models.segmentation_model import build_model
 from jaxseg.reporting.manifest import versions
@@ -105,6 +107,8 @@ def main(arguments: Sequence[str] | None = None):
     parser.add_argument("--write-numbers", type=pathlib.Path, metavar="FILE")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # checkpointing logs several lines per save
+    with exit_with_message("jaxseg selftest"):
+        start.check_platform()
     # By default GPUs and TPUs multiply float32 matrices at lower precision.
     with jax.default_matmul_precision("highest"):
         if options.write_numbers:

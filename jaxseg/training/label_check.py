@@ -36,5 +36,5 @@ class LabelCheck:
         found = f"one class, {self._classes[present[0]]!r}" if len(present) else "no class"
         return (
             f"warning: the labels of the first batches hold {found}; a model learns nothing from"
-            " that. --mode show lists the values in the labels and what they mean"
+            " that. `jaxseg show` lists the values in the labels and what they mean"
         )

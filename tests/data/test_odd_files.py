@@ -151,7 +151,7 @@ def test_a_label_of_floats_is_read_if_they_are_whole_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (np.nan, "1 pixels that are no number"),
+        (np.nan, "NaN in 1 of 48 pixels"),
         (1.7, "fractions such as 1.7"),
         (np.inf, "values from 0.0 to inf"),
         (-9999, "values from -9999.0 to 33.0"),

@@ -322,7 +322,7 @@ def test_command_line(command, config_file, scenes, tmp_path):
     call = {"cwd": ROOT, "text": True}
     call["args"] = [sys.executable, *arguments, f"--config.data.root={scenes}"]
     packed = run(call)
-    assert f"cityscapes in {scenes}, val: 3 samples" in packed
+    assert f"cityscapes in {scenes}, val: 3 images" in packed
     assert "--config.data.root=" in packed
     shown = run(command(tmp_path / "run", "--mode=show", **{"data.root": tmp_path / "packed"}))
     assert "train: 6 images\n  sizes: 64x128 (6)\n" in shown

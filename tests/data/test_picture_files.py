@@ -103,7 +103,7 @@ def test_training_and_evaluation_find_every_kind_of_picture(mixed):
 def test_the_header_of_a_run_says_what_was_left_out(mixed):
     said = trained_on(mixed.data).summary()
     assert "3 images" in said
-    assert "1 labels have no image: " in said
+    assert "labels without an image (1): " in said
     assert "x.png" in said
     assert "2 skipped (hidden)" in said
 

@@ -38,7 +38,7 @@ def test_sizes_and_values_are_counted(tmp_path):
     assert "sizes: 6x8 (2)" in text
     for line in ("7  0 road  90.625%  2", "26  13 car  8.333%  1", "4  (ignored)  1.042%  1"):
         assert line.split() in [shown.split() for shown in text.splitlines()]
-    assert "17 classes have no pixel: sidewalk, building" in text
+    assert "classes without a pixel (17): sidewalk, building" in text
 
 
 def test_forms_of_labels_are_counted_apart(tmp_path):
@@ -62,7 +62,7 @@ def test_files_without_a_counterpart_are_named(tmp_path):
         "ulm_000000_000019_leftImg8bit.png has no label"
         " (*_gtFine_labelTrainIds.png or *_gtFine_labelIds.png)"
     )
-    assert "1 labels have no image:\n" in str(found)
+    assert "labels without an image (1):\n" in str(found)
     assert "ulm_000001_000019_gtFine_labelIds.png" in str(found)
 
 

@@ -21,6 +21,7 @@ MOST_PIXELS = 2**30  # of OpenCV; Pillow's own limit is below what aerial pictur
 SMALL_PIXELS, PIXELS_PER_BYTE = 2**26, 10_000
 # Sensors have up to 14 bits. As 16 bits, their values make a picture that is nearly black.
 FULL_16_BITS = 2**14
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PILLOW_LIMIT = threading.Lock()
 
 
@@ -161,7 +162,7 @@ def read_raw_label(picture: PictureFile) -> np.ndarray:
         )
     if raw.dtype.kind == "f" and not np.array_equal(raw, np.rint(raw)):  # nor does NaN equal NaN
         missing, broken = np.isnan(raw), raw[np.isfinite(raw) & (raw != np.rint(raw))]
-        what = [f"{missing.sum()} pixels that are no number"] * bool(missing.any())
+        what = [f"NaN in {missing.sum()} of {missing.size} pixels"] * bool(missing.any())
         what += [f"fractions such as {value:g}" for value in broken[:1]]
         raise DataError(
             f"{picture} is not a label: it holds {' and '.join(what)}, but labels hold whole"
@@ -220,8 +221,8 @@ def _check_pixels(picture, content):
     if width * height > min(most, MOST_PIXELS):
         raise _corrupt(
             picture,
-            f"it claims {height}x{width} pixels in {len(content):,} bytes, and the limit is"
-            f" {MOST_PIXELS:,} pixels",
+            f"it claims {height}x{width} pixels in {len(content):,} bytes; the limit for a file of"
+            f" that size is {min(most, MOST_PIXELS):,} pixels",
         )
 
 
@@ -236,6 +237,19 @@ def _decoding(picture):
         raise _corrupt(picture, "its format is unknown") from error
     except (OSError, SyntaxError, ValueError, MemoryError) as error:
         raise _corrupt(picture, str(error)) from error
+
+
+def check_image(picture: PictureFile):
+    """Checks an image's size and number type, as `read_image` does, without decoding most images.
+
+    Raises:
+      CorruptFileError: if `read_image` would refuse it for one of these.
+    """
+    content = read_bytes(picture)
+    _check_pixels(picture, content)
+    found = png.rows(content)
+    if (found and found.bits == 16) or content.startswith(TIFF_SIGNATURES):
+        OpenedImage(picture)
 
 
 def read_bytes(picture: PictureFile) -> bytes:

@@ -50,7 +50,9 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
             remedy += f", or generate street scenes there: jaxseg synth --output {root}"
         raise DataError(
             f"No {dataset.name} images of the split {split!r} under {root}\n"
-            f"{_expected_and_found(dataset, root, splits, image_dir)}\n{remedy}"
+            f"{_expected_and_found(dataset, root, splits, image_dir)}\n"
+            + "".join(f"{line}\n" for line in picture_files.describe(images.skipped))
+            + remedy
         )
 
     suffixes = [form.suffix for form in dataset.label_formats]
