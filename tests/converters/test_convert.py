@@ -13,11 +13,13 @@ from converters.torch_files import torch_file, torch_writer
 from jaxseg import parameter_paths
 from jaxseg.checkpoints import initial_weights
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
+from jaxseg.config import load_config
 from jaxseg.errors import CheckpointError, ConfigError
 from jaxseg.models.segmentation_model import build_model, init_variables
 from jaxseg.predict import Segmenter
-from support.runs import failure, run
+from support.runs import ROOT, failure, run
 from support.tiny import tiny_config
+from support.tiny_datasets import OWN_CONFIG
 
 pytestmark = pytest.mark.long
 
@@ -208,3 +210,18 @@ def test_converted_run_is_no_work_directory_and_says_so(command, published, conf
     converted = run_of(published, config_file, tmp_path / "run")
     message = failure(command(converted, model="tiny"))
     assert f"--config.init={converted} and another --workdir" in message
+
+
+def test_a_model_of_ones_own_classes_is_converted_with_their_names(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_CONFIG.format(tests=str(ROOT / "tests")))
+    (tmp_path / "names.txt").write_text("ground\nbox\ntree\n")
+    classes = f"--config.data.classes={tmp_path / 'names.txt'}"
+    config = load_config(str(tmp_path / "own.py"), [classes])
+    torch_writer.write_torch_file(tmp_path / "own.pth", verify.filled_state_dict(config))
+    recipe = ["--config", str(tmp_path / "own.py"), classes]
+    convert.main(
+        ["--checkpoint", str(tmp_path / "own.pth"), "--output", str(tmp_path / "run")] + recipe
+    )
+    segmenter = Segmenter.from_checkpoint(tmp_path / "run")
+    assert segmenter.dataset.classes == ("ground", "box", "tree")
+    assert segmenter(np.zeros((64, 128, 3), np.uint8)).max() < 3

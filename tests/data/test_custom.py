@@ -16,7 +16,7 @@ from jaxseg.errors import ConfigError, DataError
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.zoo import catalogue
 from support.runs import ROOT, run
-from support.tiny_datasets import custom_config, write_photograph
+from support.tiny_datasets import OWN_CONFIG, custom_config, write_photograph
 
 
 def table_of(config):
@@ -124,19 +124,6 @@ def test_an_image_without_a_mask_is_named_with_the_settings(tmp_path):
     assert "label_suffix" in str(error.value)
 
 
-TINY = """\
-import sys
-sys.path.insert(0, {tests!r})
-from support.tiny import smallest_config
-from configs.custom import DATA
-def get_config():
-    config = smallest_config()
-    sizes = ("scale_wh", "crop_hw", "test_scale_wh", "test_multiple")
-    config.data.update({{key: value for key, value in DATA.items() if key not in sizes}})
-    return config
-"""
-
-
 def test_training_starts_from_another_model_with_fresh_outputs_and_says_so(command, tmp_path):
     random = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -147,7 +134,7 @@ def test_training_starts_from_another_model_with_fresh_outputs_and_says_so(comma
                 pixels = random.integers(0, 256 if folder == "images" else 2, shape)
                 cv2.imwrite(str(path), pixels.astype(np.uint8))
     (tmp_path / "names.txt").write_text("background\ncell\n")
-    (tmp_path / "tiny.py").write_text(TINY.format(tests=str(ROOT / "tests")))
+    (tmp_path / "tiny.py").write_text(OWN_CONFIG.format(tests=str(ROOT / "tests")))
     street = command(tmp_path / "street", **{"steps": 1, "eval.every_steps": 9})
     run(street)
     mine = command(

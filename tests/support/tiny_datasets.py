@@ -8,6 +8,19 @@ from jaxseg.config import load_config
 from jaxseg.data.source import find_samples
 
 HW = (6, 8)  # of images and labels
+# A config file of the smallest model for one's own images.
+OWN_CONFIG = """\
+import sys
+sys.path.insert(0, {tests!r})
+from support.tiny import smallest_config
+from configs.custom import DATA
+def get_config():
+    config = smallest_config()
+    sizes = ("scale_wh", "crop_hw", "test_scale_wh", "test_multiple")
+    config.data.update({{key: value for key, value in DATA.items() if key not in sizes}})
+    return config
+"""
+
 PASCAL_LISTS = "ImageSets/SegmentationContext"
 
 
