@@ -111,10 +111,10 @@ def run_mode(arguments: Sequence[str]):
 
     if MODE.value in ("train", "eval"):
         processes.start(preemptible=MODE.value == "train")
-        if jax.process_index() != 0 and not FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.ERROR)  # process 0 speaks for all
     if MODE.value != "compile":
         start.check_platform()
+        if jax.process_index() != 0 and not FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)  # process 0 speaks for all
     if MODE.value == "train":
         from jaxseg.train import train
 

@@ -200,6 +200,7 @@ def test_start_with_another_backbone_is_refused(published, config_file, tmp_path
             initial_weights.load_initial_weights(str(source), before, "tiny")
 
 
+@pytest.mark.full
 def test_program_trains_from_a_published_file(command, published, tmp_path):
     printed = run(command(tmp_path / "run", model="tiny", init=published, steps=2))
     assert f"tensors of {published}" in printed

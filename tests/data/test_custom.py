@@ -124,6 +124,7 @@ def test_an_image_without_a_mask_is_named_with_the_settings(tmp_path):
     assert "label_suffix" in str(error.value)
 
 
+@pytest.mark.full
 def test_training_starts_from_another_model_with_fresh_outputs_and_says_so(command, tmp_path):
     random = np.random.default_rng(0)
     for split in ("train", "val"):

@@ -322,6 +322,7 @@ def test_class_maps_are_the_most_probable_classes_of_every_tile():
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.full
 def test_of_a_large_image_a_band_is_held(monkeypatch):
     """Neither are all logits on the devices at once, nor those of all windows on the host."""
     config = tiny_config(**{"data.test_scale_wh": (2048, 2048), "eval.crop_hw": (128, 128)})

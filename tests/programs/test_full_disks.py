@@ -120,6 +120,7 @@ def test_an_evaluation_that_cannot_be_written_ends_with_the_reason(command, mode
     assert f"cannot write {full}/e/" in failure(evaluation)
 
 
+@pytest.mark.full
 def test_a_run_that_fills_its_disk_ends_with_the_reason_and_resumes_elsewhere(command, tmp_path):
     changes = {"steps": 60, "eval.every_steps": 100, "checkpoint.every_steps": 10}
     with disk(tmp_path / "small", "size=700k") as folder:
