@@ -142,7 +142,13 @@ def elements(shapes):
     return sum(math.prod(shape) for arrays in shapes for _, shape in arrays)
 
 
-@pytest.mark.parametrize("config", [tiny_config(), smallest_config()], ids=["internimage", "beit"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(tiny_config(), id="internimage", marks=pytest.mark.full),
+        pytest.param(smallest_config(), id="beit"),
+    ],
+)
 def test_operators_stay_on_their_share_of_the_batch(config):
     """Nothing but gradients and statistics is summed, and nothing else is sent."""
     sent, state = collectives_of_step(config, {"data": 8, "fsdp": 1})

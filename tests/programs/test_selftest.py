@@ -104,7 +104,11 @@ def test_a_result_that_is_not_a_number_has_failed():
     assert not checked("it", lambda: {"a": (0.0, 1.0), "b": (float("nan"), 1.0)}).passed
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+# The largest takes as long as the others together.
+NAMES = [pytest.param(name, marks=[pytest.mark.full] * ("BEiT" in name)) for name in models.MODELS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_numbers_of_models_are_those_of_the_definition(name, monkeypatch, forgetful):
     """The numbers that come with the package, computed without the optimized implementations."""
     for operator in OPERATORS:

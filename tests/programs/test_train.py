@@ -129,6 +129,7 @@ def test_nonfinite_loss_stops_with_step_and_tensor(command, tmp_path):
     assert "resumed, at step 1" in failure(command(tmp_path, **broken))
 
 
+@pytest.mark.full
 def test_weights_of_another_run_can_be_the_start(command, uninterrupted, tmp_path):
     last = uninterrupted / "checkpoints" / str(STEPS)
     assert f"tensors of {last}, at step 0 of {STEPS}" in run(command(tmp_path, init=last))

@@ -55,6 +55,7 @@ def run(mesh_config, devices):
         return step(state, put_batch(batch(), mesh))
 
 
+@pytest.mark.full
 def test_loss_is_the_same_on_one_device_and_on_eight():
     _, alone = run({"data": 1, "fsdp": 1}, 1)
     state, shared = run({"data": 4, "fsdp": 2}, 8)
