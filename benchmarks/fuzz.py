@@ -11,6 +11,7 @@ import argparse
 import collections
 import contextlib
 import datetime
+import importlib.metadata
 import io
 import json
 import os
@@ -38,6 +39,7 @@ from jaxseg.data.decoding import pictures
 from jaxseg.errors import JaxsegError
 from jaxseg.recipes import class_list
 
+READ_BY = ("jaxseg", "numpy", "opencv-python-headless", "pillow", "ml-collections")
 SECONDS = 20
 MEMORY_BYTES = 2 << 30
 HW = (24, 36)
@@ -310,6 +312,7 @@ def main():
         result = {
             "date": datetime.date.today().isoformat(),
             "python": sys.version.split()[0],
+            "versions": {name: importlib.metadata.version(name) for name in READ_BY},
             "inputs": len(outcomes),
             "seed": options.seed,
             "seconds": seconds,

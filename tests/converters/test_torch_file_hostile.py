@@ -107,7 +107,7 @@ class Settings(dict):
 
 BESIDE = {
     "message_hub": {"log_scalars": {"train/loss": HistoryBuffer()}},
-    "args": argparse.Namespace(output=pathlib.PurePosixPath("/tmp/x"), lr=0.1),
+    "args": argparse.Namespace(output=pathlib.PurePosixPath("runs/x"), lr=0.1),
     "settings": Settings(lr=0.1),
     "when": datetime.datetime(2026, 1, 1),
     "level": Level.HIGH,

@@ -6,6 +6,7 @@ are read-only. A file that cannot be read raises a `CorruptFileError` that names
 
 import contextlib
 import io
+import struct
 import threading
 from typing import Protocol, runtime_checkable
 
@@ -22,6 +23,9 @@ SMALL_PIXELS, PIXELS_PER_BYTE = 2**26, 10_000
 # Sensors have up to 14 bits. As 16 bits, their values make a picture that is nearly black.
 FULL_16_BITS = 2**14
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# What Pillow's readers raise for damaged files.
+DAMAGE = (ArithmeticError, LookupError, MemoryError, OSError, SyntaxError, TypeError, ValueError)
+DAMAGE += (EOFError, struct.error)
 _PILLOW_LIMIT = threading.Lock()
 
 
@@ -214,7 +218,7 @@ def _check_pixels(picture, content):
     try:
         with _pillow(io.BytesIO(content)) as header:
             kind, width, height = header.format, *header.size
-    except Exception:
+    except DAMAGE:
         return  # OpenCV reads kinds that Pillow does not, and says what is wrong with others
     # A WebP file of one color is tiny, and cannot be larger than 16383x16383.
     most = MOST_PIXELS if kind == "WEBP" else max(SMALL_PIXELS, PIXELS_PER_BYTE * len(content))
@@ -235,7 +239,7 @@ def _decoding(picture):
         raise
     except UnidentifiedImageError as error:
         raise _corrupt(picture, "its format is unknown") from error
-    except (OSError, SyntaxError, ValueError, MemoryError) as error:
+    except DAMAGE as error:
         raise _corrupt(picture, str(error)) from error
 
 
