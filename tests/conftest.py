@@ -20,7 +20,7 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 import jax
 import jaxtyping
 import pytest
-from absl import flags
+from absl import flags, logging
 
 import jaxseg
 from jaxseg.data.synthetic.writer import write_street_scenes
@@ -48,6 +48,14 @@ def strict_ranks(request):
     strict = request.path.parent.name in ("losses", "ops")
     with jax.numpy_rank_promotion("raise" if strict else "allow"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def same_log_level():
+    """Programs that a test calls set how much is logged; the next test logs as it would alone."""
+    level = logging.get_verbosity()
+    yield
+    logging.set_verbosity(level)
 
 
 @pytest.fixture
