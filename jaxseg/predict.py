@@ -6,9 +6,11 @@ NAME_classes.png holds the class of every pixel, NAME_overlay.png shows the clas
 """
 
 import argparse
+import contextlib
 import functools
 import pathlib
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -84,6 +86,18 @@ class Segmenter:
         """
         (classes,) = self._predictor.class_maps([_bgr(image)])
         return classes
+
+    def warm_up(self, sizes: Iterable[tuple[int, int]]) -> int:
+        """Compiles the programs for images of these sizes, so that the first ones take no longer.
+
+        Args:
+          sizes: (height, width) of every image.
+
+        Returns:
+          The number of programs of the model so far. Models of convolutions run images of many
+          sizes in a few programs; the others need one for each size of the network's input.
+        """
+        return self._predictor.warm_up(sizes)
 
     def segments(self, image: UInt8[np.ndarray, "h w 3"], *, overlapping: bool = False) -> Segments:
         """Returns the segments that Mask2Former finds in an RGB image.
@@ -184,10 +198,29 @@ def find_images(inputs: Sequence[str]) -> tuple[list[Input], list[picture_files.
     return [Input(image, name) for name, image in found.items()], skipped
 
 
-def predict_files(segmenter: Segmenter, inputs: Sequence[str], out: pathlib.Path):
+def _warm_up(segmenter, images):
+    """Compiles what the images need. Those that cannot be read are reported when they are due."""
+    sizes, start = set(), time.monotonic()
+    for image in images:
+        with contextlib.suppress(DataError):
+            sizes.add(pictures.image_hw(image.file))
+    programs = segmenter.warm_up(sorted(sizes))
+    seconds = time.monotonic() - start
+    print(f"{programs} programs for {len(sizes)} image sizes, ready after {seconds:.0f} s")
+
+
+def predict_files(
+    segmenter: Segmenter, inputs: Sequence[str], out: pathlib.Path, warm_up: bool = False
+):
     """Writes NAME_classes.png and NAME_overlay.png for every image, and prints a line for each.
 
     An image that cannot be read does not end the others.
+
+    Args:
+      segmenter: the trained model.
+      inputs: image files and folders.
+      out: the folder for the results.
+      warm_up: compile everything before the first image.
 
     Raises:
       DataError: if an input is missing; at the end, if images could not be read, with their names.
@@ -199,6 +232,8 @@ def predict_files(segmenter: Segmenter, inputs: Sequence[str], out: pathlib.Path
     if numbered := visualize.numbered_names(segmenter.dataset.classes):
         write_text(out / "legend.txt", "".join(f"{line}\n" for line in numbered))
         print(f"no font here can draw all class names; {out / 'legend.txt'} lists them by number")
+    if warm_up:
+        _warm_up(segmenter, images)
     unreadable = []
     for path, name in images:
         try:
@@ -231,13 +266,17 @@ def main(arguments: Sequence[str] | None = None):
     )
     parser.add_argument("--checkpoint", required=True, help="a run's directory or checkpoints/STEP")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the results")
+    parser.add_argument(
+        "--warmup", action="store_true", help="compile for all images before the first one is due"
+    )
     parser.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER")
     options = parser.parse_args(arguments)
     configure_cpu()
     with exit_with_message("jaxseg predict"):
         start.use_compile_cache()
         start.check_platform()
-        predict_files(Segmenter.from_checkpoint(options.checkpoint), options.inputs, options.out)
+        segmenter = Segmenter.from_checkpoint(options.checkpoint)
+        predict_files(segmenter, options.inputs, options.out, options.warmup)
 
 
 if __name__ == "__main__":

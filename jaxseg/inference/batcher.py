@@ -1,9 +1,9 @@
-"""Runs a model on image crops, in batches of few shapes, over all devices."""
+"""Runs a model on image crops, in padded batches of few shapes, over all devices."""
 
 import functools
 from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,30 @@ from jaxtyping import Array, Float
 
 from jaxseg.distributed.sharding import BATCH_SPEC, put_batch
 from jaxseg.models.segmentation_model import SegmentationModel, apply_model
+from jaxseg.ops.padding import Sizes
 
-Run = Callable[[Any, Float[Array, "b h w 3"]], Float[Array, "b p q k"]]
+Hw = tuple[int, int]
+Run = Callable[[Any, Float[Array, "b h w 3"], Sizes | None], Float[Array, "b p q k"]]
+
+
+class Program(NamedTuple):
+    """Selects one of the executables of a model.
+
+    Attributes:
+      hw: height and width of the images in a batch.
+      padded: whether they may be smaller, padded to `hw`.
+    """
+
+    hw: Hw
+    padded: bool
 
 
 @functools.cache
 def compile_forward(model: SegmentationModel, outputs: int | None, mesh: Mesh) -> Run:
-    """Returns the jitted function (variables, images) -> logits, compiled once per shape.
+    """Returns the jitted function (variables, images, sizes) -> logits, compiled once per shape.
 
-    The logits are float32 at the stride of the head, sharded over the batch.
+    The logits are float32 at the stride of the head, sharded over the batch. `sizes` are those of
+    the images without padding, or None if they have none (`segmentation_model.apply_model`).
 
     Args:
       model: the model to run.
@@ -30,9 +45,9 @@ def compile_forward(model: SegmentationModel, outputs: int | None, mesh: Mesh) -
       mesh: the devices to shard the logits over.
     """
 
-    def run(variables, images):
-        logits = apply_model(model, variables, images)[0].logits[..., :outputs]
-        return logits.astype(jnp.float32)
+    def run(variables, images, sizes=None):
+        output, _ = apply_model(model, variables, images, image_sizes=sizes)
+        return output.logits[..., :outputs].astype(jnp.float32)
 
     return jax.jit(run, out_shardings=NamedSharding(mesh, BATCH_SPEC))
 
@@ -41,52 +56,68 @@ class Crop:
     """Represents a part of an image that was sent to a `Batcher`.
 
     Attributes:
-      shape: the shape of its pixels.
+      hw: its height and width.
+      program: the program that runs it.
       waiting: True until its batch is started.
       logits: the logits [p, q, k] on the host, or None until its batch is done.
     """
 
-    def __init__(self, shape: tuple[int, ...]):
-        self.shape, self.waiting, self.logits = shape, True, None
+    def __init__(self, hw: Hw, program: Program):
+        self.hw, self.program = hw, program
+        self.waiting, self.logits = True, None
 
 
 class Batcher:
-    """Collects crops by shape and runs a batch of them when it is full.
+    """Collects crops by program and runs a batch of them when it is full.
 
     A batch has the same number of crops on every device. A batch that must run before it is full is
-    padded with zeros, so there is one executable per crop shape. At most two batches stay on the
+    filled with zeros, so there is one executable per program. At most two batches stay on the
     devices. The logits of earlier ones are on the host.
 
     With several processes, each process fills its own shard of every batch. All processes must send
     the same shapes in the same order.
 
     Args:
-      run: a compiled function (variables, images) -> logits, with images and logits sharded over
-        the devices of `mesh`.
+      run: a compiled function (variables, images, sizes) -> logits, with images and logits sharded
+        over the devices of `mesh`.
       variables: the variables of the model, on the devices of `mesh`.
       mesh: the devices of all processes.
       crops_per_device: number of crops per device in a batch.
+      program: gives the program for a crop of some height and width. Padded sides are multiples of
+        the stride of the logits.
 
     Attributes:
       devices: the devices of this process.
       batch_size: number of crops of this process in a batch.
+      program: the function that is given.
+      programs: the programs that have run.
     """
 
-    def __init__(self, run: Run, variables: Any, mesh: Mesh, crops_per_device: int):
+    def __init__(
+        self,
+        run: Run,
+        variables: Any,
+        mesh: Mesh,
+        crops_per_device: int,
+        program: Callable[[Hw], Program] = lambda hw: Program(hw, padded=False),
+    ):
         self.devices = tuple(mesh.local_mesh.devices.flat)
         self.batch_size = len(self.devices) * crops_per_device
         self._whole_batch = mesh.size * crops_per_device  # of all processes
         self._run, self._variables, self._mesh = run, variables, mesh
-        self._waiting: dict[tuple[int, ...], list] = defaultdict(list)
+        self.programs: set[Program] = set()
+        self.program = program
+        self._waiting: dict[Program, list] = defaultdict(list)
         self._running: deque = deque()
-        self._logits_hw: dict[tuple[int, int], tuple[int, int]] = {}
+        self._logits_hw: dict[Hw, Hw] = {}  # of the images of a program
 
     def send(self, pixels: Float[np.ndarray, "h w 3"]) -> Crop:
         """Puts a crop into the next batch of its shape, and runs that batch if it is full."""
-        crop = Crop(pixels.shape)
-        self._waiting[crop.shape].append((crop, pixels))
-        if len(self._waiting[crop.shape]) == self.batch_size:
-            self._start(crop.shape)
+        hw = pixels.shape[:2]
+        crop = Crop(hw, self.program(hw))
+        self._waiting[crop.program].append((crop, pixels))
+        if len(self._waiting[crop.program]) == self.batch_size:
+            self._start(crop.program)
         return crop
 
     def logits(self, crop: Crop) -> Float[np.ndarray, "p q k"]:
@@ -95,29 +126,38 @@ class Batcher:
         If the batch of the crop is not running yet, it is started before it is full.
         """
         if crop.waiting:
-            self._start(crop.shape)
+            self._start(crop.program)
         while crop.logits is None:
             self._fetch()
         return crop.logits
 
     def logits_hw(self, hw: tuple[int, int]) -> tuple[int, int]:
         """Returns the height and width of the logits of a crop of size `hw`."""
-        if hw not in self._logits_hw:
+        padded_hw = self.program(hw).hw
+        if padded_hw not in self._logits_hw:
             sharding = NamedSharding(self._mesh, BATCH_SPEC)
-            shape = (self._whole_batch, *hw, 3)
+            shape = (self._whole_batch, *padded_hw, 3)
             images = jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
             with jax.set_mesh(self._mesh):
-                logits = jax.eval_shape(self._run, self._variables, images)
-            self._logits_hw[hw] = logits.shape[1:3]
-        return self._logits_hw[hw]
+                logits = jax.eval_shape(self._run, self._variables, images, None)
+            self._logits_hw[padded_hw] = logits.shape[1:3]
+        sides = zip(hw, self._logits_hw[padded_hw], padded_hw, strict=True)
+        height, width = (-(-side * logits // padded) for side, logits, padded in sides)
+        return height, width
 
-    def _start(self, shape):
-        crops, pixels = zip(*self._waiting.pop(shape), strict=True)
-        images = np.zeros((self.batch_size, *shape), np.float32)
-        images[: len(pixels)] = pixels
+    def _start(self, program):
+        self.programs.add(program)
+        crops, pixels = zip(*self._waiting.pop(program), strict=True)
+        images = np.zeros((self.batch_size, *program.hw, 3), np.float32)
+        sizes = np.full((self.batch_size, 2), program.hw, np.int32)
+        for image, size, crop, crop_pixels in zip(images, sizes, crops, pixels, strict=False):
+            size[:] = crop.hw
+            image[: crop.hw[0], : crop.hw[1]] = crop_pixels
+        batch = {"images": images} | ({"sizes": sizes} if program.padded else {})
         with jax.set_mesh(self._mesh):
-            images = put_batch({"image": images}, self._mesh)["image"]
-            self._running.append((crops, self._run(self._variables, images)))
+            batch = put_batch(batch, self._mesh)
+            logits = self._run(self._variables, batch["images"], batch.get("sizes"))
+            self._running.append((crops, logits))
         for crop in crops:
             crop.waiting = False
         if len(self._running) > 2:
@@ -128,5 +168,6 @@ class Batcher:
         shards = sorted(logits.addressable_shards, key=lambda shard: shard.index[0].start or 0)
         # np.array copies. If the device is the host, a view would keep the device's array alive.
         rows = [row for shard in shards for row in np.array(shard.data)]
-        for crop, row in zip(crops, rows, strict=False):  # the remaining rows are padding
-            crop.logits = row
+        for crop, row in zip(crops, rows, strict=False):  # the remaining rows fill the batch
+            height, width = self.logits_hw(crop.hw)
+            crop.logits = row[:height, :width]

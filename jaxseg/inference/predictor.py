@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from jaxseg.data import views
 from jaxseg.inference import tiles
 from jaxseg.inference.batcher import Batcher, compile_forward
+from jaxseg.inference.padded_shapes import program_chooser
 from jaxseg.inference.sliding_window import parse_sliding_window
 from jaxseg.inference.windowed_view import WindowedView
 from jaxseg.models.segmentation_model import SegmentationModel, Variables
@@ -40,8 +41,8 @@ class Predictor:
         self._slide, self._rule = parse_sliding_window(config.eval), views.evaluation_rule(config)
 
     def class_maps(
-        self, images: Iterable[UInt8[np.ndarray, "h w 3"]]
-    ) -> Iterator[UInt8[np.ndarray, "h w"]]:
+        self, images: Iterable[UInt8[np.ndarray, "_ _ 3"]]
+    ) -> Iterator[UInt8[np.ndarray, "_ _"]]:
         """Yields the class of every pixel, for each BGR image in turn."""
         return self._assembled(images, tiles.classes)
 
@@ -49,6 +50,23 @@ class Predictor:
         """Returns the class probabilities of every pixel of a BGR image, as float32."""
         (found,) = self._assembled([image], tiles.probabilities)
         return found
+
+    def warm_up(self, sizes: Iterable[tuple[int, int]]) -> int:
+        """Compiles the programs for images of these sizes, by running black images.
+
+        Args:
+          sizes: (height, width) of every image.
+
+        Returns:
+          The number of programs of the model so far.
+        """
+        for hw in sizes:
+            black = np.zeros((*hw, 3), np.uint8)
+            needed = {self._batcher.program(view.crop_hw) for view in self._windowed(black)}
+            if needed - self._batcher.programs:
+                for _ in self.class_maps([black]):
+                    pass
+        return len(self._batcher.programs)
 
     def _assembled(self, images, tiles_of):
         for (height, width), start, stop, bands in self._ahead(self._bands(images)):
@@ -132,5 +150,6 @@ def make_predictor(
     Raises:
       ConfigError: if `config.eval` describes impossible views or windows.
     """
-    run = compile_forward(model, outputs, mesh)
-    return Predictor(Batcher(run, variables, mesh, config.eval.images_per_device), config)
+    run, program = compile_forward(model, outputs, mesh), program_chooser(model, config)
+    batcher = Batcher(run, variables, mesh, config.eval.images_per_device, program)
+    return Predictor(batcher, config)

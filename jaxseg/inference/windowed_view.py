@@ -53,6 +53,9 @@ class WindowedView:
         are never larger than the view.
       mirrored: whether the view is mirrored left to right relative to the image.
       weight: number of identical views that this one represents.
+
+    Attributes:
+      crop_hw: size of every window.
     """
 
     def __init__(
@@ -67,15 +70,15 @@ class WindowedView:
         weight: int = 1,
     ):
         self._batcher, self._cut, self._weight = batcher, cut, weight
-        crop_hw, stride_hw = slide or (input_hw, input_hw)
-        self._crop_hw = tuple(map(min, crop_hw, input_hw))
+        largest_hw, stride_hw = slide or (input_hw, input_hw)
+        self.crop_hw = tuple(map(min, largest_hw, input_hw))
         sides = zip(
             input_hw,
             unpadded_hw,
             out_hw,
-            self._crop_hw,
+            self.crop_hw,
             stride_hw,
-            batcher.logits_hw(self._crop_hw),
+            batcher.logits_hw(self.crop_hw),
             strict=True,
         )
         self._rows, columns = (plan_axis(*side) for side in sides)
@@ -97,6 +100,6 @@ class WindowedView:
     def _send(self, row):
         top = int(self._rows.starts[row])
         return [
-            self._batcher.send(self._cut(top, int(left), self._crop_hw))
+            self._batcher.send(self._cut(top, int(left), self.crop_hw))
             for left in self._columns.starts
         ]

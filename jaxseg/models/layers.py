@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from jaxseg.distributed.sharding import all_gather_parameter
 from jaxseg.ops.convolution import DIMENSIONS, conv3x3, conv3x3_of_resized, depthwise_conv
 from jaxseg.ops.linear import gelu, matmul
+from jaxseg.ops.padding import Sizes, clear_padding
 from jaxseg.ops.resize import resize_bilinear
 
 DType = jax.typing.DTypeLike
@@ -189,28 +190,28 @@ class ConcatConv(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, maps: Sequence[Float[Array, "b _ _ _"]]) -> Float[Array, "b p q d"]:
+    def __call__(
+        self, maps: Sequence[Float[Array, "b _ _ _"]], sizes: Sequence[Sizes | None]
+    ) -> Float[Array, "b p q d"]:
         size, widths = self.kernel_size, [x.shape[-1] for x in maps]
         shape = (size, size, sum(widths), self.features)
         kernel = kernel_param(self, self.kernel_init, shape)
         first, *others = jnp.split(kernel, np.cumsum(widths)[:-1], axis=2)
         hw = maps[0].shape[1:3]
         maps = [x.astype(self.dtype) for x in maps]
+        resized = list(zip(maps[1:], others, sizes[1:], strict=True))
         if size == 1:
-            parts = [
-                resize_bilinear(matmul(x, k[0, 0]), hw)
-                for x, k in zip(maps[1:], others, strict=True)
-            ]
+            parts = [resize_bilinear(matmul(x, k[0, 0]), hw, n, sizes[0]) for x, k, n in resized]
             return sum(parts, matmul(maps[0], first[0, 0]))
-        parts = [conv3x3_of_resized(x, k, hw) for x, k in zip(maps[1:], others, strict=True)]
-        return sum(parts, conv3x3(maps[0], first))
+        parts = [conv3x3_of_resized(x, k, hw, n, sizes[0]) for x, k, n in resized]
+        return sum(parts, conv3x3(clear_padding(maps[0], sizes[0]), first))
 
 
 class ConvBNReLU(nn.Module):
     """A convolution without bias, batch norm and ReLU: the building block of the heads.
 
     The input is one map, or several maps. Several maps are resized to the size of the first one and
-    concatenated.
+    concatenated. `sizes` holds the size of each without padding, or None if it has none.
     """
 
     features: int
@@ -224,8 +225,13 @@ class ConvBNReLU(nn.Module):
         )
         self.bn = BatchNorm()
 
-    def __call__(self, *maps: Float[Array, "b _ _ _"], train: bool) -> Float[Array, "b h w d"]:
-        return nn.relu(self.bn(self.conv(maps), train))
+    def __call__(
+        self,
+        *maps: Float[Array, "b _ _ _"],
+        train: bool,
+        sizes: Sequence[Sizes | None] | None = None,
+    ) -> Float[Array, "b h w d"]:
+        return nn.relu(self.bn(self.conv(maps, sizes or [None] * len(maps)), train))
 
 
 class Classifier(nn.Module):

@@ -13,6 +13,7 @@ from jaxseg.models import displacement, kernels
 from jaxseg.models.backbones import BACKBONES
 from jaxseg.models.heads import HEADS
 from jaxseg.models.heads.mask2former_head import MaskPredictions
+from jaxseg.ops.padding import Sizes
 
 Variables = Mapping[str, Any]
 
@@ -46,9 +47,17 @@ class SegmentationModel(nn.Module):
     decode_head: nn.Module
     auxiliary_head: nn.Module | None = None
 
-    def __call__(self, images: Float[Array, "b h w 3"], train: bool) -> ModelOutput:
-        features = self.backbone(images, train)
-        predicted = self.decode_head(features, train)
+    @property
+    def takes_padding(self) -> bool:
+        """Whether images of several sizes may be padded to one shape, as `apply_model` says."""
+        return self.backbone.takes_padding and self.decode_head.takes_padding
+
+    def __call__(
+        self, images: Float[Array, "b h w 3"], train: bool, image_sizes: Sizes | None = None
+    ) -> ModelOutput:
+        sizes = () if image_sizes is None else (image_sizes,)
+        features = self.backbone(images, train, *sizes)
+        predicted = self.decode_head(features, train, *sizes)
         if isinstance(predicted, MaskPredictions):
             return ModelOutput(predicted.semantic(), masks=predicted)
         if not train or self.auxiliary_head is None:
@@ -118,6 +127,7 @@ def apply_model(
     *,
     train: bool = False,
     dropout_rng: jax.Array | None = None,
+    image_sizes: Sizes | None = None,
 ) -> tuple[ModelOutput, Variables]:
     """Runs the model and returns its output and its batch statistics.
 
@@ -127,9 +137,13 @@ def apply_model(
       images: a batch of images.
       train: whether to run in training mode, which updates the batch statistics.
       dropout_rng: the random key for dropout and drop path, used only in training.
+      image_sizes: the sizes of the images without padding, for a model that `takes_padding` and
+        not in training. Images are padded with zeros at the bottom and on the right. Their logits
+        are those of each image alone, followed by meaningless ones for the padding.
     """
     if not train:
-        return model.apply(variables, images, train=False), variables["batch_stats"]
+        output = model.apply(variables, images, train=False, image_sizes=image_sizes)
+        return output, variables["batch_stats"]
     rngs = {"dropout": dropout_rng} if dropout_rng is not None else None
     kept = ["batch_stats", displacement.COLLECTION]
     output, updated = model.apply(variables, images, train=True, rngs=rngs, mutable=kept)

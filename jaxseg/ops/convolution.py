@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxseg.ops.padding import Sizes, bin_matrices, interpolation_matrices
 from jaxseg.ops.resize import along_height, along_width, interpolation_matrix
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -94,7 +95,11 @@ depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def conv3x3_of_resized(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], hw: Sequence[int]
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "3 3 c d"],
+    hw: Sequence[int],
+    sizes: Sizes | None = None,
+    out_sizes: Sizes | None = None,
 ) -> Float[Array, "b H W d"]:
     """Computes conv3x3(resize_bilinear(x, hw), kernel) without forming the resized map.
 
@@ -107,31 +112,47 @@ def conv3x3_of_resized(
       x: the small map.
       kernel: the kernel of the convolution.
       hw: height and width of the result.
+      sizes: see `resize.resize_bilinear`.
+      out_sizes: see `resize.resize_bilinear`.
     """
-    _, h, w, _ = x.shape
     taps = jnp.einsum("bhwc,ijcd->bhwijd", x, kernel)
-    columns = jnp.asarray(_shifted_interpolation(w, hw[1]), x.dtype)
-    rows = jnp.asarray(_shifted_interpolation(h, hw[0]), x.dtype)
+    if sizes is None and out_sizes is None:
+        matrices, batch = map(interpolation_matrix, x.shape[1:3], hw), ""
+    else:
+        matrices, batch = interpolation_matrices(x.shape[1:3], hw, sizes, out_sizes), "b"
+    rows, columns = (jnp.asarray(_shifted(matrix), x.dtype) for matrix in matrices)
     precision = lax.Precision.HIGHEST
-    wide = jnp.einsum("Wjw,bhwijd->bhiWd", columns, taps, precision=precision)
-    return jnp.einsum("Hih,bhiWd->bHWd", rows, wide, precision=precision)
+    wide = jnp.einsum(f"{batch}Wjw,bhwijd->bhiWd", columns, taps, precision=precision)
+    return jnp.einsum(f"{batch}Hih,bhiWd->bHWd", rows, wide, precision=precision)
 
 
-def _shifted_interpolation(size: int, out_size: int) -> np.ndarray:
-    """Returns linear interpolation at each output pixel and its two neighbors, [out_size, 3, size].
+def _shifted(matrix):
+    """Returns the rows of [..., n, m] at each place and its two neighbors, as [..., n, 3, m].
 
-    Neighbors outside the output are zero.
+    Neighbors outside are zero.
     """
-    matrix = np.pad(interpolation_matrix(size, out_size), ((1, 1), (0, 0)))
-    return np.stack([matrix[j : j + out_size] for j in range(3)], axis=1)
+    xp = np if isinstance(matrix, np.ndarray) else jnp
+    count = matrix.shape[-2]
+    wider = xp.pad(matrix, ((0, 0),) * (matrix.ndim - 2) + ((1, 1), (0, 0)))
+    return xp.stack([wider[..., j : j + count, :] for j in range(3)], axis=-2)
 
 
-def adaptive_avg_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b s s c"]:
+def adaptive_avg_pool(
+    x: Float[Array, "b h w c"], size: int, sizes: Sizes | None = None
+) -> Float[Array, "b s s c"]:
     """Averages a map over size × size bins, which overlap or repeat on a smaller map.
 
     Along an axis of `length` cells, bin i covers floor(i·length/size) to ceil((i+1)·length/size),
     as in PyTorch.
+
+    Args:
+      x: the maps.
+      size: the number of bins along either axis.
+      sizes: sizes of the maps without padding, or None if they have none.
     """
+    if sizes is not None:
+        rows, columns = (bin_matrices(sizes[:, i], size, x.shape[i + 1]) for i in (0, 1))
+        return along_width(columns, along_height(rows, x))
 
     def bins(length):
         matrix = np.zeros((size, length))

@@ -10,6 +10,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxseg.ops.padding import Sizes, interpolation_matrices
+
 
 def interpolation_matrix(size: int, out_size: int) -> np.ndarray:
     """Returns the [out_size, size] matrix of linear interpolation along one axis.
@@ -77,24 +79,40 @@ def _cubic_kernel(distance, a=-0.75):
     return np.where(distance <= 1, near, far)
 
 
-def along_height(matrix: np.ndarray, x: Array) -> Array:
-    """Multiplies maps [b, h, w, c] along their height by a matrix [H, h]."""
+def along_height(matrix: np.ndarray | Array, x: Array) -> Array:
+    """Multiplies maps [b, h, w, c] along their height by a matrix [H, h], or each by its own."""
+    axes = "Hh" if matrix.ndim == 2 else "bHh"
     matrix = jnp.asarray(matrix, x.dtype)
-    return jnp.einsum("Hh,bhwc->bHwc", matrix, x, precision=lax.Precision.HIGHEST)
+    return jnp.einsum(f"{axes},bhwc->bHwc", matrix, x, precision=lax.Precision.HIGHEST)
 
 
-def along_width(matrix: np.ndarray, x: Array) -> Array:
-    """Multiplies maps [b, h, w, c] along their width by a matrix [W, w]."""
+def along_width(matrix: np.ndarray | Array, x: Array) -> Array:
+    """Multiplies maps [b, h, w, c] along their width by a matrix [W, w], or each by its own."""
+    axes = "Ww" if matrix.ndim == 2 else "bWw"
     matrix = jnp.asarray(matrix, x.dtype)
-    return jnp.einsum("Ww,bhwc->bhWc", matrix, x, precision=lax.Precision.HIGHEST)
+    return jnp.einsum(f"{axes},bhwc->bhWc", matrix, x, precision=lax.Precision.HIGHEST)
 
 
-def resize_bilinear(x: Float[Array, "b h w c"], hw: Sequence[int]) -> Float[Array, "b H W c"]:
+def resize_bilinear(
+    x: Float[Array, "b h w c"],
+    hw: Sequence[int],
+    sizes: Sizes | None = None,
+    out_sizes: Sizes | None = None,
+) -> Float[Array, "b H W c"]:
     """Resizes maps bilinearly to height and width `hw`, as every head of the reference does.
 
     `interpolation_taps` states the conventions.
+
+    Args:
+      x: the maps.
+      hw: height and width of the results.
+      sizes: sizes of the maps without padding, or None if they have none.
+      out_sizes: sizes of the results without padding, or None if they have none.
     """
-    return _resize(x, hw, interpolation_matrix)
+    if sizes is None and out_sizes is None:
+        return _resize(x, hw, interpolation_matrix)
+    rows, columns = interpolation_matrices(x.shape[1:3], hw, sizes, out_sizes)
+    return along_width(columns, along_height(rows, x))
 
 
 def resize_bicubic(x: Float[Array, "b h w c"], hw: Sequence[int]) -> Float[Array, "b H W c"]:

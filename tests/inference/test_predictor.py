@@ -20,13 +20,13 @@ from jaxseg.data import views
 from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import ConfigError
 from jaxseg.inference import tiles
-from jaxseg.inference.batcher import Batcher
-from jaxseg.inference.predictor import Predictor
+from jaxseg.inference.batcher import Batcher, compile_forward
+from jaxseg.inference.predictor import Predictor, make_predictor
 from jaxseg.inference.sliding_window import parse_sliding_window
 from jaxseg.models.segmentation_model import build_model
 from jaxseg.recipes import base
 from support.reference_files import REFERENCE, Recording
-from support.tiny import tiny_config
+from support.tiny import initial_state, tiny_config
 from support.windowed import logits, make_batcher, model_batcher, probabilities, view_of
 
 
@@ -243,15 +243,15 @@ def compilations():
 
 
 class Counting(Batcher):
-    """Keeps the shapes of the batches that it was run on."""
+    """Keeps the shapes of the batches that it was run on, and whether their crops were padded."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.batches = []
 
-    def _start(self, shape):
-        self.batches.append((self.batch_size, *shape))
-        super()._start(shape)
+    def _start(self, program):
+        self.batches.append((self.batch_size, *program))
+        super()._start(program)
 
 
 def every_fourth_pixel(images):
@@ -277,7 +277,7 @@ def test_windows_and_scales_of_a_cityscapes_image_are_one_shape_in_full_batches(
     assert classes.shape == (1024, 2048)
     # Six scales, for those below 1 are the first one twice; windows of 896 every 512.
     windows = 1 * 3 + 2 * 4 + 2 * 5 + 3 * 6 + 3 * 7 + 4 * 8
-    assert batcher.batches == [(8, 896, 896, 3)] * (2 * windows // 8)  # and mirrored
+    assert batcher.batches == [(8, (896, 896), False)] * (2 * windows // 8)  # and mirrored
     assert traced == [(8, 896, 896, 3)]
     # The network for one shape; a view is added in one of three buckets, and the beginning and the
     # end of that are three more. Other tests may have compiled what is not the network.
@@ -297,9 +297,28 @@ def test_images_in_one_piece_fill_a_batch_together():
     maps = list(Predictor(batcher, config).class_maps(image_of(*hw) for hw in sizes))
     assert [classes.shape for classes in maps] == sizes
     # Nothing is padded but to the multiple that the recipe says, which makes the shapes few.
-    assert batcher.batches.count((8, 64, 128, 3)) == 3  # for 20 images
-    assert batcher.batches.count((8, 64, 96, 3)) == 1
+    assert batcher.batches.count((8, (64, 128), False)) == 3  # for 20 images
+    assert batcher.batches.count((8, (64, 96), False)) == 1
     assert len(batcher.batches) == 4
+
+
+def test_images_of_fifty_sizes_need_a_handful_of_programs(compilations):
+    """Padding gives them a few shapes; what it adds, the model does not see."""
+    config = tiny_config(**{"data.test_scale_wh": (256, 64)})
+    model, variables = build_model(config.model), initial_state().variables()
+    mesh = make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
+    predictor = make_predictor(model, variables, config, mesh)
+    sizes = [(60 + k, 110 - k) for k in range(50)]  # from 1:1.8 to 1.8:1
+    assert predictor.warm_up(sizes) == compilations.count("jit(run)") <= 5
+
+    compilations.clear()
+    images = [image_of(*hw) for hw in sizes]
+    maps = list(predictor.class_maps(images))
+    assert [classes.shape for classes in maps] == sizes
+    assert not compilations
+    unpadded = Predictor(Batcher(compile_forward(model, None, mesh), variables, mesh, 1), config)
+    found, expected = (p.probabilities(images[7]) for p in (predictor, unpadded))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_class_maps_are_the_most_probable_classes_of_every_tile():

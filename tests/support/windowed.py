@@ -14,7 +14,7 @@ def make_batcher(forward, devices=1, crops_per_device=1, kind=Batcher):
     """`forward`, a function of images [b, h, w, 3], as a batcher."""
     mesh = make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:devices])
     sharding = jax.NamedSharding(mesh, BATCH_SPEC)
-    run = jax.jit(lambda _, images: forward(images), out_shardings=sharding)
+    run = jax.jit(lambda _, images, sizes: forward(images), out_shardings=sharding)
     return kind(run, {}, mesh, crops_per_device)
 
 

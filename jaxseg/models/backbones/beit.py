@@ -219,6 +219,7 @@ class BEiT(Trunk, nn.Module):
     dtype: DType = jnp.float32
 
     side_multiple = vit.STRIDE  # sides of images must be multiples of it
+    takes_padding = False
 
     @nn.compact
     def __call__(

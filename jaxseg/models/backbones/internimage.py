@@ -14,6 +14,7 @@ from jaxseg.models.group_linear import FromGroups, ToGroups, padded
 from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, layer_norm
 from jaxseg.models.remat import remat_block
 from jaxseg.ops.linear import gelu
+from jaxseg.ops.padding import Sizes, clear_padding, sizes_at_stride
 from pallas_kernels import KernelChoice
 
 
@@ -41,7 +42,9 @@ class DCNv3(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], sizes: Sizes | None = None
+    ) -> Float[Array, "b h w c"]:
         b, h, w, channels = x.shape
         # Initialization needs only shapes, so it must not compile a kernel.
         kernels = KernelChoice("xla") if self.is_initializing() else self.kernels
@@ -52,9 +55,10 @@ class DCNv3(nn.Module):
 
         per_group = channels // self.groups
         value = to_groups(per_group, xavier, dtype=self.dtype, name="input_proj")(x)
+        value = clear_padding(value, sizes)
         query = DepthwiseConv(
             self.dw_kernel_size or self.kernel_size, dtype=self.dtype, name="dw_conv"
-        )(x)
+        )(clear_padding(x, sizes))
         query = gelu(layer_norm("dw_norm", self.dtype)(query))
 
         # Sampling coordinates and the softmax stay in float32: at column 500, bfloat16 loses a
@@ -109,7 +113,9 @@ class InternImageLayer(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool, sizes: Sizes | None = None
+    ) -> Float[Array, "b h w c"]:
         channels = x.shape[-1]
         dcn = DCNv3(
             self.groups,
@@ -121,8 +127,9 @@ class InternImageLayer(nn.Module):
             name="dcn",
         )
         mlp = MLP(int(channels * self.mlp_ratio), dtype=self.dtype, name="mlp")
+        mixed = functools.partial(dcn, sizes=sizes)
         drop_path = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)
-        for index, operation in ((1, dcn), (2, mlp)):
+        for index, operation in ((1, mixed), (2, mlp)):
             norm = layer_norm(f"norm{index}", self.dtype)
             branch = norm(operation(x)) if self.post_norm else operation(norm(x))
             if self.res_post_norm:
@@ -145,9 +152,11 @@ class Stem(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b p q c"]:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], sizes: Sizes | None = None
+    ) -> Float[Array, "b p q c"]:
         x = Conv(self.channels // 2, stride=2, dtype=self.dtype, name="conv1")(images)
-        x = gelu(layer_norm("norm1", self.dtype)(x))
+        x = clear_padding(gelu(layer_norm("norm1", self.dtype)(x)), sizes_at_stride(sizes, 2))
         x = Conv(self.channels, stride=2, dtype=self.dtype, name="conv2")(x)
         return layer_norm("norm2", self.dtype)(x)
 
@@ -158,7 +167,10 @@ class Downsample(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b p q d"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], sizes: Sizes | None = None
+    ) -> Float[Array, "b p q d"]:
+        x = clear_padding(x, sizes)
         x = Conv(2 * x.shape[-1], stride=2, use_bias=False, dtype=self.dtype, name="conv")(x)
         return layer_norm("norm", self.dtype)(x)
 
@@ -187,7 +199,7 @@ class Stage(nn.Module):
     dtype: DType = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool):
+    def __call__(self, x: Float[Array, "b h w c"], train: bool, sizes: Sizes | None = None):
         layer_class = InternImageLayer
         if self.remat:
             layer_class = remat_block(layer_class, self.remat_keeps, static_argnums=(2,))
@@ -200,17 +212,22 @@ class Stage(nn.Module):
                 name=f"blocks_{i}",
                 **options,
             )
-            x = block(x, train)
+            x = block(x, train, sizes)
             if i in self.post_norm_after:
                 k = self.post_norm_after.index(i)
                 x = layer_norm(f"post_norms_{k}", self.dtype)(x)
         if not options.get("post_norm") or options.get("center_feature_scale"):
             x = layer_norm("norm", self.dtype)(x)
-        return x, Downsample(dtype=self.dtype, name="downsample")(x) if self.downsample else None
+        if not self.downsample:
+            return x, None
+        return x, Downsample(dtype=self.dtype, name="downsample")(x, sizes)
 
 
 class InternImage(nn.Module):
     """The InternImage backbone: four stages at strides 4, 8, 16 and 32, for images of any size.
+
+    Images of several sizes may be padded with zeros to one shape, with `image_sizes` as their
+    sizes without padding. The features of each are then those of the image alone.
 
     Attributes:
       channels: the number of channels of the first stage. It doubles with every stage.
@@ -244,10 +261,14 @@ class InternImage(nn.Module):
     dtype: DType = jnp.float32
 
     side_multiple = 1  # sides of images may have any number of pixels
+    takes_padding = True
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b h w 3"], train: bool = False
+        self,
+        images: Float[Array, "b h w 3"],
+        train: bool = False,
+        image_sizes: Sizes | None = None,
     ) -> list[Float[Array, "b _ _ _"]]:
         last = sum(self.depths) - 1
         drop_path = [self.drop_path * i / max(last, 1) for i in range(last + 1)]
@@ -261,7 +282,8 @@ class InternImage(nn.Module):
             "center_feature_scale": self.center_feature_scale,
             "kernels": self.kernels,
         }
-        x = Stem(self.channels, dtype=self.dtype, name="patch_embed")(images.astype(self.dtype))
+        stem = Stem(self.channels, dtype=self.dtype, name="patch_embed")
+        x = stem(images.astype(self.dtype), image_sizes)
         features = []
         for i, depth in enumerate(self.depths):
             first = sum(self.depths[:i])
@@ -277,6 +299,6 @@ class InternImage(nn.Module):
                 dtype=self.dtype,
                 name=f"levels_{i}",
             )
-            feature, x = stage(x, train)
+            feature, x = stage(x, train, sizes_at_stride(image_sizes, 4 * 2**i))
             features.append(feature)
         return features

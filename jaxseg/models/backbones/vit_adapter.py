@@ -268,6 +268,7 @@ class ViTAdapter(nn.Module):
     block_kind, block_name = vit.ViTBlock, "blocks_{}"  # of the ViT
     epsilon = 1e-6  # of the adapter's layer norms
     side_multiple = vit.STRIDE  # sides of images must be multiples of it
+    takes_padding = False
 
     @nn.compact
     def __call__(

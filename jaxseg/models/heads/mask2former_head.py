@@ -146,6 +146,8 @@ class Mask2FormerHead(nn.Module):
     kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
+    takes_padding = False
+
     @nn.compact
     def __call__(self, features: Sequence[Float[Array, "b _ _ _"]], train: bool) -> MaskPredictions:
         pixel_decoder = MSDeformAttnPixelDecoder(

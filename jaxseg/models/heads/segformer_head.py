@@ -7,6 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxseg.models.layers import Classifier, ConvBNReLU, DType
+from jaxseg.ops.padding import Sizes, sizes_at_stride
 
 
 class SegformerHead(nn.Module):
@@ -21,15 +22,23 @@ class SegformerHead(nn.Module):
     dropout: float = 0.1
     dtype: DType = jnp.float32
 
+    takes_padding = True
+
     @nn.compact
     def __call__(
-        self, features: Sequence[Float[Array, "b _ _ _"]], train: bool
+        self,
+        features: Sequence[Float[Array, "b _ _ _"]],
+        train: bool,
+        image_sizes: Sizes | None = None,
     ) -> Float[Array, "b p q k"]:
         maps = [
             ConvBNReLU(self.channels, 1, dtype=self.dtype, name=f"convs_{i}")(x, train=train)
             for i, x in enumerate(features)
         ]
-        x = ConvBNReLU(self.channels, 1, dtype=self.dtype, name="fusion_conv")(*maps, train=train)
+        sizes = [sizes_at_stride(image_sizes, 4 * 2**i) for i in range(len(features))]
+        x = ConvBNReLU(self.channels, 1, dtype=self.dtype, name="fusion_conv")(
+            *maps, train=train, sizes=sizes
+        )
         return Classifier(self.num_classes, self.dropout, dtype=self.dtype, name="conv_seg")(
             x, train
         )

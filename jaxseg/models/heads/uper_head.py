@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxseg.models.layers import Classifier, ConvBNReLU, DType
 from jaxseg.ops.convolution import adaptive_avg_pool
+from jaxseg.ops.padding import Sizes, sizes_at_stride
 from jaxseg.ops.resize import resize_bilinear
 
 
@@ -29,29 +30,38 @@ class UPerHead(nn.Module):
     dropout: float = 0.1
     dtype: DType = jnp.float32
 
+    takes_padding = True
+
     @nn.compact
     def __call__(
-        self, features: Sequence[Float[Array, "b _ _ _"]], train: bool
+        self,
+        features: Sequence[Float[Array, "b _ _ _"]],
+        train: bool,
+        image_sizes: Sizes | None = None,
     ) -> Float[Array, "b p q k"]:
         def conv_bn_relu(name, kernel_size):
             return ConvBNReLU(self.channels, kernel_size, dtype=self.dtype, name=name)
 
         *finer, coarsest = features
+        sizes = [sizes_at_stride(image_sizes, 4 * 2**i) for i in range(len(features))]
         pooled = [coarsest]
         for i, scale in enumerate(self.pool_scales):
-            x = adaptive_avg_pool(coarsest, scale)
+            x = adaptive_avg_pool(coarsest, scale, sizes[-1])
             pooled.append(conv_bn_relu(f"psp_modules_{i}", 1)(x, train=train))
-        top = conv_bn_relu("bottleneck", 3)(*pooled, train=train)
+        pooled_sizes = [sizes[-1]] + [None] * len(self.pool_scales)
+        top = conv_bn_relu("bottleneck", 3)(*pooled, train=train, sizes=pooled_sizes)
 
         sums = [top]
         for i in reversed(range(len(finer))):
             lateral = conv_bn_relu(f"lateral_convs_{i}", 1)(finer[i], train=train)
-            sums.insert(0, lateral + resize_bilinear(sums[0], lateral.shape[1:3]))
+            above = resize_bilinear(sums[0], lateral.shape[1:3], sizes[i + 1], sizes[i])
+            sums.insert(0, lateral + above)
 
         pyramid = [
-            conv_bn_relu(f"fpn_convs_{i}", 3)(x, train=train) for i, x in enumerate(sums[:-1])
+            conv_bn_relu(f"fpn_convs_{i}", 3)(x, train=train, sizes=sizes[i : i + 1])
+            for i, x in enumerate(sums[:-1])
         ]
-        x = conv_bn_relu("fpn_bottleneck", 3)(*pyramid, top, train=train)
+        x = conv_bn_relu("fpn_bottleneck", 3)(*pyramid, top, train=train, sizes=sizes)
         return Classifier(self.num_classes, self.dropout, dtype=self.dtype, name="conv_seg")(
             x, train
         )
@@ -69,6 +79,8 @@ class FCNHead(nn.Module):
     in_index: int = 2
     dropout: float = 0.1
     dtype: DType = jnp.float32
+
+    takes_padding = False
 
     @nn.compact
     def __call__(
