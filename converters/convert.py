@@ -107,7 +107,9 @@ def main(arguments: Sequence[str] | None = None):
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--checkpoint", type=pathlib.Path, help=".pth, .pth.tar, .safetensors, or .zip of one"
+        "--checkpoint",
+        type=pathlib.Path,
+        help=".pth, .pth.tar, .safetensors, .zip of one, or *.index.json of several",
     )
     source.add_argument("--zoo", metavar="NAME", help="a published model: jaxseg zoo")
     parser.add_argument("--config", metavar="FILE:VARIANT", help="default with --zoo: the model's")

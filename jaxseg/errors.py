@@ -10,6 +10,8 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 
+HELP = "docs/guides/troubleshooting.md"
+
 
 class JaxsegError(ValueError):
     """Something outside the code is wrong: the config, the data or a file."""
@@ -48,8 +50,11 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def exit_with_message(program: str) -> Iterator[None]:
-    """Ends the program with the message of a JaxsegError, without a traceback, and status 1."""
+    """Ends the program with the message of a JaxsegError, without a traceback, and status 1.
+
+    The message ends with the page of the docs that explains messages.
+    """
     try:
         yield
     except JaxsegError as error:
-        sys.exit(f"{program}: {error}")
+        sys.exit(f"{program}: {error}\n({HELP} lists messages with their remedies)")

@@ -301,7 +301,10 @@ def main(arguments: Sequence[str] | None = None):
         names = "\n".join(name for name, _ in shapes.every_call())
         asked = " ".join(options.shapes)
         sys.exit(f"bench: no shape matches {asked!r}; there are\n{names}")
-    platform = jax.default_backend()
+    try:
+        platform = jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names what is not here
+        sys.exit(f"bench: {str(error) or 'JAX knows no such platform'}; set JAX_PLATFORMS=cpu")
     if options.autotune and platform != "gpu":
         sys.exit(f"bench: --autotune is for the kernels for GPUs, and this is a {platform}")
     device, bandwidth = jax.devices()[0], copy_bandwidth()

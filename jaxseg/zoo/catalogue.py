@@ -12,7 +12,7 @@ import os
 import pathlib
 from collections.abc import Iterable
 
-from jaxseg.errors import ConfigError
+from jaxseg.errors import CheckpointError, ConfigError
 from jaxseg.zoo import download
 
 INTERNIMAGE = "https://huggingface.co/OpenGVLab/InternImage/resolve/main"
@@ -340,7 +340,10 @@ def fetch_weights(name: str) -> pathlib.Path:
       CheckpointError: if it cannot be downloaded, with the path to put the file at by hand.
     """
     weights = _find(name, (*MODELS, *BACKBONES))
-    return download.fetch(weights.url, cache_folder() / "checkpoints" / weights.file_name)
+    try:
+        return download.fetch(weights.url, cache_folder() / "checkpoints" / weights.file_name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}\n  or set JAXSEG_CACHE to another folder") from error
 
 
 def cache_folder() -> pathlib.Path:

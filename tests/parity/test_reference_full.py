@@ -28,6 +28,7 @@ def test_full_size_model_equals_the_reference(path, monkeypatch):
     assert comparison.clear_agreement == 1, comparison.table()
     errors = {name: relative for name, (_, relative) in comparison.errors.items()}
     if path.stem.startswith("mask2former") and max(errors.values()) > verify.TOLERANCE:
+        assert max(errors.values()) <= 5 * verify.TOLERANCE  # a few cells move outputs that little
         moved = moved_by_undecided_cells(config, variables, recorded, monkeypatch)
         errors = {name: error - moved[name] for name, error in errors.items()}
     assert max(errors.values()) <= verify.TOLERANCE, comparison.table()

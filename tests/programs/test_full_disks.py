@@ -125,9 +125,10 @@ def test_a_run_that_fills_its_disk_ends_with_the_reason_and_resumes_elsewhere(co
     changes = {"steps": 60, "eval.every_steps": 100, "checkpoint.every_steps": 10}
     with disk(tmp_path / "small", "size=700k") as folder:
         said = failure(command(folder / "run", **changes))
-        last = said.strip().splitlines()[-1]
-        assert last.startswith("jaxseg: cannot ")
-        assert str(folder) in last
+        *_, reason, page = said.strip().splitlines()
+        assert reason.startswith("jaxseg: cannot ")
+        assert str(folder) in reason
+        assert "docs/guides/troubleshooting.md" in page
         subprocess.run(["cp", "-r", folder / "run", tmp_path / "moved"], check=True)
     said = run(command(pathlib.Path(tmp_path / "moved"), **changes))
     assert "resumed" in said
