@@ -13,6 +13,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 
 import filelock
 import rich.console
@@ -26,15 +27,16 @@ TIMEOUT_SECONDS = 30  # without receiving a byte
 CHUNK_BYTES = 1 << 18
 
 
-def fetch(url: str, target: str | os.PathLike) -> pathlib.Path:
+def fetch(url: str, target: str | os.PathLike, sha256: str | None = None) -> pathlib.Path:
     """Downloads a file unless it exists, and returns its absolute path.
 
-    The length is checked. The sha256 is checked too if the server announces it, as Hugging Face
-    does. An interrupted download is resumed by the next call.
+    The length is checked. The sha256 is checked too if it is known, or if the server announces it,
+    as Hugging Face does. An interrupted download is resumed by the next call.
 
     Args:
       url: where to download it; https, or http on this machine.
       target: the path of the file.
+      sha256: the hash of the file in hexadecimal, or its first digits; None if it is not known.
 
     Raises:
       CheckpointError: if the download fails, with the URL and the path to put the file at by hand.
@@ -46,9 +48,9 @@ def fetch(url: str, target: str | os.PathLike) -> pathlib.Path:
         if not _is_safe(url):
             raise urllib.error.URLError("only https is accepted")
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(target.parent):
+        with one_at_a_time(target.parent):
             if not target.exists():  # another process may have downloaded it meanwhile
-                _download(url, target)
+                _download(url, target, sha256)
     except (OSError, http.client.HTTPException) as error:
         why = error.reason if type(error) is urllib.error.URLError else error
         if isinstance(error, urllib.error.HTTPError):
@@ -62,13 +64,13 @@ def fetch(url: str, target: str | os.PathLike) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(folder):
-    """Lets one process at a time download into a folder; the others wait."""
+def one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
+    """Lets one process at a time write into a folder; the others wait."""
     lock = filelock.FileLock(folder / ".lock")
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        _say(f"another process is downloading into {folder}; waiting for it")
+        _say(f"another process is writing into {folder}; waiting for it")
         lock.acquire()
     try:
         yield
@@ -76,10 +78,10 @@ def _one_at_a_time(folder):
         lock.release()
 
 
-def _download(url, target):
+def _download(url, target, published):
     part = target.with_name(f"{target.name}.part")
     for _ in range(CONNECTIONS):
-        received, total, sha256 = _receive(url, part)
+        received, total, announced = _receive(url, part)
         if received == total:
             break
     else:
@@ -87,13 +89,15 @@ def _download(url, target):
             f"{CONNECTIONS} connections broke off, the last one at {received} of {total} bytes;"
             " the next attempt resumes there"
         )
-    if sha256:
+    if announced or published:
         with part.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
-            part.unlink()
-            _etag_file(part).unlink()
-            raise OSError(f"the file has the sha256 {found}, but the server announced {sha256}")
+        expected = {announced: "the server announced", published: "its authors published"}
+        for wanted, who in expected.items():
+            if wanted and not found.startswith(wanted):
+                part.unlink()
+                _etag_file(part).unlink(missing_ok=True)
+                raise OSError(f"the file has the sha256 {found}, but {who} {wanted}")
     part.replace(target)
     _etag_file(part).unlink(missing_ok=True)
 

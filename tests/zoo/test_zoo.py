@@ -1,5 +1,6 @@
-"""The table of published models agrees with what was published and with what was recorded."""
+"""The catalogue finds models by name, downloads their weights, and is printed by `jaxseg zoo`."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -10,102 +11,16 @@ import pytest
 
 import jaxseg
 from jaxseg.errors import CheckpointError, ConfigError
-from jaxseg.zoo import __main__, catalogue, download
-from support.published import family_of, recipe_of
+from jaxseg.zoo import __main__, backbones, catalogue, download, internimage
+from jaxseg.zoo.weights import Model
 
-FACTS = pathlib.Path(__file__).parents[1] / "reference"
-# The rows of the READMEs, and what InternImage's models measure there and as built with PyTorch.
-PUBLISHED = {
-    row["config"].removesuffix(".py"): row
-    for family in ("internimage", "vit_adapter")
-    for row in json.loads((FACTS / family / "published.json").read_text())
-    if row["ckpt"] and row.get("split") != "test"
-}
-# Published as what others start from, without scores.
-STARTS = {"mask2former_beit_adapter_large_896_80k_mapillary_ss"}
-MEASURED = {
-    row["config"]: row
-    for row in json.loads((FACTS / "internimage" / "readme_comparison.json").read_text())
-}
-FOLDERS = {
-    "COCO-Stuff-10K": "coco_stuff10k",
-    "COCO-Stuff-164K": "coco_stuff164k",
-    "NYU-Depth-V2": "nyu_depth_v2",
-    "Pascal Context 59": "pascal_context",
-}
-MODELS = {
-    family: [model for model in catalogue.MODELS if family_of(model.name) == family]
-    for family in ("internimage", "vit_adapter")
-}
+POTSDAM = "mask2former_beit_adapter_large_512_80k_potsdam_ss"
+ALL_ROWS = (*catalogue.MODELS, *catalogue.WITHOUT_WEIGHTS, *catalogue.BACKBONES)
 
 
 def command(*arguments, **options):
     command = [sys.executable, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
-
-
-def number(text, unit):
-    return float(text.removesuffix(unit)) if text is not None else None
-
-
-def test_every_published_model_is_there_once():
-    names = [model.name for model in catalogue.MODELS]
-    assert len(names) == len(set(names)) == 48
-    assert set(names) == set(PUBLISHED) | STARTS
-
-
-@pytest.mark.parametrize("model", catalogue.MODELS, ids=lambda model: model.name)
-def test_row_is_as_published(model):
-    if model.name in STARTS:
-        assert model.miou_ss is None
-        assert any(row.get("pretrain_file") == model.file_name for row in PUBLISHED.values())
-        return
-    row = PUBLISHED[model.name]
-    assert model.dataset == FOLDERS.get(row["dataset"], row["dataset"].lower())
-    assert model.file_name == row["ckpt"]
-    assert model.original_config == f"segmentation/configs/{model.dataset}/{row['config']}"
-    assert (model.miou_ss, model.miou_ms) == (row["ss"], row["ms"])
-    assert model.flops_g == number(row["flops"], "G")
-    assert model.train_speed == number(row["train_speed"], "s / iter")
-    assert model.train_time == row["train_time"]
-    billions = row["params"].endswith("B")
-    assert model.params_m == pytest.approx(
-        1000 * number(row["params"], "B") if billions else number(row["params"], "M")
-    )
-
-
-@pytest.mark.parametrize("model", MODELS["internimage"], ids=lambda model: model.name)
-def test_row_is_as_measured(model):
-    measured = MEASURED[model.name]
-    assert model.flops_hw == tuple(measured["flops_input"][1:])
-    assert model.flops_g == round(measured["flops_G"])
-    if measured["params_match"]:
-        digits = 10 if measured["readme_params"].endswith("B") else 1  # 1.12B: to ten millions
-        assert model.params_m == digits * round(measured["params_M"] / digits)
-    else:  # the README takes a billion for 1024 millions
-        assert model.params_m == 10 * round(100 * measured["params_M_div_1024"])
-
-
-@pytest.mark.parametrize("model", MODELS["vit_adapter"], ids=lambda model: model.name)
-def test_parameters_are_as_measured(model):
-    path = FACTS / "vit_adapter" / "manifests" / f"{model.name}.json"
-    parameters = json.loads(path.read_text())["num_params"] / 1e6
-    # Its README rounds most of them, up and down.
-    assert model.params_m == pytest.approx(parameters, abs=1)
-
-
-@pytest.mark.parametrize("model", catalogue.MODELS, ids=lambda model: model.name)
-def test_config_is_that_of_the_original(model):
-    assert model.config == recipe_of(model.name)
-
-
-def test_files_lie_where_their_authors_released_them():
-    weights = (*catalogue.MODELS, *catalogue.BACKBONES)
-    places = (catalogue.INTERNIMAGE, catalogue.VIT_ADAPTER, catalogue.DEIT, catalogue.BEIT)
-    assert all(row.url.startswith(tuple(f"{place}/" for place in places)) for row in weights)
-    assert all(row.file_name.endswith((".pth", ".pth.tar", ".zip")) for row in weights)
-    for names in ({row.name for row in weights}, {row.file_name for row in weights}):
-        assert len(names) == len(weights)  # the cache has them all in one folder
 
 
 def test_patterns():
@@ -114,7 +29,7 @@ def test_patterns():
     assert len(names) == 10
     assert names[0] == "upernet_internimage_t_512x1024_160k_cityscapes"
     assert names[-1] == "mask2former_internimage_h_1024x1024_80k_mapillary2cityscapes"
-    assert jaxseg.list_models("*_g_*") == []  # nothing is published of it but the backbone
+    assert jaxseg.list_models("*_g_*") == []  # the weights of its backbone alone are published
 
 
 def test_get_knows_the_nearest_names():
@@ -128,9 +43,7 @@ def test_get_knows_the_nearest_names():
 
 def test_file_lies_in_the_cache(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(
-        download, "fetch", lambda url, target: asked.append((url, target)) or target
-    )
+    monkeypatch.setattr(download, "fetch", lambda *given: asked.append(given) or given[1])
     monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
     catalogue.fetch_weights("internimage_g_pretrainto22k_384")
     monkeypatch.delenv("JAXSEG_CACHE")
@@ -140,6 +53,7 @@ def test_file_lies_in_the_cache(monkeypatch, tmp_path):
         (
             f"https://huggingface.co/OpenGVLab/InternImage/resolve/main/{path.name}",
             tmp_path / path,
+            None,
         )
         for path in (
             pathlib.Path("checkpoints/internimage_g_pretrainto22k_384.pth"),
@@ -148,6 +62,34 @@ def test_file_lies_in_the_cache(monkeypatch, tmp_path):
             ),
         )
     ]
+
+
+def test_the_published_hash_is_checked(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
+    asked = []
+    monkeypatch.setattr(download, "fetch", lambda *given: asked.append(given) or given[1])
+    catalogue.fetch_weights("deit_small_patch16_224")
+    file = "deit_small_patch16_224-cd65a155.pth"
+    target = tmp_path / "checkpoints" / file
+    assert asked == [(f"https://dl.fbaipublicfiles.com/deit/{file}", target, "cd65a155")]
+
+
+@pytest.mark.parametrize("model", catalogue.WITHOUT_WEIGHTS, ids=lambda model: model.name)
+def test_weights_that_were_not_published_are_trained(model):
+    assert catalogue.find_model(model.name) is model
+    assert model.name not in jaxseg.list_models()
+    with pytest.raises(ConfigError) as caught:
+        catalogue.fetch_weights(model.name)
+    message = f"of {model.name} were not published; train its recipe: --config {model.config}"
+    assert str(caught.value).endswith(message)
+
+
+def test_recipes_are_found_in_the_published_tables():
+    assert catalogue.find_recipe("mask2former_beit_adapter_l", "potsdam").name == POTSDAM
+    name = "upernet_internimage_l_512x1024_80k_mapillary"
+    assert catalogue.find_recipe("upernet_internimage_l", "mapillary_to_cityscapes").name == name
+    assert catalogue.find_recipe("upernet_internimage_g", "ade20k") is None  # in no table
+    assert catalogue.find_recipe("upernet_internimage_t", "potsdam") is None
 
 
 def test_nearest_names_are_told_for_a_file_too():
@@ -162,7 +104,7 @@ def test_without_network_the_place_is_told(monkeypatch, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         catalogue.fetch_weights("internimage_t_1k_224")
     assert str(tmp_path / "checkpoints" / "internimage_t_1k_224.pth") in str(caught.value)
-    assert f"{catalogue.INTERNIMAGE}/internimage_t_1k_224.pth" in str(caught.value)
+    assert f"{internimage.FILES}/internimage_t_1k_224.pth" in str(caught.value)
     # Put there by hand, it is found.
     (tmp_path / "checkpoints" / "internimage_t_1k_224.pth").write_bytes(b"weights")
     assert catalogue.fetch_weights("internimage_t_1k_224").read_bytes() == b"weights"
@@ -198,10 +140,60 @@ def test_command_prints_all_columns_of_what_matches(capsys):
     assert facts["train_time"] == "2d (2n)"
 
 
+def test_command_prints_every_row(capsys):
+    __main__.main([])
+    words = capsys.readouterr().out.split()
+    assert [word for word in words if word in {row.name for row in ALL_ROWS}] == [
+        row.name for row in ALL_ROWS
+    ]
+
+
+def test_command_says_which_weights_were_not_published(capsys):
+    __main__.main(["*_8*potsdam*"])
+    title, _, row = capsys.readouterr().out.splitlines()
+    assert title == "without published weights; the recipe can be trained:"
+    assert row.split()[:3] == [POTSDAM, "80.00/-", "352M"]
+    __main__.main([POTSDAM])
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert facts["url"] == "not published; the recipe can be trained"
+    assert facts["config"] == "configs/potsdam.py:mask2former_beit_adapter_l"
+    __main__.main(["*chase*"])
+    assert "Dice 89.40" in capsys.readouterr().out
+
+
+def test_json_has_every_row_and_the_same_keys_in_each(capsys):
+    __main__.main(["--json"])
+    objects = json.loads(capsys.readouterr().out)
+    keys = ["kind", *(field.name for field in dataclasses.fields(Model))]
+    assert all(list(each) == keys for each in objects)
+    assert [each["name"] for each in objects] == [row.name for row in ALL_ROWS]
+    for each, row in zip(objects, ALL_ROWS, strict=True):
+        assert each.pop("kind") == ("model" if isinstance(row, Model) else "backbone")
+        facts = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(row).items()}
+        assert {key: fact for key, fact in each.items() if fact is not None} == {
+            key: fact for key, fact in facts.items() if fact is not None
+        }
+
+
+def test_json_of_a_pattern_and_of_a_name(capsys):
+    __main__.main(["*_t_*", "--json"])
+    kinds = [(row["kind"], row["name"]) for row in json.loads(capsys.readouterr().out)]
+    assert kinds == [
+        ("model", "upernet_internimage_t_512x1024_160k_cityscapes"),
+        ("model", "upernet_internimage_t_512_160k_ade20k"),
+        ("backbone", "internimage_t_1k_224"),
+    ]
+    __main__.main(["--json", POTSDAM])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["url"], row["crop_hw"], row["batch_size"]) == (None, [512, 512], 8)
+    with pytest.raises(SystemExit, match="try"):
+        __main__.main(["--json", "cityscapes"])
+
+
 def test_command_knows_what_training_starts_from(capsys):
     __main__.main(["deit_tiny_patch16_224"])
     facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert facts["url"] == f"{catalogue.DEIT}/deit_tiny_patch16_224-a1311bcf.pth"
+    assert facts["url"] == f"{backbones.DEIT}/deit_tiny_patch16_224-a1311bcf.pth"
 
 
 def test_command_as_a_process():
