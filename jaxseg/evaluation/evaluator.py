@@ -46,7 +46,8 @@ def evaluate(
       mesh: the devices of all processes.
       source: the data to evaluate on. None is the validation split of `config.data`.
       pictures: directory for panels of the first `config.eval.pictures` images, for as many of the
-        worst images, and for a table of all images (`jaxseg.evaluation.gallery`). None writes none.
+        worst and of the best images, and for the scores and counts of all images
+        (`jaxseg.evaluation.gallery`). None writes none.
       on_image: called with the index of each sample of this process, its label and its class map,
         both uint8 [h, w]. It is not called if `pictures` is given.
       stop: called before every image. If it returns true, the evaluation ends.
@@ -73,9 +74,10 @@ def evaluate(
         total += metrics.confusion_matrix(prediction, item["label"], len(dataset.classes))
         if on_image and item["index"] >= 0:
             on_image(item["index"], item["label"], prediction)
+    scores = metrics.compute_scores(_sum_over_processes(total))
     if pictures:
-        gallery.close()
-    return metrics.compute_scores(_sum_over_processes(total))
+        gallery.close(scores.confusion)
+    return scores
 
 
 def _images(samples, config, stop) -> Iterator[dict[str, Any]]:

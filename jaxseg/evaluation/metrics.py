@@ -9,7 +9,7 @@ column count values outside the classes.
 import dataclasses
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Integer, Real
 
 
 def confusion_matrix(
@@ -52,6 +52,34 @@ def _inside(values, num_classes):
     """Replaces all values outside 0..num_classes-1 by num_classes."""
     values = values.astype(np.int64)
     return np.where((values >= 0) & (values < num_classes), values, num_classes)
+
+
+def class_counts(
+    confusion: Integer[np.ndarray, "rows columns"],
+) -> Integer[np.ndarray, "3 classes"]:
+    """Returns what the scores of a class are ratios of, as `eval_metrics` counts it.
+
+    A pixel predicted outside the classes still counts in the labeled area. A pixel labeled outside
+    them still counts in the predicted area, and therefore in the union.
+
+    Args:
+      confusion: a matrix of `confusion_matrix`, or a sum of them, [C + 1, C + 1].
+
+    Returns:
+      Pixels per class: the intersection of label and prediction, the labeled area and the predicted
+      area.
+    """
+    areas = np.diag(confusion)[:-1], confusion[:-1].sum(axis=1), confusion[:, :-1].sum(axis=0)
+    return np.stack(areas)
+
+
+def class_iou(
+    intersection: Real[np.ndarray, "*sums classes"],
+    labeled: Real[np.ndarray, "*sums classes"],
+    predicted: Real[np.ndarray, "*sums classes"],
+) -> Float[np.ndarray, "*sums classes"]:
+    """Returns the IoU of each class, NaN for a class in neither labels nor predictions."""
+    return _ratio(intersection, labeled + predicted - intersection)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,16 +160,12 @@ def compute_scores(confusion: Integer[np.ndarray, "rows columns"]) -> Scores:
     confusion = np.asarray(confusion, np.int64)
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
         raise ValueError(f"a confusion matrix must be square; this one has shape {confusion.shape}")
-    # A pixel predicted outside the classes still counts in the labeled area. A pixel labeled
-    # outside them still counts in the predicted area, and therefore in the union.
-    intersection = np.diag(confusion)[:-1]
-    labeled = confusion[:-1].sum(axis=1)
-    predicted = confusion[:, :-1].sum(axis=0)
+    intersection, labeled, predicted = class_counts(confusion)
     precision = _ratio(intersection, predicted)
     recall = _ratio(intersection, labeled)
     return Scores(
         confusion=confusion,
-        iou=_ratio(intersection, labeled + predicted - intersection),
+        iou=class_iou(intersection, labeled, predicted),
         acc=recall,
         dice=_ratio(2 * intersection, labeled + predicted),
         # Unlike dice, this is undefined if precision or recall is, as in the reference's mFscore.

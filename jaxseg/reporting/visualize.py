@@ -135,9 +135,8 @@ def evaluation_panel(
         f"errors: {share:.1%} of the labeled pixels": _errors(image, labeled, wrong),
     }
     pictures = {caption: _fit(picture) for caption, picture in pictures.items()}
-    height, width, _ = pictures["image"].shape
-    columns = 2 if width >= height else 4
-    size = _font_size(columns * width)
+    _, width, _ = pictures["image"].shape
+    columns, size = _panel_grid(image.shape[:2])
     cells = [
         np.concatenate([_caption(caption, width, size), picture])
         for caption, picture in pictures.items()
@@ -148,6 +147,29 @@ def evaluation_panel(
     return _frame(
         np.concatenate([sheet, legend(classes, palette, present, sheet.shape[1], extra)]), size
     )
+
+
+def cut_panel(panel: Canvas, image_hw: tuple[int, int]) -> list[Picture]:
+    """Cuts the four pictures of an `evaluation_panel`: image, truth, prediction and errors.
+
+    Args:
+      panel: the panel.
+      image_hw: height and width of the image that it was drawn from.
+
+    Raises:
+      ValueError: if the panel of such an image would be larger.
+    """
+    (height, width), (columns, size) = _fitted_hw(image_hw), _panel_grid(image_hw)
+    caption = _caption_height(size)
+    pictures = []
+    for number in range(4):
+        row, column = divmod(number, columns)
+        y = size + row * (caption + height + size) + caption
+        x = size + column * (width + size)
+        pictures.append(panel[y : y + height, x : x + width])
+    if pictures[-1].shape[:2] != (height, width):
+        raise ValueError(f"a panel of {panel.shape[:2]} for an image of {tuple(image_hw)}")
+    return pictures
 
 
 def contact_sheet(
@@ -173,17 +195,28 @@ def contact_sheet(
 
 
 def prediction_picture(
-    image: Picture, labels: Labels, classes: Sequence[str], palette: Palette
+    image: Picture,
+    labels: Labels,
+    classes: Sequence[str],
+    palette: Palette,
+    alpha: float = 0.5,
 ) -> Canvas:
     """Draws the predicted classes over an image, with a legend of them below it.
 
     The image keeps its size. Images whose longer side is below 512 pixels are enlarged by a whole
     factor, so that the legend is readable.
 
+    Args:
+      image: the image.
+      labels: the class map.
+      classes: the name of each class.
+      palette: the color of each class.
+      alpha: the opacity of the colors, from 0 to 1.
+
     Raises:
       ValueError: for an image that is not RGB uint8, or labels of another size.
     """
-    picture = _fit(overlay(image, labels, palette), SMALL, max(image.shape))
+    picture = _fit(overlay(image, labels, palette, alpha), SMALL, max(image.shape))
     width = picture.shape[1]
     margin = _font_size(width) // 2
     strip = legend(classes, palette, _present(palette, labels), width - 2 * margin)
@@ -223,23 +256,44 @@ def _fit(picture, low=SMALL, high=LARGE):
     Pictures are enlarged by a whole factor, which keeps pixels sharp, and reduced by any factor.
     """
     height, width, _ = picture.shape
+    new_height, new_width = _fitted_hw((height, width), low, high)
+    if new_width > width or new_height > height:
+        return picture.repeat(new_height // height, axis=0).repeat(new_width // width, axis=1)
+    if (new_height, new_width) != (height, width):
+        return cv2.resize(picture, (new_width, new_height), interpolation=cv2.INTER_AREA)
+    return picture
+
+
+def _fitted_hw(hw, low=SMALL, high=LARGE):
+    """Returns the height and width that `_fit` gives a picture of `hw`."""
+    height, width = (int(side) for side in hw)
     longer = max(height, width)
     if longer < low:
         factor = math.ceil(low / longer)
-        return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+        return height * factor, width * factor
     if longer > high:
-        size = max(1, round(width * high / longer)), max(1, round(height * high / longer))
-        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return picture
+        return max(1, round(height * high / longer)), max(1, round(width * high / longer))
+    return height, width
+
+
+def _panel_grid(image_hw):
+    """Returns how many pictures stand in a row of a panel, and the size of its font."""
+    height, width = _fitted_hw(image_hw)
+    columns = 2 if width >= height else 4
+    return columns, _font_size(columns * width)
 
 
 def _font_size(width):
     return min(max(width // 64, 13), 40)
 
 
+def _caption_height(size):
+    return round(1.5 * size)
+
+
 def _caption(text, width, size):
     """Draws one line of text [*, width, 3], in a smaller font if it would not fit."""
-    strip = Image.new("RGB", (width, round(1.5 * size)), (PAPER,) * 3)
+    strip = Image.new("RGB", (width, _caption_height(size)), (PAPER,) * 3)
     length = load_font(size).getlength(text)
     font = load_font(max(8, min(size, int(size * width / length))))
     ImageDraw.Draw(strip).text((0, 0.7 * size), text, INK, font, anchor="lm")

@@ -96,6 +96,20 @@ def test_a_panel_shows_wrong_pixels_in_red_and_a_right_prediction_without():
     assert redness[1] - redness[0] == pytest.approx(32 * 64 * 16, rel=0.01)
 
 
+@pytest.mark.parametrize("size", [(64, 128), (300, 700), (1500, 2999), (96, 64), (2111, 37)])
+def test_the_pictures_of_a_panel_can_be_cut_out_again(size):
+    image, labels = scene(*size)
+    panel = visualize.evaluation_panel(image, labels, labels, PALETTE, CLASSES)
+    shown, truth, prediction, errors = visualize.cut_panel(panel, size)
+    np.testing.assert_array_equal(shown, visualize._fit(image))
+    overlay = visualize._fit(visualize.overlay(image, labels, PALETTE, 0.7))
+    np.testing.assert_array_equal(truth, overlay)
+    np.testing.assert_array_equal(prediction, overlay)
+    assert errors.shape == shown.shape
+    with pytest.raises(ValueError, match="a panel of"):
+        visualize.cut_panel(panel[: panel.shape[0] // 3], size)
+
+
 def test_ignored_pixels_are_never_wrong():
     image, labels = scene(64, 128)
     prediction = np.where(labels == 255, 1, labels)
