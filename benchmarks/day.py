@@ -29,6 +29,8 @@ from typing import Any
 
 import jaxlib
 
+from jaxseg.bench.table import is_measurement, markdown_table
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PART_SECONDS = 480
 # End of a log that is no failure -> why the part cannot be measured here.
@@ -69,8 +71,8 @@ class Part:
 
 
 def throughput(name: str, recipe: str, what: str, batch: int, tiny: bool, *settings: str) -> Part:
-    """Returns a part that runs `benchmarks/throughput.py`."""
-    arguments = ["benchmarks/throughput.py", "--what", what]
+    """Returns a part that runs `jaxseg bench train` or `jaxseg bench infer`."""
+    arguments = ["-m", "jaxseg.bench", what]
     if tiny:
         recipe, batch = tiny_recipe(recipe), 2
         arguments += ["--steps", "1"]
@@ -115,7 +117,7 @@ def parts(platform: str, tiny: bool) -> list[Part]:
             row = f"train_{name}{suffix}"
             found.append(throughput(row, recipe, "train", batch, tiny, *settings))
     for name, (recipe, _) in RECIPES.items():
-        found.append(throughput(f"predict_{name}", recipe, "predict", 1, tiny))
+        found.append(throughput(f"infer_{name}", recipe, "infer", 1, tiny))
 
     for operator, names in (SMALLEST if tiny else LARGEST).items():
         bench = ["-m", "pallas_kernels.bench", "--shapes", *names]
@@ -194,22 +196,11 @@ def run(part: Part, output: pathlib.Path, environment: dict[str, str]) -> str:
 
 def table(output: pathlib.Path, failed: Mapping[str, str]) -> str:
     """Returns the table for the README: the finished parts, and the errors of those that failed."""
-    rows = [
-        "| measured | images | size | images/s | ms | peak GB | MFU | compiled in |",
-        "|---|" + "---:|" * 7,
-    ]
-    others = []
+    measurements, others = [], []
     for file in sorted(output.glob("*.json")):
         found: dict[str, Any] = json.loads(file.read_text())
-        if "step_milliseconds" in found:
-            height, width = found["hw"]
-            cells = [found["what"] + " " + file.stem.partition("_")[2], found["batch"]]
-            cells += [f"{height} x {width}"]
-            cells += [found["images_per_second"], found["step_milliseconds"]]
-            cells += [found.get("peak_gigabytes", ""), found.get("mfu", "")]
-            before = " (compiled before)" if found["compiled_before"] else ""
-            cells += [f"{found['compile_seconds']} s{before}"]
-            rows.append("| " + " | ".join(map(str, cells)) + " |")
+        if is_measurement(found):
+            measurements.append(found)
         elif "tests" in found:
             others.append(f"- kernel tests: {found['tests']}")
         elif "checks" in found:
@@ -222,7 +213,7 @@ def table(output: pathlib.Path, failed: Mapping[str, str]) -> str:
             size = "{} x {}".format(*found["hw"])
             others.append(f"- PyTorch, batch {found['batch']} of {size}: {times}")
     others += [f"- {name}: {outcome}" for name, outcome in failed.items()]
-    return "\n".join([*rows, "", *others]) + "\n"
+    return markdown_table(measurements) + "".join(f"{line}\n" for line in others)
 
 
 def device_name(wanted: str, environment: dict[str, str]) -> str:

@@ -3,7 +3,7 @@
     python benchmarks/top_kernels.py --config configs/cityscapes.py:upernet_internimage_t \\
         --batch 8 [--steps 10] [--top 30] [--json FILE] [--config.KEY=VALUE …]
 
-The program traces steps of `benchmarks/throughput.py` with JAX's profiler. It adds up the times of
+The program traces the steps of `jaxseg bench train` with JAX's profiler. It adds up the times of
 everything that ran on the first device, by name. On CPU, it adds up XLA's operations on all
 threads.
 """
@@ -17,11 +17,13 @@ import sys
 import tempfile
 
 import jax
-from throughput import WARM_UP, program
 
+from jaxseg.bench.program import compile_program
 from jaxseg.config import load_config
 from jaxseg.distributed.sharding import check_batch, make_mesh
 from jaxseg.reporting.manifest import versions
+
+WARM_UP = 3
 
 
 def kernel_seconds(trace: pathlib.Path) -> collections.Counter:
@@ -66,13 +68,13 @@ def main():
     mesh = make_mesh(config.mesh)
     config.batch_size = options.batch * mesh.size
     check_batch(config.batch_size, config.optim.accumulation, mesh)
-    run, _, _, image = program(config, "train", mesh)
+    program = compile_program(config, "train", mesh)
     for _ in range(WARM_UP):
-        run()
+        program.run()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(options.steps):
-                run()
+                program.run()
         seconds = kernel_seconds(pathlib.Path(folder))
     total = sum(seconds.values())
     if not total:
@@ -90,7 +92,7 @@ def main():
     result = {
         "config": config.variant,
         "overrides": overrides,
-        "batch": image.shape[0],
+        "batch": program.batch_shape[0],
         "device": jax.devices()[0].device_kind,
         "milliseconds_per_step": round(1e3 * total / options.steps, 3),
         "rows": rows,

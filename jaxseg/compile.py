@@ -8,8 +8,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxseg.aot.costs import costs, model_flops, suggestions
+from jaxseg.aot.costs import costs, suggestions
 from jaxseg.aot.programs import compile_traced, topology_devices, trace_evaluation, trace_train_step
+from jaxseg.aot.utilization import model_flops
 from jaxseg.atomic_files import write_text
 from jaxseg.distributed.sharding import check_batch, make_mesh
 from jaxseg.inference.image_sizes import check_image_sizes
@@ -74,7 +75,7 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
         "fits": fits,
     }
     if fits:
-        result |= costs(program, chip, model_flops(config, images, what), mesh.size)
+        result |= costs(program, chip, model_flops(config, images.shape, what), mesh.size)
     else:
         result["helps"] = suggestions(config, mesh, state, images.shape[0], what)
     return result | {"level": jax.config.jax_optimization_level, **versions()}

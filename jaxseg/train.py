@@ -1,6 +1,7 @@
 """Trains a model in one loop that reads from top to bottom."""
 
 import contextlib
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -8,9 +9,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from jaxseg.aot.utilization import seconds_at_peak
 from jaxseg.atomic_files import write_text
 from jaxseg.checkpoints import initial_weights
 from jaxseg.checkpoints.manager import Checkpoints
@@ -22,7 +23,6 @@ from jaxseg.data.source import evaluated_on, trained_on
 from jaxseg.distributed import multihost, processes
 from jaxseg.distributed.sharding import (
     check_batch,
-    compiler_options,
     infer_shardings,
     local_row_indices,
     make_mesh,
@@ -41,7 +41,7 @@ from jaxseg.training.label_check import LabelCheck
 from jaxseg.training.optimizer import first_nonfinite, learning_rate_schedule, make_optimizer
 from jaxseg.training.profiler import Profile
 from jaxseg.training.state import TrainState, init_state
-from jaxseg.training.step import make_train_step
+from jaxseg.training.step import jit_train_step
 from jaxseg.training.step_timer import StepTimer
 
 
@@ -101,12 +101,12 @@ def _train(config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
     first_step = step = int(state.step)
     batches.set_state({"batches_taken": first_step, "first_image": saved.first_image})
 
-    train_step = jax.jit(
-        make_train_step(config, model, optimizer),
-        donate_argnums=0,
-        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
-        compiler_options=compiler_options(mesh, config.deterministic),
-    )
+    train_step = jit_train_step(config, model, optimizer, shardings, mesh)
+
+    @functools.cache
+    def step_seconds_at_peak():
+        return seconds_at_peak(config, mesh, (config.batch_size, *config.data.crop_hw, 3), "train")
+
     rate = learning_rate_schedule(config.optim, config.steps)
     main_process = jax.process_index() == 0
     with (
@@ -158,10 +158,11 @@ def _train(config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
             profile.after(step - first_step, state)
 
             if step % config.log_steps == 0 or step == first_step + 1:
+                at_peak = step_seconds_at_peak()  # counted while the devices compute
                 check_finite(step, logs, state)
                 numbers = {name: float(value) for name, value in logs.items() if name != "norms"}
                 numbers["learning_rate"] = float(rate(step - 1))
-                report.train(step, numbers | timer.close(config.batch_size))
+                report.train(step, numbers | timer.close(config.batch_size, at_peak))
 
         saved.finish(state)
         if stopping:

@@ -1,6 +1,6 @@
 """Times every implementation of the operators at the sizes of the published models.
 
-jaxseg bench [--shapes PATTERN …] [--implementation NAME] [--batch 2] [--dtype bfloat16]
+jaxseg bench kernels [--shapes PATTERN …] [--implementation NAME] [--batch 2] [--dtype bfloat16]
     [--autotune [--write]] [--json FILE]
 
 A time is the median of repeated calls; all implementations of a size are called in turn. The table
@@ -279,7 +279,7 @@ def autotune(
 
 def main(arguments: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(
-        prog="jaxseg bench",
+        prog="jaxseg bench kernels",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

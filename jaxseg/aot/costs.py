@@ -10,25 +10,8 @@ from ml_collections import ConfigDict
 
 from jaxseg.aot.hardware import Chip
 from jaxseg.aot.programs import Program
-from jaxseg.models import flops
-from jaxseg.models.segmentation_model import build_model
 
-# A multiply-accumulate is two operations. The backward pass takes twice those of the forward pass.
-OPERATIONS_PER_COUNTED = {"train": 6, "eval": 2}
 WORTH_SPLITTING = 1e8  # bytes of weights and moments on one device
-
-
-def model_flops(config: ConfigDict, images: jax.ShapeDtypeStruct, what: str) -> float:
-    """Returns the operations that the model itself needs, however it is computed.
-
-    Args:
-      config: the recipe.
-      images: the batch, of shape [b, h, w, 3].
-      what: "train" or "eval".
-    """
-    batch, *hw, _ = images.shape
-    counted = sum(flops.count_flops(build_model(config.model), hw).values())
-    return OPERATIONS_PER_COUNTED[what] * batch * counted
 
 
 def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dict[str, Any]:
@@ -37,8 +20,8 @@ def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dic
     Args:
       program: the compiled program.
       chip: the chip it runs on.
-      model_flops: the model's own operations for the whole batch (`model_flops`). They replace
-        XLA's count where that is missing.
+      model_flops: the model's own operations for the whole batch (`utilization.model_flops`). They
+        replace XLA's count where that is missing.
       devices: the number of devices.
 
     Returns:

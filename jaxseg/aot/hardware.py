@@ -32,6 +32,16 @@ class Chip:
     network_bandwidth: float
     platform: str = "tpu"
 
+    def peak_flops(self, dtype: str) -> float | None:
+        """Returns the operations per second in a type, or None for a type that is not listed.
+
+        By default, JAX multiplies float32 matrices as bfloat16 on a TPU. On a GPU it multiplies
+        them as TF32, whose rate in the data sheets is half of that of bfloat16.
+        """
+        rates = {"bfloat16": self.flops}
+        rates["float32"] = self.flops if self.platform == "tpu" else self.flops / 2
+        return rates.get(dtype)
+
 
 # Memory, operations, and the bandwidths of memory, links and network.
 CHIPS = {
@@ -57,7 +67,8 @@ def find_chip(name: str) -> Chip:
 def chip_of_device(device_kind: str) -> Chip | None:
     """Returns the chip of a JAX device kind, such as "TPU v5 lite", or None if it is unknown."""
     words = device_kind.lower().replace(" lite", "e").split()
-    if {"pcie", "nvl"} & set(words):  # the data sheets above are those of SXM
+    # The data sheets above are those of whole GPUs in SXM form; MIG makes devices of parts of one.
+    if {"pcie", "nvl", "mig"} & set(words):
         return None
     if words[-1] == "v5":  # JAX's name for v5p
         words.append("v5p")

@@ -19,19 +19,14 @@ from ml_collections import ConfigDict
 from jaxseg.aot import collectives, hardware
 from jaxseg.aot.collectives import Collective
 from jaxseg.data import views
-from jaxseg.distributed.sharding import (
-    BATCH_SPEC,
-    compiler_options,
-    infer_shardings,
-    with_shardings,
-)
+from jaxseg.distributed.sharding import BATCH_SPEC, infer_shardings, with_shardings
 from jaxseg.errors import ConfigError
 from jaxseg.inference.batcher import compile_forward
 from jaxseg.inference.sliding_window import parse_sliding_window
 from jaxseg.models.segmentation_model import Variables, build_model, variable_shapes
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import TrainState, init_state
-from jaxseg.training.step import make_train_step
+from jaxseg.training.step import jit_train_step
 
 # Without a GPU, XLA cannot tune the tiles of its Triton matrix products.
 COMPILER_OPTIONS = {"tpu": {}, "cuda": {"xla_gpu_enable_triton_gemm": False}}
@@ -119,15 +114,11 @@ def trace_train_step(
     model = build_model(config.model, config.deterministic)
     optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
     shapes = jax.eval_shape(lambda: init_state(config, model, optimizer))
-    state = _sharded(shapes, config, mesh)
+    shardings = infer_shardings(shapes, config.sharding, mesh)
+    state = with_shardings(shapes, shardings)
     hw = (config.batch_size, *config.data.crop_hw)
     batch = {"image": _images((*hw, 3), mesh), "label": _images(hw, mesh, np.int32)}
-    step = jax.jit(
-        make_train_step(config, model, optimizer),
-        donate_argnums=0,
-        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), None),
-        compiler_options=compiler_options(mesh, config.deterministic),
-    )
+    step = jit_train_step(config, model, optimizer, shardings, mesh)
     with jax.set_mesh(mesh):
         return step.trace(state, batch), state, batch["image"]
 
@@ -141,17 +132,14 @@ def trace_evaluation(
       The traced forward pass, and the abstract variables and images that it takes.
     """
     model = build_model(config.model)
-    variables = _sharded(variable_shapes(model), config, mesh)
+    shapes = variable_shapes(model)
+    variables = with_shardings(shapes, infer_shardings(shapes, config.sharding, mesh))
     slide = parse_sliding_window(config.eval)
     width, height = config.data.test_scale_wh
     hw = slide.crop_hw if slide else views.plan_views((height, width), config)[0].padded_hw
     images = _images((mesh.size * config.eval.images_per_device, *hw, 3), mesh)
     with jax.set_mesh(mesh):
         return compile_forward(model, None, mesh).trace(variables, images), variables, images
-
-
-def _sharded(shapes, config, mesh):
-    return with_shardings(shapes, infer_shardings(shapes, config.sharding, mesh))
 
 
 def _images(shape, mesh, dtype=np.float32):

@@ -40,6 +40,7 @@ SHOWN: dict[str, Callable[[float], str]] = {
     "learning_rate": "lr {:.1e}".format,
     "step_seconds": "{:.3g} s/step".format,
     "images_per_second": "{:.1f} images/s".format,
+    "mfu": "MFU {:.1%}".format,
     "data_share": "data {:.0%}".format,
 }
 

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Integer
 from ml_collections import ConfigDict
 
-from jaxseg.distributed.sharding import constrain_shardings
+from jaxseg.distributed.sharding import compiler_options, constrain_shardings
 from jaxseg.losses.cross_entropy import cross_entropy
 from jaxseg.losses.mask2former import mask2former_loss
 from jaxseg.models.segmentation_model import ModelOutput, SegmentationModel, apply_model
@@ -87,6 +88,32 @@ def make_train_step(
         return state, logs
 
     return train_step
+
+
+def jit_train_step(
+    config: ConfigDict,
+    model: SegmentationModel,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState,
+    mesh: Mesh,
+) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the jitted `make_train_step` for the devices of a mesh.
+
+    The step donates the state. It must be called or traced while `mesh` is set.
+
+    Args:
+      config: the recipe.
+      model: the model.
+      optimizer: the optimizer.
+      shardings: the shardings of the state.
+      mesh: the device mesh.
+    """
+    return jax.jit(
+        make_train_step(config, model, optimizer),
+        donate_argnums=0,
+        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+        compiler_options=compiler_options(mesh, config.deterministic),
+    )
 
 
 def total_loss(

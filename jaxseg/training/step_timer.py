@@ -29,15 +29,17 @@ class StepTimer:
         self._steps += 1
         self._replaced += int(replaced)
 
-    def close(self, batch_size: int) -> dict[str, float]:
+    def close(self, batch_size: int, seconds_at_peak: float | None = None) -> dict[str, float]:
         """Returns the numbers since the last call and starts anew.
 
         Args:
           batch_size: images per step, over all devices.
+          seconds_at_peak: the time of a step at the peak of the devices, or None if not known.
 
         Returns:
           `step_seconds`, `images_per_second` and `data_share`, the share of the time that was
-          spent waiting for data. If samples were replaced, also `replaced_samples`.
+          spent waiting for data. If the peak is known, also `mfu`, and if samples were replaced,
+          `replaced_samples`.
         """
         elapsed = time.perf_counter() - self._started
         numbers = {
@@ -45,6 +47,8 @@ class StepTimer:
             "images_per_second": batch_size * self._steps / elapsed,
             "data_share": self._waited / elapsed,
         }
+        if seconds_at_peak is not None:
+            numbers["mfu"] = seconds_at_peak / numbers["step_seconds"]
         if self._replaced:
             numbers["replaced_samples"] = self._replaced
         self._begin()
