@@ -8,12 +8,14 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from converters.conversion_plan import Plan
 from converters.torch_weights import read_weights
 from jaxseg import configure_cpu, parameter_paths
 from jaxseg.atomic_files import write_text
@@ -50,13 +52,28 @@ def initial_values(config: ConfigDict, wanted: Iterable[str]) -> dict[str, np.nd
     return {path: np.asarray(value) for path, value in draw().items()}
 
 
+class Conversion(NamedTuple):
+    """Says what became of a PyTorch file.
+
+    Attributes:
+      plan: what became of every tensor.
+      summary: the same in a few lines for the user.
+    """
+
+    plan: Plan
+    summary: str
+
+
 def convert(
-    path: pathlib.Path, config: ConfigDict, output: pathlib.Path, dtype: str, ema: bool
-) -> None:
+    path: pathlib.Path,
+    config: ConfigDict,
+    output: pathlib.Path,
+    dtype: str = "float32",
+    ema: bool = False,
+) -> Conversion:
     """Converts a PyTorch file to a checkpoint in `output`.
 
-    The function also writes `conversion.json`, which says what became of every tensor, and prints a
-    summary.
+    The function also writes `conversion.json`, which says what became of every tensor.
 
     Args:
       path: the PyTorch file.
@@ -67,6 +84,7 @@ def convert(
 
     Raises:
       CheckpointError: if the file cannot be read or does not fit, or `output` is taken.
+      OutputError: if the checkpoint cannot be written.
     """
     wanted = parameter_paths.shapes(variable_shapes(build_model(config.model)))
     window = config.model.backbone.get("window")
@@ -84,18 +102,20 @@ def convert(
     write_text(output / "conversion.json", json.dumps(record, indent=1) + "\n")
     parameters = sum(x.size for name, x in arrays.items() if name.startswith("params/"))
     size = f"{parameters / 1e6:.2f} M parameters in {dtype}"
-    print(f"{path}\n  -> {config.variant} in {output}: {size}")
-    print(plan.table())
+    lines = [f"{path}\n  -> {config.variant} in {output}: {size}", plan.table()]
     if weights.taken_off:
-        print(f"  taken off the names: {', '.join(weights.taken_off)}")
+        lines.append(f"  taken off the names: {', '.join(weights.taken_off)}")
     if weights.beside:
-        print(f"  left in the file: {', '.join(weights.beside)}")
+        lines.append(f"  left in the file: {', '.join(weights.beside)}")
     classes = len(evaluated_on(config.data).dataset.classes)
     if weights.classes and weights.classes != str(classes):
-        print(f"warning: the file has {weights.classes} classes, {config.variant} has {classes}")
+        lines.append(
+            f"warning: the file has {weights.classes} classes, {config.variant} has {classes}"
+        )
     if plan.fresh:
-        print(f"train it before use, starting from --config.init={output}")
-    print(f"what became of every tensor: {output / 'conversion.json'}")
+        lines.append(f"train it before use, starting from --config.init={output}")
+    lines.append(f"what became of every tensor: {output / 'conversion.json'}")
+    return Conversion(plan, "\n".join(lines))
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -129,7 +149,7 @@ def main(arguments: Sequence[str] | None = None):
             raise ConfigError("--config FILE:VARIANT is needed to say which model the file is of")
         config = load_config(config, overrides)
         path = options.checkpoint or catalogue.fetch_weights(options.zoo)
-        convert(path, config, options.output, options.dtype, options.ema)
+        print(convert(path, config, options.output, options.dtype, options.ema).summary)
 
 
 if __name__ == "__main__":

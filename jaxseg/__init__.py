@@ -7,7 +7,7 @@ import typing
 if typing.TYPE_CHECKING:
     from jaxseg.config import load_config
     from jaxseg.errors import JaxsegError
-    from jaxseg.predict import Segmenter
+    from jaxseg.segmenter import Segmenter
     from jaxseg.zoo.catalogue import list_models
 
     __version__: str
@@ -17,7 +17,7 @@ __all__ = ["JaxsegError", "Segmenter", "configure_cpu", "list_models", "load_con
 # Imported when they are first asked for, so that importing jaxseg takes no time.
 _HOMES = {
     "JaxsegError": "jaxseg.errors",
-    "Segmenter": "jaxseg.predict",
+    "Segmenter": "jaxseg.segmenter",
     "list_models": "jaxseg.zoo.catalogue",
     "load_config": "jaxseg.config",
 }

@@ -24,13 +24,15 @@ COMMANDS = {
         "jaxseg.main", "report memory and time on devices that you do not have", ("--mode=compile",)
     ),
     "predict": Command("jaxseg.predict", "segment images"),
+    "report": Command("jaxseg.report.__main__", "compare runs in one page"),
+    "export": Command("jaxseg.export", "write a model as one file that runs without jaxseg"),
     "zoo": Command("jaxseg.zoo.__main__", "list the published models"),
     "convert": Command("converters.convert", "convert a PyTorch checkpoint"),
     "export-torch": Command("converters.export_torch", "write a checkpoint for PyTorch"),
     "verify": Command("converters.verify", "compare outputs with recorded ones"),
     "pack": Command("jaxseg.data.pack", "pack a dataset into a few large files"),
     "synth": Command("jaxseg.data.synthetic.__main__", "paint street scenes to try training on"),
-    "bench": Command("pallas_kernels.bench", "time the kernels for deformable sampling"),
+    "bench": Command("jaxseg.bench.__main__", "measure a recipe or the kernels on this device"),
     "selftest": Command("jaxseg.selftest.__main__", "check the numbers on the device at hand"),
 }
 

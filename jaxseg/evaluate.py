@@ -9,7 +9,8 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxseg.checkpoints.weights import find_checkpoint, load_saved_config, load_variables
+from jaxseg import pretrained
+from jaxseg.checkpoints.weights import load_saved_config, load_variables
 from jaxseg.config import flatten_config, override_config
 from jaxseg.data import submission
 from jaxseg.data.source import evaluated_on
@@ -53,7 +54,8 @@ def evaluate_checkpoint(
     """Evaluates a saved run, and writes scores and pictures to `workdir`.
 
     Args:
-      checkpoint: a run's directory, which means its best checkpoint, or one checkpoint.
+      checkpoint: a run's directory, which means its best checkpoint; one checkpoint; zoo:NAME for a
+        published model; or a PyTorch file that is named like one.
       workdir: the directory to write to; made if it is missing.
       config: a model and data to evaluate; by default those of the checkpoint.
       overrides: changes to the checkpoint's config, as `jaxseg.load_config` takes them.
@@ -121,7 +123,7 @@ def load_saved_run(
       CheckpointError: if there is no checkpoint, or it belongs to another model.
       ConfigError: for settings that do not exist, or sizes that the model cannot take.
     """
-    checkpoint = find_checkpoint(checkpoint)
+    checkpoint = pretrained.find(checkpoint)
     if config is None:
         config = ConfigDict(load_saved_config(checkpoint))
         override_config(config, overrides)

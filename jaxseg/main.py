@@ -38,7 +38,9 @@ ABSENT_DEVICES = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "eval: a run's directory or checkpoints/STEP")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "eval: a run's directory, checkpoints/STEP or zoo:NAME"
+)
 
 FORMAT_ONLY = flags.DEFINE_bool(
     "format-only",

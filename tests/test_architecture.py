@@ -15,14 +15,19 @@ FLOORS = [
     ["models", "losses", "data"],
     ["training", "inference"],
     ["evaluation", "checkpoints", "aot"],
-    ["train", "evaluate", "show", "compile", "predict", "selftest"],
+    ["pretrained"],
+    ["segmenter"],
+    ["train", "evaluate", "show", "compile", "predict", "export", "report", "selftest", "bench"],
     ["main"],
     ["__main__"],
 ]
 FACE = {"jaxseg.configure_cpu"}
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-# The one arrow that runs up: training may start from a PyTorch file.
-UPWARD = {("jaxseg/checkpoints/initial_weights.py", "converters")}
+# What runs up: training may start from a PyTorch file, and prediction too.
+UPWARD = {
+    ("jaxseg/checkpoints/initial_weights.py", "converters"),
+    ("jaxseg/pretrained.py", "converters"),
+}
 # What the other packages and some of their files may import of the project.
 BELOW_PROGRAMS = FACE | {f"jaxseg.{room}" for floor in FLOORS[:6] for room in floor}
 PACKAGES = {

@@ -51,7 +51,9 @@ def generator(name):
 @functools.cache
 def known_flags(command):
     """The flags of a command, by its help."""
-    text = generator("cli_reference").help_text(COMMANDS[command].module)
+    reference = generator("cli_reference")
+    helps = [(), *((word,) for word in reference.SUBCOMMANDS.get(command, ()))]
+    text = "\n".join(reference.help_text(COMMANDS[command].module, *words) for words in helps)
     return set(re.findall(r"(?<![\w-])--[\w-]+", text)) | {"--help", "--mode"}
 
 

@@ -27,6 +27,21 @@ def index_beside(path: pathlib.Path) -> pathlib.Path | None:
     return found[0] if len(found) == 1 else None
 
 
+def files_of(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files that a checkpoint lies in: `path`, or an index and the files it names.
+
+    Args:
+      path: a file, an index, or the folder of an index.
+
+    Raises:
+      CheckpointError: if the index cannot be used.
+    """
+    index = path if path.name.endswith(SUFFIX) else index_beside(path)
+    if index is None:
+        return [path]
+    return [index, *(index.parent / name for name in sorted(set(_read_index(index).values())))]
+
+
 def read_shards(
     index: pathlib.Path, read: Callable[[pathlib.Path], object]
 ) -> dict[str, np.ndarray]:

@@ -16,13 +16,16 @@ started by its module, as in `python -m jaxseg.main --config FILE`.
 This page is generated from what the programs print for `--help`.
 """
 
+# The commands of a command that have a help of their own.
+SUBCOMMANDS = {"bench": ("train", "infer", "data", "table", "kernels")}
 
-def help_text(module: str) -> str:
-    """Returns what the `main` of a module prints for --help, 100 characters wide."""
+
+def help_text(module: str, *words: str) -> str:
+    """Returns what the `main` of a module prints for `words` --help, 100 characters wide."""
     os.environ["COLUMNS"] = "100"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        importlib.import_module(module).main(["--help"])
+        importlib.import_module(module).main([*words, "--help"])
     return printed.getvalue().strip()
 
 
@@ -35,6 +38,9 @@ def page() -> str:
     for name, command in COMMANDS.items():
         if command.module != "jaxseg.main":
             parts.append(f"## {name}\n\n```text\n{help_text(command.module)}\n```\n")
+        for word in SUBCOMMANDS.get(name, ()):
+            text = help_text(command.module, word)
+            parts.append(f"### {name} {word}\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
 
 

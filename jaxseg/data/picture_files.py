@@ -75,6 +75,19 @@ def find(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> Found:
     return Found(sorted(set(names) - results), sorted(skipped), sorted(others))
 
 
+def find_some(folder: Path) -> Found:
+    """Finds the picture files in a folder that must have some.
+
+    Raises:
+      DataError: if there are none, with what was skipped; or if a folder cannot be listed.
+    """
+    found = find(folder)
+    if not found.names:
+        lines = "".join(f"\n  {line}" for line in describe(found.skipped))
+        raise DataError(f"no images ({' '.join(SUFFIXES)}) in the folder {folder}{lines}")
+    return found
+
+
 def without_suffix(name: str, suffixes: Iterable[str] = SUFFIXES) -> str:
     """Removes the longest of the suffixes that a file name ends with, in upper or lower case.
 

@@ -248,11 +248,16 @@ def normalize(image: Image, mean, std) -> Image:
       mean: one value per channel, in RGB order.
       std: one value per channel, in RGB order.
     """
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     # A table of the 256 levels is exact, and faster than arithmetic on every pixel.
-    levels = np.arange(256, dtype=np.float32)[:, None] - mean
-    levels = (levels * (1 / std.astype(np.float64))).astype(np.float32)
+    levels = normalized_levels(mean, std)
     return cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), levels[:, None])
+
+
+def normalized_levels(mean, std) -> np.ndarray:
+    """Returns (x − mean) / std of all 256 values x of a pixel, float32 [256, 3] in RGB order."""
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    levels = np.arange(256, dtype=np.float32)[:, None] - mean
+    return (levels * (1 / std.astype(np.float64))).astype(np.float32)
 
 
 def pad(array: np.ndarray, hw, value) -> np.ndarray:

@@ -14,6 +14,7 @@ from jaxseg.models.backbones import BACKBONES
 from jaxseg.models.heads import HEADS
 from jaxseg.models.heads.mask2former_head import MaskPredictions
 from jaxseg.ops.padding import Sizes
+from pallas_kernels import KernelChoice
 
 Variables = Mapping[str, Any]
 
@@ -65,7 +66,9 @@ class SegmentationModel(nn.Module):
         return ModelOutput(predicted, self.auxiliary_head(features, train))
 
 
-def build_model(config: Mapping[str, Any], deterministic: bool = False) -> SegmentationModel:
+def build_model(
+    config: Mapping[str, Any], deterministic: bool = False, portable: bool = False
+) -> SegmentationModel:
     """Builds the module that `config.model` describes.
 
     Args:
@@ -75,15 +78,14 @@ def build_model(config: Mapping[str, Any], deterministic: bool = False) -> Segme
         `backbone`, `decode_head` and `auxiliary_head` (or None) name their `kind`; their other keys
         are the arguments of its class.
       deterministic: whether gradients must have the same bits in every run on a GPU, too.
+      portable: whether the model must run everywhere: without kernels, whatever the setting is.
 
     Raises:
       ConfigError: if the kernel setting is unknown.
       ValueError: if the kind of a part is unknown.
     """
-    choice = kernels.kernel_choice(config, deterministic)
-    accelerated = jax.default_backend() != "cpu"
-    automatic = "bfloat16" if accelerated else "float32"
-    dtype = jnp.dtype(automatic if config["dtype"] == "auto" else config["dtype"])
+    choice = KernelChoice("xla") if portable else kernels.kernel_choice(config, deterministic)
+    dtype = jnp.dtype(computation_dtype(config))
 
     def make(part, kinds):
         options = {key: tuple(v) if isinstance(v, list) else v for key, v in part.items()}
@@ -100,6 +102,17 @@ def build_model(config: Mapping[str, Any], deterministic: bool = False) -> Segme
         decode_head=make(config["decode_head"], HEADS),
         auxiliary_head=make(auxiliary, HEADS) if auxiliary else None,
     )
+
+
+def computation_dtype(config: Mapping[str, Any]) -> str:
+    """Returns the type that a model computes in.
+
+    Args:
+      config: the settings of the model, as in `build_model`.
+    """
+    if config["dtype"] != "auto":
+        return config["dtype"]
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def variable_shapes(model: SegmentationModel) -> Variables:

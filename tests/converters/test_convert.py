@@ -16,7 +16,7 @@ from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
 from jaxseg.config import load_config
 from jaxseg.errors import CheckpointError, ConfigError
 from jaxseg.models.segmentation_model import build_model, init_variables
-from jaxseg.predict import Segmenter
+from jaxseg.segmenter import Segmenter
 from support.runs import ROOT, failure, run
 from support.tiny import tiny_config
 from support.tiny_datasets import OWN_CONFIG
@@ -101,8 +101,8 @@ def test_round_trip_is_exact(published, tensors, config_file, tmp_path, suffix):
 
 def test_converted_run_predicts(published, config_file, tmp_path):
     segment = Segmenter.from_checkpoint(run_of(published, config_file, tmp_path / "run"))
-    classes = segment(np.zeros((64, 128, 3), np.uint8))
-    assert classes.shape == (64, 128)
+    found = segment(np.zeros((64, 128, 3), np.uint8))
+    assert found.classes.shape == (64, 128)
 
 
 def test_pretrained_backbone_gets_fresh_heads(tensors, config_file, tmp_path, capsys):
@@ -225,4 +225,4 @@ def test_a_model_of_ones_own_classes_is_converted_with_their_names(tmp_path):
     )
     segmenter = Segmenter.from_checkpoint(tmp_path / "run")
     assert segmenter.dataset.classes == ("ground", "box", "tree")
-    assert segmenter(np.zeros((64, 128, 3), np.uint8)).max() < 3
+    assert segmenter(np.zeros((64, 128, 3), np.uint8)).classes.max() < 3

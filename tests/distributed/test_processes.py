@@ -80,7 +80,9 @@ def test_losses_and_evaluation_are_those_of_one_process(tiny, finished, tmp_path
     for step in range(1, 11):
         np.testing.assert_allclose(found[step], expected[step], rtol=1e-5)
     run_all([tiny(tmp_path, "--mode=eval", f"--checkpoint={several}")], DEVICES)
-    for name in ("metrics.json", "per_class.csv", f"predictions/step_{LAST:06d}/images.csv"):
+    pictures = f"predictions/step_{LAST:06d}"
+    files = ("metrics.json", "per_class.csv", f"{pictures}/images.csv", f"{pictures}/per_image.npz")
+    for name in files:
         assert (several / name).read_bytes() == (tmp_path / name).read_bytes(), name
     # Process 0 speaks for all; the others have the lines of gloo, which may be torn.
     for output in outputs[1:]:

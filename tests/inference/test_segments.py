@@ -11,8 +11,8 @@ from jaxseg.errors import ConfigError
 from jaxseg.inference.segments import instance_segments, panoptic_segments
 from jaxseg.models.segmentation_model import apply_model, build_model, variable_shapes
 from jaxseg.ops.resize import resize_bilinear
-from jaxseg.predict import Segmenter
 from jaxseg.recipes import base
+from jaxseg.segmenter import Segmenter
 from support.small_mask2former import HEAD
 from support.tiny import tiny_config
 

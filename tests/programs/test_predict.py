@@ -13,7 +13,8 @@ from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import CheckpointError, DataError
 from jaxseg.inference.predictor import make_predictor
 from jaxseg.models.segmentation_model import build_model, init_variables
-from jaxseg.predict import Segmenter, find_images, main
+from jaxseg.predict import find_images, main
+from jaxseg.segmenter import Segmenter
 from support.runs import ROOT, failure, run
 from support.tiny import tiny_config
 
@@ -44,7 +45,7 @@ def test_files_and_folders_become_class_maps_and_overlays(trained, scenes, tmp_p
         assert (tmp_path / "out" / f"{name}_overlay.png").exists()
     segmenter = Segmenter.from_checkpoint(trained)
     decoded = np.ascontiguousarray(cv2.imread(str(tmp_path / "b.png"))[..., ::-1])
-    np.testing.assert_array_equal(segmenter(decoded), classes)
+    np.testing.assert_array_equal(segmenter(decoded).classes, classes)
     probabilities = np.asarray(segmenter.probabilities(decoded))
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
 
@@ -89,16 +90,9 @@ def test_inputs_that_cannot_be_read_are_named(tmp_path):
 def test_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         Segmenter.from_checkpoint(tmp_path)
-    call = [
-        sys.executable,
-        "-m",
-        "jaxseg.predict",
-        "--checkpoint",
-        str(tmp_path),
-        "--out",
-        "x",
-        "y",
-    ]
+    cv2.imwrite(str(tmp_path / "y.png"), np.zeros((8, 8, 3), np.uint8))
+    program = [sys.executable, "-m", "jaxseg.predict", "--checkpoint", str(tmp_path)]
+    call = [*program, "--out", "x", str(tmp_path / "y.png")]
     assert "no checkpoint in" in failure({"args": call, "cwd": ROOT, "text": True})
 
 

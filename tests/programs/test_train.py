@@ -14,6 +14,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from jaxseg.checkpoints.resuming import config_differences
+from jaxseg.report import __main__ as report
 from jaxseg.reporting.manifest import fingerprint
 from support.runs import STEPS, failure, run, run_until
 
@@ -64,6 +65,16 @@ def test_run_leaves_everything_it_promises(uninterrupted):
     assert len(json.loads((uninterrupted / "run.json").read_text())["initial_weights"]) == 64
     assert list(uninterrupted.glob("events.*"))
     assert list((uninterrupted / f"predictions/step_{STEPS:06d}").glob("*.png"))
+
+
+def test_a_run_has_a_report(uninterrupted, tmp_path, capsys):
+    report.main([str(uninterrupted), "--out", str(tmp_path / "report.html")])
+    assert "note:" not in capsys.readouterr().out  # nothing is left out
+    page = (tmp_path / "report.html").read_text()
+    miou = float(re.search(r"<td data-value=\"([\d.]+)\">[\d.]+<small> \[", page)[1])
+    reported = json.loads((uninterrupted / "metrics.json").read_text())["mIoU"]
+    assert miou == pytest.approx(reported, abs=5e-5)
+    assert page.count('type="range"') == 3  # each image once, as a worst or a best one
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bits(command, uninterrupted, tmp_path):

@@ -243,7 +243,7 @@ class BEiT(Trunk, nn.Module):
         x4 = self.enlarge("fpn1_0", x4)
         x4 = self.enlarge("fpn1_3", gelu(BatchNorm(name="fpn1_1")(x4, train)))
         x8 = self.enlarge("fpn2_0", x8)
-        return [x4, x8, x16, nn.max_pool(x32, (2, 2), strides=(2, 2))]
+        return [x4, x8, x16, nn.max_pool(x32, window_shape=(2, 2), strides=(2, 2))]
 
     def enlarge(self, name, x):
         """Doubles the sides of a map by a transposed convolution."""

@@ -155,7 +155,8 @@ class SpatialPriorModule(nn.Module):
         x = conv_bn_relu(x, ("stem_3", "stem_4"), width, 1)
         x = conv_bn_relu(x, ("stem_6", "stem_7"), width, 1)
         # After a ReLU, padding with zeros is the same as padding with the least value.
-        maps = [nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))]
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        maps = [nn.max_pool(padded, window_shape=(3, 3), strides=(2, 2))]
         for i, features in ((2, 2 * width), (3, 4 * width), (4, 4 * width)):
             maps.append(conv_bn_relu(maps[-1], (f"conv{i}_0", f"conv{i}_1"), features, 2))
         fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -1,0 +1,125 @@
+"""Finds the checkpoint that a name stands for: a run, a published model, or a PyTorch file.
+
+Published models and PyTorch files are converted once, into the cache. From then on they need no
+network and no conversion.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+from ml_collections import ConfigDict
+
+from jaxseg import siblings
+from jaxseg.checkpoints.weights import find_checkpoint
+from jaxseg.config import load_config
+from jaxseg.errors import CheckpointError, ConfigError, OutputError
+from jaxseg.zoo import catalogue
+from jaxseg.zoo.download import one_at_a_time
+
+siblings.claim("converters")
+
+from converters import convert  # noqa: E402
+from converters.torch_files import shards  # noqa: E402
+
+ZOO = "zoo:"
+
+
+def find(source: str | os.PathLike, config: str | ConfigDict | None = None) -> pathlib.Path:
+    """Returns the checkpoint that `source` stands for. It is converted first if necessary.
+
+    Args:
+      source: a run's directory or one of its checkpoints; the name of a published model, with or
+        without "zoo:"; or a PyTorch file.
+      config: the config of a PyTorch file, as FILE:VARIANT or loaded. By default that of the
+        published model whose file has the same name.
+
+    Raises:
+      CheckpointError: if there is no checkpoint, or it cannot be downloaded or converted.
+      ConfigError: for a name that is neither published nor a path, with the nearest names.
+      OutputError: if the cache cannot be written.
+    """
+    path = pathlib.Path(source)
+    if path.is_dir() and not shards.index_beside(path):
+        return find_checkpoint(path)
+    if path.exists():
+        return _of_file(path, config)
+    return _of_zoo(os.fspath(source))
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    """Adds the arguments of a command line that name a model: `model` and `config`."""
+    parser.add_argument(
+        "--model",
+        "--checkpoint",
+        required=True,
+        metavar="MODEL",
+        help="a published model (jaxseg zoo), a PyTorch file, a run or its checkpoints/STEP",
+    )
+    parser.add_argument("--config", metavar="FILE:VARIANT", help="the config of a PyTorch file")
+
+
+def _of_zoo(name):
+    try:
+        model = catalogue.find_model(name.removeprefix(ZOO))
+    except ConfigError as error:
+        if name.startswith(ZOO):
+            raise
+        raise ConfigError(f"{name}: there is no such file or directory, and {error}") from error
+    target = _cache() / model.name
+    if not target.exists():
+        _convert(catalogue.fetch_weights(model.name), load_config(model.config), target)
+    return find_checkpoint(target)
+
+
+def _of_file(path, config):
+    if config is None:
+        named = [m for m in catalogue.MODELS if m.url and m.file_name == path.name]
+        if not named:
+            raise ConfigError(
+                f"{path} does not say which model it is of; name its config, such as"
+                " config='configs/cityscapes.py:upernet_internimage_t'"
+            )
+        config = named[0].config
+    config = load_config(config) if isinstance(config, str) else config
+    content = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for part in shards.files_of(path):
+        with part.open("rb") as file:
+            content.update(hashlib.file_digest(file, "sha256").digest())
+    target = _cache() / f"{path.name.partition('.')[0]}-{content.hexdigest()[:16]}"
+    if not target.exists():
+        _convert(path, config, target)
+    return find_checkpoint(target)
+
+
+def _cache():
+    return catalogue.cache_folder() / "converted"
+
+
+def _convert(path, config, target):
+    """Converts into a temporary folder, and renames it when it is complete."""
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(target.parent):
+            if target.exists():  # another process has made it meanwhile
+                return
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                conversion = convert.convert(path, config, partial)
+                if fresh := sorted({name.split("/")[1] for name in conversion.plan.fresh}):
+                    raise CheckpointError(
+                        f"{path} has no weights for {', '.join(fresh)}; train the model first,"
+                        f" starting from --config.init={path}"
+                    )
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, OutputError) as error:
+        raise OutputError(
+            f"{path.name} cannot be converted into {target}: {error}\n"
+            "  JAXSEG_CACHE names another folder"
+        ) from error
