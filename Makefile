@@ -10,7 +10,7 @@ install: $(VENV)/installed
 # Made anew when the dependencies or the interpreter change; the package itself is installed in place.
 $(VENV)/installed: pyproject.toml $(VENV)/interpreter
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test,docs,export]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,docs,export,serve]'
 	@# Without what it asks for, an older orbax-checkpoint.
 	$(BIN)/python -m pip install --quiet --no-deps jax2onnx
 	@# The compiler for TPUs, for tests; beside the packages, for jax would look for a TPU with it.

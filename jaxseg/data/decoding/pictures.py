@@ -25,7 +25,7 @@ FULL_16_BITS = 2**14
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # What Pillow's readers raise for damaged files.
 DAMAGE = (ArithmeticError, LookupError, MemoryError, OSError, SyntaxError, TypeError, ValueError)
-DAMAGE += (EOFError, struct.error)
+DAMAGE += (EOFError, RuntimeError, struct.error)
 _PILLOW_LIMIT = threading.Lock()
 
 

@@ -1,0 +1,1 @@
+"""Serves a model over HTTP: a page to try it, and an endpoint for programs."""
