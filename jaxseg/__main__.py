@@ -24,6 +24,7 @@ COMMANDS = {
         "jaxseg.main", "report memory and time on devices that you do not have", ("--mode=compile",)
     ),
     "predict": Command("jaxseg.predict", "segment images"),
+    "serve": Command("jaxseg.serve.__main__", "try a model on a page, and answer programs"),
     "report": Command("jaxseg.report.__main__", "compare runs in one page"),
     "export": Command("jaxseg.export", "write a model as one file that runs without jaxseg"),
     "zoo": Command("jaxseg.zoo.__main__", "list the published models"),

@@ -1,12 +1,21 @@
-"""Segments images from the command line.
+"""Segments images, or the frames of a video, from the command line.
 
     jaxseg predict --model NAME|FILE|RUN --out DIR IMAGE|FOLDER ...
+    jaxseg predict --model NAME|FILE|RUN --out OUT.mp4 --video IN.mp4
 
-NAME_classes.png holds the class of every pixel, NAME_overlay.png shows the classes over the image.
+Formats (--format, which may be given several times; by default png and overlay):
+  png       NAME_classes.png: the class of every pixel
+  overlay   NAME_overlay.png: the classes in color over the image, with a legend
+  color     NAME_color.png: the classes in color
+  npz       NAME.npz: arrays of NumPy, with --probabilities also the class probabilities
+  rle       predictions.json: run lengths of all images, which pycocotools reads
+  panoptic  panoptic/NAME.png and panoptic.json, which panopticapi reads
 """
 
 import argparse
 import contextlib
+import dataclasses
+import itertools
 import pathlib
 import time
 from collections import deque
@@ -25,7 +34,10 @@ from jaxseg.atomic_files import write_text
 from jaxseg.data import picture_files
 from jaxseg.data.decoding import pictures
 from jaxseg.distributed import start
-from jaxseg.errors import DataError, exit_with_message, first_few
+from jaxseg.errors import ConfigError, DataError, exit_with_message, first_few
+from jaxseg.inference.segments import Segments
+from jaxseg.predictions import formats, video
+from jaxseg.predictions.palette import read_palette
 from jaxseg.reporting import visualize
 from jaxseg.segmenter import Segmentation, Segmenter, open_picture
 
@@ -78,9 +90,16 @@ def find_images(inputs: Sequence[str]) -> tuple[list[Input], list[picture_files.
 
 
 def predict_files(
-    segmenter: Segmenter, images: Sequence[Input], out: pathlib.Path, warm_up: bool = False
+    segmenter: Segmenter,
+    images: Sequence[Input],
+    out: pathlib.Path,
+    warm_up: bool = False,
+    *,
+    written: Sequence[str] = formats.DEFAULT,
+    alpha: float = 0.5,
+    probabilities: bool = False,
 ):
-    """Writes NAME_classes.png and NAME_overlay.png for every image, and prints a line for each.
+    """Writes the results of every image, and prints a line for each.
 
     Images are read and written by threads while the devices compute. An image that cannot be read
     does not end the others.
@@ -90,51 +109,142 @@ def predict_files(
       images: the images.
       out: the folder for the results.
       warm_up: compile everything before the first image.
+      written: the formats of the results (`jaxseg.predictions.formats`).
+      alpha: the opacity of the colors of overlays, from 0 to 1.
+      probabilities: whether the formats get the class probabilities too.
 
     Raises:
       DataError: at the end, if images could not be read, with their names.
       OutputError: if a result cannot be written.
     """
-    if numbered := visualize.numbered_names(segmenter.dataset.classes):
+    look = formats.Look(segmenter.dataset.classes, segmenter.dataset.palette, alpha)
+    writers = formats.make_writers(written, out, look)
+    numbered = visualize.numbered_names(look.names) if "overlay" in written else []
+    if numbered:
         write_text(out / "legend.txt", "".join(f"{line}\n" for line in numbered))
         print(f"no font here can draw all class names; {out / 'legend.txt'} lists them by number")
     if warm_up:
         _warm_up(segmenter, images)
+    with_segments = segmenter.has_segments and not formats.OF_REGIONS.isdisjoint(written)
+    ahead = 1 if probabilities else AHEAD  # results may wait to be written; these are large
 
     unreadable: list[DataError] = []
-    read: deque[Input] = deque()  # and not segmented yet
+    read: deque[formats.Entry] = deque()  # and not segmented yet
 
     def pixels():
-        for image, found in _read_ahead(images):
+        for number, (image, found) in enumerate(_read_ahead(images)):
             if isinstance(found, DataError):
                 unreadable.append(found)
                 print(found)
             else:
-                read.append(image)
+                file_name = (image.name.parent / image.file.name).as_posix()
+                read.append(formats.Entry(number, image.name, file_name))
                 yield found
 
-    def write(image: Input, result: Segmentation) -> str:
-        files = result.save(out / image.name)
+    def write(entry: formats.Entry, result: Segmentation, segments: Segments | None) -> str:
+        scores = result.probabilities() if probabilities else None
+        prediction = formats.Prediction(result.image, result.classes, scores, segments)
+        files = [writer.write(entry, prediction) for writer in writers]
         largest = [f"{name} {share:.0%}" for name, share in list(result.shares().items())[:3]]
-        return f"{image.file} -> {', '.join(map(str, files))}  ({', '.join(largest)})"
+        file = images[entry.number].file
+        return f"{file} -> {', '.join(map(str, files))}  ({', '.join(largest)})"
 
-    console = rich.console.Console(stderr=True)
-    bar = rich.progress.Progress(console=console, transient=True, disable=not console.is_terminal)
-    with bar, ThreadPoolExecutor(4) as pool:
-        task, written = bar.add_task("segmenting", total=len(images)), deque()
-        for result in segmenter.stream(pixels()):
-            written.append(pool.submit(write, read.popleft(), result))
-            while written and (written[0].done() or len(written) > AHEAD):
-                print(written.popleft().result(), flush=True)
+    with _progress() as bar, ThreadPoolExecutor(4) as pool:
+        task, waiting = bar.add_task("segmenting", total=len(images)), deque()
+        for result in segmenter.stream(pixels(), probabilities=probabilities):
+            segments = result.segments() if with_segments else None
+            waiting.append(pool.submit(write, read.popleft(), result, segments))
+            while waiting and (waiting[0].done() or len(waiting) > ahead):
+                print(waiting.popleft().result(), flush=True)
                 bar.advance(task)
-        for line in written:
+        for line in waiting:
             print(line.result(), flush=True)
             bar.advance(task)
+    for writer in writers:
+        writer.finish()
     if unreadable:
         raise DataError(
             f"{len(unreadable)} of {len(images)} images were not segmented:"
             f"{first_few(unreadable, len(unreadable))}"
         )
+
+
+def predict_video(
+    segmenter: Segmenter, file: pathlib.Path, out: pathlib.Path, alpha: float = 0.5, every: int = 1
+) -> int:
+    """Writes a video with the classes in color over every frame.
+
+    The new video has the same size, frame rate and number of frames, and no sound.
+
+    Args:
+      segmenter: the trained model.
+      file: the video.
+      out: the new video, which ends with .mp4.
+      alpha: the opacity of the colors, from 0 to 1.
+      every: segments the first of so many frames. The others get its classes.
+
+    Returns:
+      The number of frames.
+
+    Raises:
+      ConfigError: for another suffix, or if `out` is `file`.
+      DataError: if the video cannot be read. Then nothing is written.
+      OutputError: if the new video cannot be written.
+    """
+    if out.exists() and file.exists() and out.samefile(file):
+        raise ConfigError(f"--out {out} would replace the video itself; choose another name")
+    palette, count = segmenter.dataset.palette, 0
+    waiting: deque[list] = deque()  # frames that follow one that is being segmented, and that one
+
+    def draw(group, classes):
+        for frame in group:
+            write(visualize.overlay(frame, classes, palette, alpha))
+        return len(group)
+
+    def segmented():
+        for group in _read_in_thread(reader, _groups(film.frames, every)):
+            waiting.append(group)
+            yield group[0]
+
+    # The threads end before the files that they read and write are closed.
+    with (
+        video.reading(file) as film,
+        video.writing(out, film.hw, film.rate) as write,
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(1) as writer,
+        _progress() as bar,
+    ):
+        task, drawn = bar.add_task("segmenting", total=film.count or None), deque()
+        for result in segmenter.stream(segmented()):
+            drawn.append(writer.submit(draw, waiting.popleft(), result.classes))
+            while drawn and (drawn[0].done() or len(drawn) > 2):
+                count += drawn.popleft().result()
+                bar.update(task, completed=count)
+        count += sum(group.result() for group in drawn)
+    rate, size = float(film.rate), "x".join(map(str, film.hw[::-1]))
+    print(f"{file} -> {out}  ({count} frames of {size} pixels, {rate:g} a second)")
+    return count
+
+
+def _progress():
+    """Returns a progress bar that only a terminal shows."""
+    console = rich.console.Console(stderr=True)
+    return rich.progress.Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
+def _groups(items, size):
+    """Yields lists of `size` items, the last of which may be shorter."""
+    while group := list(itertools.islice(items, size)):
+        yield group
+
+
+def _read_in_thread(pool, items):
+    """Yields the items of an iterator. The pool, of one thread, reads the next two meanwhile."""
+    end = object()
+    ahead = deque(pool.submit(next, items, end) for _ in range(2))
+    while (item := ahead.popleft().result()) is not end:
+        ahead.append(pool.submit(next, items, end))
+        yield item
 
 
 def _read_ahead(
@@ -176,23 +286,92 @@ def main(arguments: Sequence[str] | None = None):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    pretrained.add_arguments(parser)
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the results")
+    pretrained.add_arguments(parser, several=True)
+    parser.add_argument(
+        "--out", required=True, type=pathlib.Path, help="folder for the results, or OUT.mp4"
+    )
+    parser.add_argument(
+        "--format",
+        action="append",
+        choices=tuple(formats.FORMATS),
+        help="what is written of images; may be given several times",
+    )
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also write class probabilities to NAME.npz"
+    )
+    parser.add_argument(
+        "--palette", type=pathlib.Path, metavar="FILE", help="a file of class colors, as #rrggbb"
+    )
+    parser.add_argument(
+        "--alpha", type=_opacity, default=0.5, help="opacity of the colors, from 0 to 1"
+    )
+    parser.add_argument("--video", type=pathlib.Path, metavar="IN.mp4", help="segment a video")
+    parser.add_argument(
+        "--every", type=_positive, metavar="N", help="of a video, segment every Nth frame only"
+    )
     parser.add_argument(
         "--warmup", action="store_true", help="compile for all images before the first one is due"
     )
-    parser.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER")
+    parser.add_argument("inputs", nargs="*", metavar="IMAGE|FOLDER")
     options = parser.parse_args(arguments)
+    _check_options(parser, options)
     configure_cpu()
     with exit_with_message("jaxseg predict"):
         start.use_compile_cache()
         start.check_platform()
-        images, skipped = find_images(options.inputs)
+        images, skipped = [], []
+        if not options.video:
+            images, skipped = find_images(options.inputs)
         for line in picture_files.describe(skipped):
             print(line)
-        devices = jax.local_devices()[: len(images)]
-        segmenter = Segmenter.from_pretrained(options.model, options.config, devices)
-        predict_files(segmenter, images, options.out, options.warmup)
+        devices = jax.local_devices()[: None if options.video else len(images)]
+        models = pretrained.split_names(options.model)
+        segmenter = Segmenter.from_pretrained(models, options.config, devices)
+        if options.palette:
+            dataset = segmenter.dataset
+            palette = read_palette(options.palette, dataset.classes, dataset.palette)
+            segmenter.dataset = dataclasses.replace(dataset, palette=palette)
+        if options.video:
+            predict_video(segmenter, options.video, options.out, options.alpha, options.every or 1)
+        else:
+            predict_files(
+                segmenter,
+                images,
+                options.out,
+                options.warmup,
+                written=options.format or formats.DEFAULT,
+                alpha=options.alpha,
+                probabilities=options.probabilities,
+            )
+
+
+def _check_options(parser, options):
+    """Ends the program with a message if options do not go together."""
+    if options.video:
+        if options.inputs:
+            parser.error("--video takes no images; segment them in a call of their own")
+        if options.format or options.probabilities or options.warmup:
+            parser.error("--format, --probabilities and --warmup are for images, not for --video")
+    elif not options.inputs:
+        parser.error("images or folders are needed, or --video IN.mp4")
+    elif options.every:
+        parser.error("--every needs --video")
+    if options.probabilities and "npz" not in (options.format or ()):
+        parser.error("--probabilities needs --format npz, which holds them")
+
+
+def _opacity(text):
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
 
 
 if __name__ == "__main__":

@@ -50,14 +50,27 @@ def find(source: str | os.PathLike, config: str | ConfigDict | None = None) -> p
     return _of_zoo(os.fspath(source))
 
 
-def add_arguments(parser: argparse.ArgumentParser):
-    """Adds the arguments of a command line that name a model: `model` and `config`."""
+def split_names(models: str) -> list[str]:
+    """Splits a text at its commas into what `find` takes. What exists as a path is one name."""
+    if pathlib.Path(models).exists():
+        return [models]
+    return [name.strip() for name in models.split(",") if name.strip()] or [models]
+
+
+def add_arguments(parser: argparse.ArgumentParser, several: bool = False):
+    """Adds the arguments of a command line that name a model: `model` and `config`.
+
+    Args:
+      parser: the parser.
+      several: whether the help says that several models may be named (`split_names`).
+    """
+    also = "; several with commas between them are averaged" if several else ""
     parser.add_argument(
         "--model",
         "--checkpoint",
         required=True,
-        metavar="MODEL",
-        help="a published model (jaxseg zoo), a PyTorch file, a run or its checkpoints/STEP",
+        metavar="MODEL,..." if several else "MODEL",
+        help=f"a published model (jaxseg zoo), a PyTorch file, a run or its checkpoints/STEP{also}",
     )
     parser.add_argument("--config", metavar="FILE:VARIANT", help="the config of a PyTorch file")
 

@@ -1,6 +1,7 @@
 """A trained model that segments images: the part of jaxseg that most users hold."""
 
 import functools
+import itertools
 import os
 import pathlib
 from collections import deque
@@ -50,14 +51,31 @@ class Segmentation:
         image: UInt8[np.ndarray, "h w 3"],
         classes: UInt8[np.ndarray, "h w"],
         path: pathlib.Path | None,
+        probabilities: Float[np.ndarray, "h w k"] | None = None,
     ):
         self.image, self.classes, self.path = image, classes, path
         self.names = segmenter.dataset.classes
-        self._segmenter = segmenter
+        self._segmenter, self._probabilities = segmenter, probabilities
 
     def probabilities(self) -> Float[np.ndarray, "h w k"]:
-        """Returns the probability of every class at every pixel. The model runs once more."""
+        """Returns the probability of every class at every pixel.
+
+        The model runs once more, unless `Segmenter.stream` was asked for probabilities.
+        """
+        if self._probabilities is not None:
+            return self._probabilities
         return self._segmenter.probabilities(self.image)
+
+    def segments(self, *, overlapping: bool = False) -> Segments:
+        """Returns the segments of Mask2Former (`Segmenter.segments`). The model runs once more.
+
+        Args:
+          overlapping: return a segment for every query.
+
+        Raises:
+          ConfigError: for a model with another head.
+        """
+        return self._segmenter.segments(self.image, overlapping=overlapping)
 
     def shares(self) -> dict[str, float]:
         """Returns the share of the pixels of every class that occurs, the largest first."""
@@ -86,7 +104,8 @@ class Segmentation:
         Raises:
           OutputError: if a file cannot be written.
         """
-        files = [pathlib.Path(f"{os.fspath(path)}{end}") for end in picture_files.RESULTS]
+        ends = picture_files.CLASSES, picture_files.OVERLAY
+        files = [pathlib.Path(f"{os.fspath(path)}{end}") for end in ends]
         for file, pixels in zip(files, (self.classes, self.overlay()), strict=True):
             write_png(file, pixels)
         return files
@@ -95,9 +114,12 @@ class Segmentation:
 class Segmenter:
     """A trained model, ready to segment images; it needs no dataset and no config file.
 
+    One thread at a time may use it.
+
     Attributes:
       config: the config that the model was trained with.
       dataset: the dataset that it was evaluated on, with class names and colors.
+      name: what it was loaded from.
     """
 
     def __init__(
@@ -107,26 +129,29 @@ class Segmenter:
         model: SegmentationModel,
         variables: Variables,
         devices: Sequence[jax.Device] | None = None,
+        name: str = "a model",
     ):
-        self.config, self.dataset = config, dataset
+        self.config, self.dataset, self.name = config, dataset, name
         self._model, self._variables = model, variables
         self._devices = devices or jax.local_devices()[:1]
+        self._others: Sequence[Segmenter] = ()
 
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike,
+        source: str | os.PathLike | Sequence[str | os.PathLike],
         config: str | ConfigDict | None = None,
         devices: Sequence[jax.Device] | None = None,
     ) -> "Segmenter":
-        """Loads a published model, a PyTorch file or a run.
+        """Loads a published model, a PyTorch file or a run, or several to be averaged.
 
         A published model is downloaded and converted once, into the cache; so is a PyTorch file.
         From then on, no network is needed.
 
         Args:
           source: the name of a published model (`jaxseg.list_models`), with or without "zoo:"; a
-            PyTorch file; or a run's directory or one of its checkpoints.
+            PyTorch file; or a run's directory or one of its checkpoints. A list of these gives the
+            mean of their class probabilities (`mean_of`).
           config: the config of a PyTorch file, as FILE:VARIANT or loaded. By default that of the
             published model whose file has the same name.
           devices: the devices to run on, by default the first of this process. Several images run
@@ -134,11 +159,15 @@ class Segmenter:
 
         Raises:
           CheckpointError: if there is no checkpoint, or it cannot be downloaded or converted.
-          ConfigError: for an unknown name, with the nearest ones; or if the config asks for sizes
-            that the model cannot take.
+          ConfigError: for an unknown name, with the nearest ones; if the config asks for sizes
+            that the model cannot take; or if models to be averaged have different classes.
           OutputError: if the cache cannot be written.
         """
-        return cls.from_checkpoint(pretrained.find(source, config), devices)
+        if not isinstance(source, (str, os.PathLike)):
+            return cls.mean_of([cls.from_pretrained(one, config, devices) for one in source])
+        segmenter = cls.from_checkpoint(pretrained.find(source, config), devices)
+        segmenter.name = os.fspath(source)
+        return segmenter
 
     @classmethod
     def from_checkpoint(
@@ -161,7 +190,36 @@ class Segmenter:
         model = build_model(config.model)
         variables = load_on_device(checkpoint, model)
         check_image_sizes(config)
-        return cls(config, dataset, model, variables, devices)
+        return cls(config, dataset, model, variables, devices, os.fspath(path))
+
+    @classmethod
+    def mean_of(cls, segmenters: Sequence["Segmenter"]) -> "Segmenter":
+        """Returns a segmenter whose class probabilities are the mean of those of several.
+
+        Each model sees an image in the views and windows of its own evaluation. Config, colors and
+        devices are those of the first.
+
+        Raises:
+          ConfigError: if their classes differ, or if there are none.
+        """
+        if not segmenters:
+            raise ConfigError("no model is named; give one or more to be averaged")
+        first, *others = segmenters
+        if not others:
+            return first
+        for other in others:
+            pairs = itertools.zip_longest(first.dataset.classes, other.dataset.classes)
+            for number, (one, another) in enumerate(pairs):
+                if one != another:
+                    raise ConfigError(
+                        f"{first.name} and {other.name} cannot be averaged, because their classes"
+                        f" differ: class {number} is {one!r} in the first and {another!r} in the"
+                        " second; name models of the same dataset"
+                    )
+        parts = first.config, first.dataset, first._model, first._variables, first._devices
+        mean = cls(*parts, " + ".join(segmenter.name for segmenter in segmenters))
+        mean._others = [*first._others, *others]
+        return mean
 
     def __call__(self, images: Picture | Sequence[Picture]) -> Segmentation | list[Segmentation]:
         """Segments an image, or several.
@@ -187,13 +245,17 @@ class Segmenter:
         (found,) = self.stream([images])
         return found
 
-    def stream(self, images: Iterable[Picture]) -> Iterator[Segmentation]:
+    def stream(
+        self, images: Iterable[Picture], *, probabilities: bool = False
+    ) -> Iterator[Segmentation]:
         """Yields the segmentation of each image in turn, as soon as it is there.
 
         As many images are read ahead as fit into one batch of the devices.
 
         Args:
           images: as in a call.
+          probabilities: keep the class probabilities too, for `Segmentation.probabilities`. They
+            take 4 bytes per pixel and class.
 
         Raises:
           DataError: if a file cannot be read.
@@ -208,9 +270,15 @@ class Segmenter:
                 waiting.append((pixels, path))
                 yield _bgr(pixels)
 
-        for classes in self._predictor.class_maps(opened()):
+        if not probabilities:
+            for classes in self._predictor.class_maps(opened()):
+                pixels, path = waiting.popleft()
+                yield Segmentation(self, pixels, classes, path)
+            return
+        for found in self._predictor.probability_maps(opened()):
             pixels, path = waiting.popleft()
-            yield Segmentation(self, pixels, classes, path)
+            classes = np.argmax(found, axis=-1).astype(np.uint8)
+            yield Segmentation(self, pixels, classes, path, found)
 
     def probabilities(self, image: Picture) -> Float[np.ndarray, "h w k"]:
         """Returns the class probabilities of an image, at its own size.
@@ -250,11 +318,13 @@ class Segmenter:
             of high confidence that do not overlap (`segments.panoptic_segments`).
 
         Raises:
-          ConfigError: for a model with another head.
+          ConfigError: for a model with another head, or for the mean of several models.
           DataError: if a file cannot be read.
           ValueError: for an array that is not RGB uint8.
         """
-        if not isinstance(self._model.decode_head, Mask2FormerHead):
+        if self._others:
+            raise ConfigError(f"segments come from one model, and this is the mean of {self.name}")
+        if not self.has_segments:
             raise ConfigError(
                 "segments come from the queries of a mask2former head, and this model's is"
                 f" config.model.decode_head.kind={self.config.model.decode_head.kind}"
@@ -274,9 +344,19 @@ class Segmenter:
         Args:
           hw: height and width of the images.
           dtype: the type of the computation, "float32" or "bfloat16".
+
+        Raises:
+          ConfigError: for the mean of several models.
         """
+        if self._others:
+            raise ConfigError(f"one model can be exported, and this is the mean of {self.name}")
         model = build_model(self.config.model.to_dict() | {"dtype": dtype}, portable=True)
         return portable_function(model, self._variables, self.config, hw, self._num_classes)
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether `segments` is there: the model has a Mask2Former head, and is not a mean."""
+        return not self._others and isinstance(self._model.decode_head, Mask2FormerHead)
 
     @property
     def _num_classes(self):
@@ -287,7 +367,8 @@ class Segmenter:
     def _predictor(self):
         mesh = make_mesh({"data": len(self._devices), "fsdp": 1}, self._devices)
         variables = jax.device_put(self._variables, NamedSharding(mesh, PartitionSpec()))
-        return make_predictor(self._model, variables, self.config, mesh, self._num_classes)
+        others = [other._predictor for other in self._others]
+        return make_predictor(self._model, variables, self.config, mesh, self._num_classes, others)
 
 
 def open_picture(image: Picture) -> UInt8[np.ndarray, "h w 3"]:

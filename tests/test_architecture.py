@@ -14,10 +14,11 @@ FLOORS = [
     ["config", "ops", "distributed", "zoo", "reporting"],
     ["models", "losses", "data"],
     ["training", "inference"],
-    ["evaluation", "checkpoints", "aot"],
+    ["evaluation", "checkpoints", "aot", "predictions"],
     ["pretrained"],
     ["segmenter"],
-    ["train", "evaluate", "show", "compile", "predict", "export", "report", "selftest", "bench"],
+    ["train", "evaluate", "show", "compile", "predict"]
+    + ["export", "serve", "report", "selftest", "bench"],
     ["main"],
     ["__main__"],
 ]
@@ -52,11 +53,14 @@ NEVER = {
 # Libraries that only some files may import.
 ONLY_IN = {
     "orbax": {"jaxseg/checkpoints"},
-    "cv2": {"jaxseg/data", "jaxseg/reporting/visualize.py"},
+    "cv2": {"jaxseg/data", "jaxseg/reporting/visualize.py", "jaxseg/predictions/video.py"},
+    "av": {"jaxseg/predictions/video.py"},
     "flax": {"jaxseg/models", "jaxseg/training/state.py"},
     "grain": {"jaxseg/data"},
     "array_record": {"jaxseg/data/readers/packed.py", "jaxseg/data/pack.py"},
     "tensorflow_datasets": {"jaxseg/data/readers/tfds.py"},
+    "starlette": {"jaxseg/serve"},
+    "uvicorn": {"jaxseg/serve"},
     "isal": {"jaxseg/data/decoding/png.py"},
     "scipy": {"jaxseg/ops/position_tables.py", "jaxseg/inference/sliding_window.py"},
 }

@@ -14,7 +14,10 @@ from typing import NamedTuple
 from jaxseg.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-RESULTS = ("_classes.png", "_overlay.png")  # what `jaxseg predict` appends to an image's name
+# What `jaxseg predict` appends to an image's name.
+RESULTS = CLASSES, OVERLAY, COLOR = "_classes.png", "_overlay.png", "_color.png"
+PANOPTIC = "panoptic"  # the folder of its panoptic pictures, beside panoptic.json
+A_RESULT = "a result of jaxseg predict"
 LEFTOVERS = {
     "__macosx": "made by macOS",
     "$recycle.bin": "the bin of Windows",
@@ -71,7 +74,7 @@ def find(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> Found:
         elif name.lower().endswith(SUFFIXES):
             others.append(folder / name)
     results = _results(names)
-    skipped += [Skipped(folder / name, "a result of jaxseg predict") for name in results]
+    skipped += [Skipped(folder / name, A_RESULT) for name in results]
     return Found(sorted(set(names) - results), sorted(skipped), sorted(others))
 
 
@@ -127,10 +130,12 @@ def _walk(folder: Path, below: str, parents: tuple[tuple[int, int], ...]) -> Ite
     if identity in parents:
         yield below, "a link to a folder around it"
         return
+    ours = {PANOPTIC: A_RESULT} if f"{PANOPTIC}.json" in {entry.name for entry in entries} else {}
+    skipped = LEFTOVERS | ours
     for entry in entries:
         name = below + entry.name
         if _is(entry.is_dir):
-            hidden = "hidden" if entry.name.startswith(".") else LEFTOVERS.get(entry.name.lower())
+            hidden = "hidden" if entry.name.startswith(".") else skipped.get(entry.name.lower())
             if hidden:
                 yield f"{name}/", hidden
             else:
@@ -152,9 +157,11 @@ def _is(kind: Callable[[], bool]) -> bool:
 
 
 def _results(names: Sequence[str]) -> set[str]:
-    """Returns which files are results of `jaxseg predict`, by the files beside them.
+    """Returns which files are results of `jaxseg predict`, by the other files.
 
-    They have both parts, or lie beside the image whose name they continue.
+    Beside them lies another result of the same name, or the image whose name they continue. The
+    image may also lie in the folder around that of all results: a.jpg for masks/a_color.png, and
+    x/a.jpg for masks/x/a_color.png.
     """
     there = set(names)
     images = {str(PurePosixPath(name).with_suffix("")) for name in names}
@@ -162,8 +169,22 @@ def _results(names: Sequence[str]) -> set[str]:
     for name in names:
         for suffix in RESULTS:
             stem = name.removesuffix(suffix)
-            if stem != name and (
-                stem in images or all(f"{stem}{other}" in there for other in RESULTS)
-            ):
+            if stem == name:
+                continue
+            others = (f"{stem}{other}" for other in RESULTS if other != suffix)
+            if not there.isdisjoint(others) or not images.isdisjoint(_without_a_folder(stem)):
                 found.add(name)
     return found
+
+
+def _without_a_folder(path: str) -> Iterator[str]:
+    """Yields a path, and the path without each folder in it and folders around that.
+
+    >>> list(_without_a_folder("out/x/a"))
+    ['out/x/a', 'x/a', 'a', 'out/a']
+    """
+    parts = path.split("/")
+    yield path
+    for start in range(len(parts) - 1):
+        for stop in range(start + 1, len(parts)):
+            yield "/".join(parts[:start] + parts[stop:])

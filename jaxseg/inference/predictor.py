@@ -3,12 +3,16 @@
 The network sees each image in several views (`jaxseg.data.views`). A view is one crop or several
 windows (`windowed_view`), which run in batches of few shapes (`batcher`). The result is computed
 from top to bottom, one band of rows at a time. Of each view, only the logits of the windows that
-the next band needs are held, at the stride of the head. This module does not depend on datasets.
+the next band needs are held, at the stride of the head. Several models are averaged like views:
+each has its own views, which count as much in sum as those of another model. This module does not
+depend on datasets.
 """
 
 import functools
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -19,9 +23,18 @@ from jaxseg.data import views
 from jaxseg.inference import tiles
 from jaxseg.inference.batcher import Batcher, compile_forward
 from jaxseg.inference.padded_shapes import program_chooser
-from jaxseg.inference.sliding_window import parse_sliding_window
+from jaxseg.inference.sliding_window import SlidingWindow, parse_sliding_window
 from jaxseg.inference.windowed_view import WindowedView
 from jaxseg.models.segmentation_model import SegmentationModel, Variables
+
+
+class _Model(NamedTuple):
+    """A model and how it sees an image."""
+
+    batcher: Batcher
+    config: ConfigDict
+    slide: SlidingWindow | None
+    rule: Any
 
 
 class Predictor:
@@ -31,14 +44,19 @@ class Predictor:
       batcher: runs the model. As many images are in flight as fit into one of its batches, so that
         images without windows fill a batch too.
       config: the resolved config.
+      others: predictors of further models. The class probabilities are the mean over all models,
+        each of which sees an image by its own protocol.
 
     Raises:
       ConfigError: if `config.eval` describes impossible views or windows.
     """
 
-    def __init__(self, batcher: Batcher, config: ConfigDict):
-        self._batcher, self._config = batcher, config
-        self._slide, self._rule = parse_sliding_window(config.eval), views.evaluation_rule(config)
+    def __init__(self, batcher: Batcher, config: ConfigDict, others: Sequence["Predictor"] = ()):
+        slide, rule = parse_sliding_window(config.eval), views.evaluation_rule(config)
+        own = _Model(batcher, config, slide, rule)
+        self._models = [own, *(model for other in others for model in other._models)]
+        self._devices = batcher.devices
+        self._batch_size = max(model.batcher.batch_size for model in self._models)
 
     def class_maps(
         self, images: Iterable[UInt8[np.ndarray, "_ _ 3"]]
@@ -46,9 +64,15 @@ class Predictor:
         """Yields the class of every pixel, for each BGR image in turn."""
         return self._assembled(images, tiles.classes)
 
+    def probability_maps(
+        self, images: Iterable[UInt8[np.ndarray, "_ _ 3"]]
+    ) -> Iterator[Float[np.ndarray, "_ _ _"]]:
+        """Yields the class probabilities of every pixel, float32, for each BGR image in turn."""
+        return self._assembled(images, tiles.probabilities)
+
     def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
         """Returns the class probabilities of every pixel of a BGR image, as float32."""
-        (found,) = self._assembled([image], tiles.probabilities)
+        (found,) = self.probability_maps([image])
         return found
 
     def warm_up(self, sizes: Iterable[tuple[int, int]]) -> int:
@@ -58,20 +82,22 @@ class Predictor:
           sizes: (height, width) of every image.
 
         Returns:
-          The number of programs of the model so far.
+          The number of programs of the models so far.
         """
         for hw in sizes:
             black = np.zeros((*hw, 3), np.uint8)
-            needed = {self._batcher.program(view.crop_hw) for view in self._windowed(black)}
-            if needed - self._batcher.programs:
+            if any(
+                batcher.program(view.crop_hw) not in batcher.programs
+                for batcher, view in self._windowed(black)
+            ):
                 for _ in self.class_maps([black]):
                     pass
-        return len(self._batcher.programs)
+        return sum(len(model.batcher.programs) for model in self._models)
 
     def _assembled(self, images, tiles_of):
         for (height, width), start, stop, bands in self._ahead(self._bands(images)):
-            results = [band.result(self._batcher) for band in bands]
-            for columns, tile in tiles_of(results, width, self._batcher.devices):
+            results = [band.result(batcher) for batcher, band in bands]
+            for columns, tile in tiles_of(results, width, self._devices):
                 if (start, columns.start) == (0, 0):
                     out = np.empty((height, width, *tile.shape[2:]), tile.dtype)
                 out[start:stop, columns] = tile
@@ -85,30 +111,34 @@ class Predictor:
             windowed = self._windowed(image)
             for start in range(0, hw[0], tiles.TILE):
                 stop = min(start + tiles.TILE, hw[0])
-                yield number, (hw, start, stop, [view.band(start, stop) for view in windowed])
+                bands = [(batcher, view.band(start, stop)) for batcher, view in windowed]
+                yield number, (hw, start, stop, bands)
 
     def _windowed(self, image):
-        hw, config = image.shape[:2], self._config
+        """Returns the views of an image, each with the batcher of its model."""
+        hw = image.shape[:2]
         resized = functools.cache(functools.partial(views.resize, image))  # shared by mirror images
+        planned = [views.plan_views(hw, model.config) for model in self._models]
+        totals = [sum(view.weight for view in of_model) for of_model in planned]
+        whole = math.lcm(*totals)  # what the views of each model weigh together
         found = []
-        for view in views.plan_views(hw, config):
-            unpadded_hw = view.hw if self._rule.cut_padding else view.padded_hw
+        for model, of_model, total in zip(self._models, planned, totals, strict=True):
+            for view in of_model:
 
-            def cut(top, left, hw, view=view):
-                return views.cut_window(resized(view.sizes), view, top, left, hw, config)
+                def cut(top, left, hw, view=view, config=model.config):
+                    return views.cut_window(resized(view.sizes), view, top, left, hw, config)
 
-            found.append(
-                WindowedView(
-                    self._batcher,
+                windowed = WindowedView(
+                    model.batcher,
                     cut,
                     view.padded_hw,
-                    unpadded_hw,
+                    view.hw if model.rule.cut_padding else view.padded_hw,
                     hw,
-                    self._slide,
+                    model.slide,
                     view.mirrored,
-                    view.weight,
+                    view.weight * whole // total,
                 )
-            )
+                found.append((model.batcher, windowed))
         return found
 
     def _ahead(self, bands):
@@ -116,9 +146,7 @@ class Predictor:
         queue = deque()
         for number, band in bands:
             queue.append((number, band))
-            while queue and (
-                _all_running(queue[0][1]) or number - queue[0][0] >= self._batcher.batch_size
-            ):
+            while queue and (_all_running(queue[0][1]) or number - queue[0][0] >= self._batch_size):
                 yield queue.popleft()[1]
         for _, band in queue:
             yield band
@@ -127,7 +155,7 @@ class Predictor:
 def _all_running(band):
     *_, views_of_band = band
     return not any(
-        piece.waiting for view in views_of_band for pieces, _ in view.windows for piece in pieces
+        piece.waiting for _, view in views_of_band for pieces, _ in view.windows for piece in pieces
     )
 
 
@@ -137,6 +165,7 @@ def make_predictor(
     config: ConfigDict,
     mesh: Mesh,
     outputs: int | None = None,
+    others: Sequence[Predictor] = (),
 ) -> Predictor:
     """Creates a predictor that runs a model on all devices of a mesh.
 
@@ -146,10 +175,11 @@ def make_predictor(
       config: the resolved config, whose `eval` part describes the protocol.
       mesh: the devices to use.
       outputs: number of leading outputs of the head to use, or None for all.
+      others: predictors of models to average with this one (`Predictor`).
 
     Raises:
       ConfigError: if `config.eval` describes impossible views or windows.
     """
     run, program = compile_forward(model, outputs, mesh), program_chooser(model, config)
     batcher = Batcher(run, variables, mesh, config.eval.images_per_device, program)
-    return Predictor(batcher, config)
+    return Predictor(batcher, config, others)

@@ -6,7 +6,7 @@ processed one at a time. No array therefore holds the probabilities of all masks
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
+from jaxseg.errors import ConfigError
 from jaxseg.ops.resize import resize_bilinear
 
 
@@ -29,6 +30,32 @@ class Segments(NamedTuple):
     masks: Bool[np.ndarray, "n h w"]
     classes: Integer[np.ndarray, " n"]
     confidences: Float[np.ndarray, " n"]
+
+    def to_supervision(self) -> Any:
+        """Returns the segments as `supervision.Detections`, which supervision draws and tracks.
+
+        Its boxes, [n, 4] in pixels, are left, top, right and bottom. As in `mask_to_xyxy` of
+        supervision, right and bottom are the last pixels of a mask.
+
+        Raises:
+          ConfigError: if the package supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ConfigError(
+                "to_supervision needs the package supervision: pip install supervision"
+            ) from error
+        rows, columns = self.masks.any(axis=2), self.masks.any(axis=1)
+        boxes = np.zeros((len(self.masks), 4), np.float32)
+        for box, y, x in zip(
+            boxes, map(np.flatnonzero, rows), map(np.flatnonzero, columns), strict=True
+        ):
+            if len(y):
+                box[:] = x[0], y[0], x[-1], y[-1]
+        return supervision.Detections(
+            xyxy=boxes, mask=self.masks, confidence=self.confidences, class_id=self.classes
+        )
 
 
 def panoptic_segments(

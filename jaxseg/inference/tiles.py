@@ -29,7 +29,8 @@ class Band(NamedTuple):
     """Holds the logits of one view for at most `TILE` rows of an image.
 
     Attributes:
-      weight: number of identical views that this one represents.
+      weight: number of identical views that this one represents; if several models are averaged,
+        a multiple of it.
       rows: the matrix that maps rows of logits to rows of the image.
       logits: the logits of the windows of the view, concatenated.
       columns: the plan that maps columns of logits to columns of the image.

@@ -55,6 +55,16 @@ def test_results_of_an_earlier_prediction_are_skipped(tmp_path):
     assert [str(image.name) for image in images] == ["a", "c_overlay"]
 
 
+def test_results_below_the_images_are_skipped_and_other_pictures_are_not(tmp_path):
+    touch(tmp_path, "x/a.jpg", "masks/x/a_color.png", "masks/x/b_color.png", "depth/c_color.png")
+    touch(tmp_path, "masks/panoptic/x/a.png", "masks/panoptic.json", "other/panoptic/d.png")
+    found = picture_files.find(tmp_path)
+    kept = ["depth/c_color.png", "masks/x/b_color.png", "other/panoptic/d.png", "x/a.jpg"]
+    assert found.names == kept
+    results = {"masks/x/a_color.png", "masks/panoptic"}
+    assert reasons(found, tmp_path) == dict.fromkeys(results, "a result of jaxseg predict")
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path):
     touch(tmp_path / "elsewhere", "x.jpg")
     touch(tmp_path / "set", "a.jpg")

@@ -1,5 +1,7 @@
 """Segments from hand-made queries, whose result follows by reasoning; and from a checkpoint."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from jaxseg.checkpoints.weights import save_weights
 from jaxseg.data import transforms
 from jaxseg.data.source import evaluated_on
 from jaxseg.errors import ConfigError
-from jaxseg.inference.segments import instance_segments, panoptic_segments
+from jaxseg.inference.segments import Segments, instance_segments, panoptic_segments
 from jaxseg.models.segmentation_model import apply_model, build_model, variable_shapes
 from jaxseg.ops.resize import resize_bilinear
 from jaxseg.recipes import base
@@ -176,3 +178,29 @@ def test_a_model_without_queries_is_refused():
     segmenter = Segmenter(config, dataset, build_model(config.model), {})
     with pytest.raises(ConfigError, match=r"mask2former head.*kind=uper"):
         segmenter.segments(np.zeros((64, 64, 3), np.uint8))
+
+
+def three_segments():
+    masks = np.zeros((3, 20, 30), bool)
+    masks[0, 5:8, 10:20], masks[1, :, 0], masks[2, 19, 29] = True, True, True
+    return Segments(masks, np.array([4, 0, 4]), np.array([0.9, 0.85, 0.8], np.float32))
+
+
+def test_supervision_gets_masks_boxes_classes_and_confidences():
+    from supervision import mask_to_xyxy
+
+    segments = three_segments()
+    detections = segments.to_supervision()
+    np.testing.assert_array_equal(detections.xyxy, mask_to_xyxy(segments.masks))
+    np.testing.assert_array_equal(detections.xyxy[0], [10, 5, 19, 7])
+    np.testing.assert_array_equal(detections.mask, segments.masks)
+    np.testing.assert_array_equal(detections.class_id, segments.classes)
+    np.testing.assert_array_equal(detections.confidence, segments.confidences)
+    nothing = Segments(*(part[:0] for part in segments)).to_supervision()
+    assert len(nothing) == 0
+
+
+def test_without_supervision_its_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ConfigError, match="pip install supervision"):
+        three_segments().to_supervision()

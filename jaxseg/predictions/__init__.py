@@ -1,0 +1,1 @@
+"""What `jaxseg predict` writes: class maps, pictures, files of COCO, and videos."""
