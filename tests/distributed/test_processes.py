@@ -111,7 +111,8 @@ def until(process, line):
     raise AssertionError(f"no {line!r}; ended with {process.wait()}")
 
 
-@pytest.mark.parametrize("count", [2, FOUR])
+@pytest.mark.full
+@pytest.mark.parametrize("count", [2, 4])
 def test_stopped_and_killed_a_run_ends_with_the_same_bits(tiny, finished, tmp_path, count):
     commands = [tiny(tmp_path, **{"mesh.fsdp": 2})] * count
     # SIGTERM to one process: all save the same step and end.

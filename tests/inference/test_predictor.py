@@ -309,7 +309,8 @@ def test_images_of_fifty_sizes_need_a_handful_of_programs(compilations):
     mesh = make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
     predictor = make_predictor(model, variables, config, mesh)
     sizes = [(60 + k, 110 - k) for k in range(50)]  # from 1:1.8 to 1.8:1
-    assert predictor.warm_up(sizes) == compilations.count("jit(run)") <= 5
+    assert predictor.warm_up(sizes) <= 5
+    assert compilations.count("jit(run)") <= 5
 
     compilations.clear()
     images = [image_of(*hw) for hw in sizes]

@@ -19,14 +19,9 @@ from support.recorded_vits import is_mask2former
 from support.reference_files import Recording, recordings
 from support.trajectories import assert_final, in_float64
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.full]
 
-# One of them every time, the others, of other heads, sizes and rates, in the full run.
-EVERY_TIME = "mask2former_tiny_b"
-FILES = [
-    pytest.param(path, id=path.stem, marks=() if path.stem == EVERY_TIME else pytest.mark.full)
-    for path in recordings("vit_adapter/trajectory")
-]
+FILES = [pytest.param(path, id=path.stem) for path in recordings("vit_adapter/trajectory")]
 
 
 class Tolerances(NamedTuple):

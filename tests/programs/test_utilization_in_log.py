@@ -13,6 +13,7 @@ from support.tiny import smallest_config
 PEAK = 1e9
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("standard_promotion")
 def test_where_the_chip_is_known_the_log_has_mfu(scenes, tmp_path, monkeypatch, capsys):
     chip = hardware.Chip(16e9, PEAK, 1e12, 1e11, 1e9)

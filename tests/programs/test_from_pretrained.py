@@ -99,6 +99,7 @@ def test_a_published_model_is_converted_once(published, cache, publish, config_f
     assert (tmp_path / "out" / "photo_classes.png").exists()
 
 
+@pytest.mark.full
 def test_a_published_model_is_evaluated_by_its_name(published, cache, publish, scenes, tmp_path):
     with serving(published.parent) as url:
         publish(url)
