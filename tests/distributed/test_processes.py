@@ -25,7 +25,6 @@ pytestmark = pytest.mark.long
 DEVICES, LAST = 4, 40
 SETTINGS = {"batch_size": 8, "steps": LAST, "data.workers": 0, "eval.every_steps": LAST}
 SETTINGS |= {"checkpoint.every_steps": 4, "checkpoint.keep": 3}
-FOUR = pytest.param(4, marks=pytest.mark.full)
 
 
 @pytest.fixture(scope="module")
