@@ -161,6 +161,7 @@ def test_operators_stay_on_their_share_of_the_batch(config):
     assert weights < elements(sent["all-reduce"]) < weights + 2 * statistics
 
 
+@pytest.mark.full
 def test_of_split_weights_only_those_are_gathered_one_by_one():
     sent, state = collectives_of_step(tiny_config(), {"data": 1, "fsdp": 8})
     leaves = jax.tree.leaves(state.params)

@@ -50,6 +50,7 @@ def test_files_and_folders_become_class_maps_and_overlays(trained, scenes, tmp_p
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
 
 
+@pytest.mark.full
 def test_a_model_evaluated_in_windows_predicts_in_windows(tmp_path):
     windows = {"crop_hw": (48, 64), "stride_hw": (32, 40)}
     config = tiny_config(**{f"eval.{key}": value for key, value in windows.items()})

@@ -133,6 +133,7 @@ def test_the_lock_of_a_killed_process_holds_nobody_back(tmp_path):
         assert json.loads((tmp_path / HOLDER).read_text())["process"] == os.getpid()
 
 
+@pytest.mark.full
 def test_training_runs_in_a_thread(scenes, tmp_path):
     config = smallest_config()
     config.update_from_flattened_dict(

@@ -101,6 +101,7 @@ def test_killed_a_run_of_internimage_ends_with_the_same_bits(command, tmp_path):
     assert_identical(interrupted, whole)
 
 
+@pytest.mark.full
 def test_sigterm_saves_and_exits_cleanly_and_the_run_goes_on(command, uninterrupted, tmp_path):
     status, output = run_until(command(tmp_path), "step 11/", signal.SIGTERM)
     assert status == 0
@@ -115,6 +116,7 @@ def test_sigterm_saves_and_exits_cleanly_and_the_run_goes_on(command, uninterrup
     assert_identical(tmp_path, uninterrupted)
 
 
+@pytest.mark.full
 def test_damaged_checkpoint_is_passed_over_with_a_warning(command, uninterrupted, tmp_path):
     keep = {"checkpoint.keep": 3}
     status, _ = run_until(command(tmp_path, **keep), "step 16/", signal.SIGTERM)

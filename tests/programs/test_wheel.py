@@ -24,7 +24,13 @@ def installed(tmp_path_factory):
     return target
 
 
-@pytest.fixture(params=["an empty folder", "a folder with packages of these names"])
+FOLDERS = [
+    pytest.param("an empty folder", marks=pytest.mark.full),
+    "a folder with packages of these names",
+]
+
+
+@pytest.fixture(params=FOLDERS)
 def call(request, installed, tmp_path):
     """Runs a command of the installed package in a folder of the user's."""
     if request.param != "an empty folder":
