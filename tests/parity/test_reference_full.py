@@ -28,8 +28,8 @@ def test_full_size_model_equals_the_reference(path, monkeypatch):
     assert comparison.clear_agreement == 1, comparison.table()
     errors = {name: relative for name, (_, relative) in comparison.errors.items()}
     if path.stem.startswith("mask2former") and max(errors.values()) > verify.TOLERANCE:
-        # One cell moves outputs by up to 2.3e-3: deciding a single one of the first layer otherwise,
-        # whose logit is within 1e-6 of 0, turned errors of 3e-4 of the next predictions into 3e-6.
+        # One cell moves outputs by up to 2.3e-3. Deciding one of the first layer otherwise, whose
+        # logit is within 1e-6 of 0, turned errors of 3e-4 of later predictions into 3e-6.
         assert max(errors.values()) <= 5e-3
         moved = moved_by_undecided_cells(config, variables, recorded, monkeypatch)
         errors = {name: error - moved[name] for name, error in errors.items()}
