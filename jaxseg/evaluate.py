@@ -77,7 +77,8 @@ def evaluate_checkpoint(
     classes = evaluated_on(run.config.data).dataset.classes
     if jax.process_index() == 0:
         results.print_evaluation(scores, classes)
-        results.write_evaluation(workdir, scores, classes)
+        evaluated = results.what_was_evaluated(run.config, run.step)
+        results.write_evaluation(workdir, scores, classes, evaluated)
         print(f"val mIoU = {scores.miou:.3f}\npictures in {pictures}")
     return scores
 
@@ -95,12 +96,14 @@ def write_submission(
 
     Raises:
       ConfigError: for a dataset without such a server, and as `evaluate_checkpoint`.
+      DataError: if two images would be written as the same file, and as `evaluate_checkpoint`.
       CheckpointError: as `evaluate_checkpoint`.
     """
     run = load_saved_run(checkpoint, config, overrides)
     source = dataclasses.replace(evaluated_on(run.config.data), labeled=False)
     submission.check_submission(source.dataset)
     samples, folder = source.samples(), pathlib.Path(workdir) / "submission"
+    submission.check_file_names(samples)
 
     def write(index, _, class_map):
         submission.write_class_map(folder, source.dataset, samples[index], class_map)

@@ -4,6 +4,7 @@ The files are those that MMSegmentation's `format_results` writes.
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,7 +14,7 @@ from jaxseg.atomic_files import write_png
 from jaxseg.data.datasets.cityscapes import RAW_IDS, RAW_PALETTE
 from jaxseg.data.datasets.description import IGNORE, Dataset
 from jaxseg.data.samples import Sample
-from jaxseg.errors import ConfigError
+from jaxseg.errors import ConfigError, DataError
 
 ClassMap = UInt8[np.ndarray, "h w"]
 
@@ -60,6 +61,22 @@ def check_submission(dataset: Dataset) -> None:
             f"there is no format for submissions of {dataset.name}; there are formats for"
             f" {' and '.join(FORMATS)} (config.data.val_dataset)"
         )
+
+
+def check_file_names(samples: Sequence[Sample]) -> None:
+    """Checks that every image has a file name of its own.
+
+    Raises:
+      DataError: if two images would be written as the same file.
+    """
+    by_name: dict[str, Sample] = {}
+    for sample in samples:
+        other = by_name.setdefault(file_name(sample), sample)
+        if other is not sample:
+            raise DataError(
+                f"{other.image} and {sample.image} would both be written as {file_name(sample)};"
+                " a submission has all its files in one folder, so rename one of them"
+            )
 
 
 def write_class_map(

@@ -5,11 +5,13 @@ import io
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import rich.console
+from ml_collections import ConfigDict
 
 from jaxseg.atomic_files import write_png, write_text
+from jaxseg.data.source import evaluated_on
 from jaxseg.evaluation import charts
 from jaxseg.evaluation.metrics import Scores
 from jaxseg.reporting.console import print_line, print_table
@@ -63,18 +65,47 @@ def report_evaluation(report: Report, step: int, scores: Scores, classes: Sequen
         report.evaluation(step, _rounded_means(scores), iou)
 
 
-def write_evaluation(directory: str | os.PathLike, scores: Scores, classes: Sequence[str]):
+def what_was_evaluated(config: ConfigDict, step: int) -> dict[str, str | int]:
+    """Returns the entries of `metrics.json` that say what the scores are of.
+
+    Args:
+      config: the resolved config.
+      step: the step of the checkpoint.
+    """
+    source = evaluated_on(config.data)
+    return {
+        "step": step,
+        "dataset": source.dataset.name,
+        "split": source.split,
+        "protocol": config.eval.protocol,
+    }
+
+
+def write_evaluation(
+    directory: str | os.PathLike,
+    scores: Scores,
+    classes: Sequence[str],
+    evaluated: Mapping[str, str | int],
+):
     """Writes the scores of a dataset into a directory.
 
-    `metrics.json` contains the means, rounded as reported. `per_class.csv` contains the scores of
-    each class in 0..1, and nothing where a score is undefined. The charts are `confusion.png` and
-    `per_class.png`; `legend.txt` lists the names that no font can draw, if there are any.
+    `metrics.json` contains the means, rounded as reported, and what they are of. `per_class.csv`
+    contains the scores of each class in 0..1, and nothing where a score is undefined. The charts
+    are `confusion.png` and `per_class.png`; `legend.txt` lists the names that no font can draw, if
+    there are any.
+
+    Args:
+      directory: where the files are written; made if it is missing.
+      scores: the scores.
+      classes: the names of the classes.
+      evaluated: what the scores are of (`what_was_evaluated`).
 
     Raises:
       OutputError: if a file cannot be written.
     """
     directory = pathlib.Path(directory)
     means = _rounded_means(scores) | {
+        **evaluated,
         "classes": len(classes),
         "classes_in_mIoU": scores.iou_classes,
         "classes_in_mAcc": scores.acc_classes,

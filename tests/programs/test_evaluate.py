@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -13,11 +16,12 @@ from jaxseg import train
 from jaxseg.checkpoints.resuming import config_differences
 from jaxseg.checkpoints.weights import save_weights
 from jaxseg.data import submission
+from jaxseg.data.datasets.cityscapes import CITYSCAPES
 from jaxseg.data.samples import read_sample
 from jaxseg.data.source import find_samples
 from jaxseg.data.synthetic.writer import write_street_scenes
 from jaxseg.distributed.sharding import make_mesh
-from jaxseg.errors import ConfigError
+from jaxseg.errors import ConfigError, DataError
 from jaxseg.evaluate import evaluate_checkpoint, write_submission
 from jaxseg.evaluation import metrics
 from jaxseg.evaluation.evaluator import Stopped, evaluate
@@ -149,6 +153,46 @@ def test_a_split_without_labels_is_predicted_and_written_for_the_server(setting,
         with Image.open(path) as picture:
             raw = np.asarray(picture)
         np.testing.assert_array_equal(raw, submission.cityscapes_ids()[predicted[index]])
+
+
+def test_images_that_would_be_one_file_are_refused(setting, tmp_path):
+    config, _, variables = setting  # of two folders, with images of the same names
+    save_weights(tmp_path / "run", variables, config.to_dict())
+    with pytest.raises(DataError, match="would both be written as oberfurt_000000_000019"):
+        write_submission(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_official_evaluation_of_cityscapes_gives_the_same_miou(setting, scenes, tmp_path):
+    config, _, variables = setting
+    config = config.copy_and_resolve_references()
+    config.data.root = str(scenes)
+    # A head that tells classes apart: initial weights give one class to nearly all pixels.
+    rng = np.random.default_rng(0)
+    classifier = variables["params"]["decode_head"]["conv_seg"]
+    spread = {
+        name: rng.standard_normal(leaf.shape, np.float32) for name, leaf in classifier.items()
+    }
+    head = variables["params"]["decode_head"] | {"conv_seg": spread}
+    variables = variables | {"params": variables["params"] | {"decode_head": head}}
+    save_weights(tmp_path / "run", variables, config.to_dict())
+    scores = evaluate_checkpoint(tmp_path / "run", tmp_path / "scores")
+    write_submission(tmp_path / "run", tmp_path)
+
+    program = (
+        "from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official\n"
+        "official.args.evalInstLevelScore = False  # these scenes have no instances\n"
+        "official.main()"
+    )
+    folders = {"DATASET": scenes, "RESULTS": tmp_path / "submission"}
+    folders["EXPORT_DIR"] = tmp_path
+    environment = os.environ | {f"CITYSCAPES_{name}": str(path) for name, path in folders.items()}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    result = json.loads((tmp_path / "resultPixelLevelSemanticLabeling.json").read_text())
+    assert np.count_nonzero(scores.iou) > 5
+    assert round(100 * result["averageScoreClasses"], 2) == round(100 * scores.miou, 2)
+    for name, iou in zip(CITYSCAPES.classes, scores.iou, strict=True):
+        np.testing.assert_allclose(result["classScores"][name], iou, rtol=1e-12)
 
 
 def test_a_dataset_without_a_server_is_refused(setting, tmp_path):

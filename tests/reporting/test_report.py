@@ -217,7 +217,7 @@ def test_other_processes_write_and_print_nothing(tmp_path, capsys, scores):
         run.header({"jax": "1"})
         run.train(1, PROGRESS)
         results.report_evaluation(run, 1, scores, CLASSES)
-        run.images("val/0", 1, np.zeros((2, 2, 3), np.uint8))
+        run.pictures(1, tmp_path)
         run.message("hello")
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "run").exists()
@@ -257,28 +257,36 @@ def test_an_evaluation_is_recorded(tmp_path, scores):
 
 
 def test_pictures_reach_tensorboard(tmp_path):
+    (tmp_path / "panels" / "worst").mkdir(parents=True)
+    for name, hw in (("photo.png", (4, 6)), ("worst/01_photo.png", (100, 3200))):
+        Image.fromarray(np.zeros((*hw, 3), np.uint8)).save(tmp_path / "panels" / name)
     with reporter(tmp_path) as run:
-        run.images("val/0", 3, np.zeros((4, 6, 3), np.uint8))
+        run.pictures(3, tmp_path / "panels")
     found = [value for event in events(tmp_path) for value in event.summary.value]
-    assert [(v.tag, v.image.height, v.image.width) for v in found] == [("val/0", 4, 6)]
+    assert [(v.tag, v.image.height, v.image.width) for v in found] == [
+        ("eval/photo", 4, 6),
+        ("eval_worst/01", 50, 1600),
+    ]
 
 
 def test_an_evaluation_of_nothing_is_undefined_and_still_strict(tmp_path, capsys):
     nothing = metrics.compute_scores(np.zeros((4, 4), np.int64))
-    results.write_evaluation(tmp_path, nothing, CLASSES)
+    results.write_evaluation(tmp_path, nothing, CLASSES, {})
     results.print_evaluation(nothing, CLASSES)
     assert json.loads((tmp_path / "metrics.json").read_text())["mIoU"] is None
     assert "mIoU undefined (0 of 3 classes)" in capsys.readouterr().out
 
 
 def test_an_evaluation_is_written_as_json_and_csv(tmp_path, scores):
-    results.write_evaluation(tmp_path / "eval", scores, CLASSES)
+    results.write_evaluation(tmp_path / "eval", scores, CLASSES, {"step": 7, "split": "val"})
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text()) == {
         "mIoU": 0.4,
         "mAcc": 0.8,
         "aAcc": 0.8,
         "mDice": 0.4444,
         "mFscore": 0.8889,
+        "step": 7,
+        "split": "val",
         "classes": 3,
         "classes_in_mIoU": 2,
         "classes_in_mAcc": 1,
@@ -294,7 +302,7 @@ def test_an_evaluation_is_written_as_json_and_csv(tmp_path, scores):
 
 
 def test_an_evaluation_is_drawn(tmp_path, scores):
-    results.write_evaluation(tmp_path, scores, CLASSES)
+    results.write_evaluation(tmp_path, scores, CLASSES, {})
     for name, chart in (
         ("confusion.png", charts.confusion_chart(scores.confusion, CLASSES)),
         ("per_class.png", charts.class_bars(scores.iou, CLASSES)),

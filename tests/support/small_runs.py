@@ -61,7 +61,7 @@ def write_run(
         gallery.add(index, label, prediction)
     gallery.close(confusion)
     scores = metrics.compute_scores(confusion)
-    write_evaluation(path, scores, classes)
+    write_evaluation(path, scores, classes, {"step": step})
     write_lines(
         path / "metrics.jsonl",
         {"step": 1, "kind": "train", "loss": 4.0, "learning_rate": 0.0},
