@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,22 @@ def test_shell_scripts_are_sound():
     scripts = sorted((ROOT / "launch").glob("*.sh"))
     assert len(scripts) == 3
     subprocess.run([shellcheck, *scripts], check=True)
+
+
+def test_the_dockerfile_is_sound_and_copies_what_the_package_is_built_from():
+    hadolint = shutil.which("hadolint", path=Path(sys.executable).parent)
+    dockerfile = ROOT / "launch" / "Dockerfile"
+    subprocess.run([hadolint, dockerfile], check=True)
+    copied = {
+        name
+        for line in dockerfile.read_text().splitlines()
+        if line.startswith("COPY")
+        for name in line.split()[1:-1]
+    }
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    wheel = build["targets"]["wheel"]
+    metadata = {"pyproject.toml", "README.md", "LICENSE"}
+    assert copied == {*metadata, *wheel["packages"], *wheel["force-include"]}
 
 
 def test_a_pod_is_created_installed_run_fetched_and_deleted():
