@@ -31,12 +31,13 @@ from jaxseg.distributed.sharding import (
 )
 from jaxseg.errors import ConfigError, JaxsegError
 from jaxseg.evaluation.evaluator import Stopped, evaluate
-from jaxseg.evaluation.results import report_evaluation, write_evaluation
+from jaxseg.evaluation.results import report_evaluation, what_was_evaluated, write_evaluation
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.models import kernels
 from jaxseg.models.segmentation_model import build_model
 from jaxseg.reporting.manifest import fingerprint, versions, write_manifest
 from jaxseg.reporting.report import Report
+from jaxseg.reporting.trackers import tracker_names
 from jaxseg.training.label_check import LabelCheck
 from jaxseg.training.optimizer import first_nonfinite, learning_rate_schedule, make_optimizer
 from jaxseg.training.profiler import Profile
@@ -113,7 +114,12 @@ def _train(config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
         contextlib.closing(batches),
         saved,  # waits for the save in progress, even after an exception
         Report(
-            workdir, total_steps=config.steps, start_step=first_step, enabled=main_process
+            workdir,
+            total_steps=config.steps,
+            start_step=first_step,
+            enabled=main_process,
+            track=config.track,
+            config=config.to_dict(),
         ) as report,
         Profile(config.profile, workdir / "profile", report.message) as profile,
         processes.ending_together(lambda: f"step {step}"),
@@ -177,6 +183,7 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
     """
     check_batch(config.batch_size, config.optim.accumulation, mesh)
     allowed_keys(config)
+    tracker_names(config.track)
     kernels.check_kernels(config.model, mesh.devices.flat[0].platform)
     check_image_sizes(config)
     trained = trained_on(config.data).dataset
@@ -364,7 +371,8 @@ def evaluate_now(config, model, state, mesh, workdir, report, stop_signal) -> di
     classes = evaluated_on(config.data).dataset.classes
     report_evaluation(report, step, scores, classes)
     if report.enabled:
-        write_evaluation(workdir, scores, classes)
+        write_evaluation(workdir, scores, classes, what_was_evaluated(config, step))
         report.message(f"val mIoU = {scores.miou:.3f}")
         report.message(f"pictures in {pictures}")
+        report.pictures(step, pictures)
     return scores.reported()

@@ -17,7 +17,7 @@ from jaxseg.config import flatten_config
 from jaxseg.errors import CheckpointError, ConfigError
 
 MAY_CHANGE = re.compile(
-    r"(variant|log_steps|init|deterministic|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
+    r"(variant|log_steps|track|init|deterministic|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
     r"|data\.(root|source|workers|prefetch|skip_corrupt|val_.*|test_.*)"
     r"|model\.(kernels|backbone\.remat(_keeps)?))$"
 )

@@ -37,7 +37,8 @@ BASE = {
     "deterministic": False,
     "steps": 160_000,  # updates of the weights
     "batch_size": 16,  # images per step, over all devices
-    # The weights to start from: a run's directory, a PyTorch file, or zoo:NAME. Empty: random ones.
+    # The weights to start from: a run's directory, a PyTorch file, zoo:NAME or
+    # hf://OWNER/REPOSITORY. Empty: random ones.
     "init": "",
     "model": {},
     "data": {
@@ -110,6 +111,7 @@ BASE = {
         "mask_absent_classes": False,
     },
     "log_steps": 50,  # steps between two log lines
+    "track": ("tensorboard",),  # what shows the run: also "wandb" and "trackio"
     # Traces this many steps for xprof, after so many steps of the run. 0: no trace.
     "profile": {"steps": 0, "after": 10},
 }

@@ -1,8 +1,8 @@
 """Writes the events that TensorBoard shows.
 
-They are written one after the other, so that an error reaches the caller. The `SummaryWriter` of
-tensorboardX hands them to a thread instead. That thread ends when the disk is full, and the next
-event then waits for it without end.
+They are written one after the other and at once, so that an error reaches the caller. The
+`SummaryWriter` of tensorboardX hands them to a thread instead. That thread ends when the disk is
+full, and the next event then waits for it without end.
 """
 
 import os
@@ -37,14 +37,12 @@ class EventFile:
         """Adds values by name."""
         for name, value in values.items():
             self._write(event_pb2.Event(step=step, summary=summary.scalar(name, value)))
+        self._writer.flush()
 
     def add_image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w 3"]):
         """Adds an RGB picture."""
         content = summary.image(name, picture, dataformats="HWC")
         self._write(event_pb2.Event(step=step, summary=content))
-
-    def flush(self):
-        """Waits until all events are on disk."""
         self._writer.flush()
 
     def close(self):

@@ -1,4 +1,4 @@
-"""Reports a run's header, progress and scores to people, to TensorBoard and to scripts.
+"""Reports a run's header, progress and scores to people, to trackers and to scripts.
 
 The work directory holds `metrics.jsonl`, TensorBoard's `events.*`, and `run.json`, which says what
 the run was made with. Each line of `metrics.jsonl` is one strict JSON object, with null for NaN and
@@ -15,8 +15,8 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
-from typing import SupportsFloat
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, SupportsFloat
 
 import numpy as np
 import rich.box
@@ -26,13 +26,15 @@ import rich.progress_bar
 import rich.table
 import rich.text
 from absl import logging
+from PIL import Image
 
 from jaxseg.atomic_files import write_text, writing
 from jaxseg.errors import OutputError
 from jaxseg.reporting.console import print_line, print_table
-from jaxseg.reporting.event_file import EventFile
 from jaxseg.reporting.manifest import device_memory, strict_json
+from jaxseg.reporting.trackers import TENSORBOARD, open_trackers
 
+LARGEST_PICTURE = 1600  # pixels of the longer side of a picture that is tracked
 # How the progress line shows the metrics it knows, in this order. Other metrics are recorded, but
 # not shown.
 SHOWN: dict[str, Callable[[float], str]] = {
@@ -58,8 +60,11 @@ class Report:
       enabled: whether to report at all, which only process 0 should. Otherwise every method does
         nothing.
       console: where to print; standard output by default.
+      track: the trackers (`trackers.open_trackers`).
+      config: the resolved config, for trackers that show it.
 
     Raises:
+      ConfigError: if a tracker refuses.
       OutputError: by every method, if a record cannot be written.
     """
 
@@ -71,6 +76,8 @@ class Report:
         start_step: int = 0,
         enabled: bool = True,
         console: rich.console.Console | None = None,
+        track: Sequence[str] = (TENSORBOARD,),
+        config: Mapping[str, Any] | None = None,
     ):
         self.enabled = enabled
         if not enabled:
@@ -84,8 +91,8 @@ class Report:
         with writing(path):
             workdir.mkdir(parents=True, exist_ok=True)
             drop_later_steps(path, start_step)
+            self._trackers = open_trackers(track, workdir, config or {}, start_step)
             self._jsonl = path.open("a", encoding="utf-8")
-            self._board = EventFile(workdir, start_step + 1 if start_step else 0)
 
     def __enter__(self):
         return self
@@ -106,7 +113,8 @@ class Report:
             self._live.stop()
         with writing(self.workdir), contextlib.ExitStack() as files:
             files.callback(self._jsonl.close)
-            files.callback(self._board.close)
+            for tracker in self._trackers:
+                files.callback(tracker.close)
 
     def header(self, facts: Mapping[str, str]):
         """Prints what is about to run, one line per fact."""
@@ -139,25 +147,39 @@ class Report:
         """Records the scores at `step`: the means, and the IoU of each class by name."""
         if self.enabled:
             self._record(step, "eval", means, iou=iou)
-            self._to_board(step, "eval_iou", iou)
+            self._track(step, "eval_iou", iou)
 
-    def images(self, tag: str, step: int, picture: np.ndarray):
-        """Records a picture, RGB uint8 [h, w, 3], for TensorBoard."""
-        if self.enabled:
-            with writing(self.workdir):
-                self._board.add_image(step, tag, picture)
+    def pictures(self, step: int, folder: pathlib.Path):
+        """Sends the panels of an evaluation to the trackers, made smaller.
+
+        Args:
+          step: the step that was evaluated.
+          folder: the panels of the first images, and below `worst` of those with the lowest IoU.
+        """
+        if not self.enabled:
+            return
+        first = {f"eval/{file.stem}": file for file in sorted(folder.glob("*.png"))}
+        worst = {
+            f"eval_worst/{file.stem.partition('_')[0]}": file
+            for file in sorted((folder / "worst").glob("*.png"))
+        }
+        for name, file in (first | worst).items():
+            with writing(self.workdir), Image.open(file) as picture:
+                picture.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE))
+                for tracker in self._trackers:
+                    tracker.add_image(step, name, np.asarray(picture.convert("RGB")))
 
     def _record(self, step, kind, metrics, **more):
         with writing(self.workdir / "metrics.jsonl"):
             self._jsonl.write(strict_json({"step": step, "kind": kind, **metrics, **more}) + "\n")
             self._jsonl.flush()  # so that the line survives if the process is killed
-        self._to_board(step, kind, metrics)
+        self._track(step, kind, metrics)
 
-    def _to_board(self, step, group, values):
+    def _track(self, step, group, values):
         finite = {f"{group}/{k}": float(v) for k, v in values.items() if math.isfinite(v)}
         with writing(self.workdir):
-            self._board.add_scalars(step, finite)
-            self._board.flush()
+            for tracker in self._trackers:
+                tracker.add_scalars(step, finite)
 
     def _time_left(self, step, step_seconds):
         """Returns the seconds to the last step, at the pace since the first report.
