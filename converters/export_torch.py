@@ -67,12 +67,26 @@ def export(checkpoint: pathlib.Path, output: pathlib.Path) -> int:
       output: a .pth or .safetensors file.
 
     Raises:
-      CheckpointError: if there is no checkpoint, or `output` cannot be written.
+      CheckpointError: if there is no checkpoint.
+      OutputError: if `output` cannot be written.
     """
     checkpoint = find_checkpoint(checkpoint)
     config = ConfigDict(load_saved_config(checkpoint))
     cpu = jax.local_devices(backend="cpu")[0]
-    variables = load_on_device(checkpoint, build_model(config.model), cpu)
+    return write(load_on_device(checkpoint, build_model(config.model), cpu), config, output)
+
+
+def write(variables: Mapping[str, Any], config: ConfigDict, output: pathlib.Path) -> int:
+    """Writes the weights of a model to a file and returns the number of tensors.
+
+    Args:
+      variables: {"params", "batch_stats"}.
+      config: the resolved config of the model.
+      output: a .pth or .safetensors file.
+
+    Raises:
+      OutputError: if `output` cannot be written.
+    """
     tensors = to_state_dict(variables, config.model.backbone.get("window"))
     # mmsegmentation needs these entries of a checkpoint in addition to the weights.
     dataset = evaluated_on(config.data).dataset

@@ -60,7 +60,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
             partial.unlink(missing_ok=True)
 
 
-def write_bytes(path: pathlib.Path, content: bytes | memoryview):
+def write_bytes(path: pathlib.Path, content: bytes | bytearray | memoryview):
     """Writes a file completely or not at all, and waits until it is on disk.
 
     Raises:

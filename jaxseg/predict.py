@@ -33,13 +33,15 @@ from jaxseg import configure_cpu, pretrained
 from jaxseg.atomic_files import write_text
 from jaxseg.data import picture_files
 from jaxseg.data.decoding import pictures
+from jaxseg.data.decoding.any_picture import open_picture
 from jaxseg.distributed import start
 from jaxseg.errors import ConfigError, DataError, exit_with_message, first_few
 from jaxseg.inference.segments import Segments
 from jaxseg.predictions import formats, video
 from jaxseg.predictions.palette import read_palette
 from jaxseg.reporting import visualize
-from jaxseg.segmenter import Segmentation, Segmenter, open_picture
+from jaxseg.segmentation import Segmentation
+from jaxseg.segmenter import Segmenter
 
 AHEAD = 8  # images that are read, or written, beside those on the devices
 

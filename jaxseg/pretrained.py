@@ -1,4 +1,6 @@
-"""Finds the checkpoint that a name stands for: a run, a published model, or a PyTorch file.
+"""Finds the checkpoint that a name stands for, and writes models to be published.
+
+A name stands for a run, a published model, or a PyTorch file.
 
 Published models and PyTorch files are converted once, into the cache. From then on they need no
 network and no conversion.
@@ -14,15 +16,17 @@ import shutil
 from ml_collections import ConfigDict
 
 from jaxseg import siblings
-from jaxseg.checkpoints.weights import find_checkpoint
+from jaxseg.atomic_files import write_text
+from jaxseg.checkpoints.weights import config_from_json, find_checkpoint
 from jaxseg.config import load_config
 from jaxseg.errors import CheckpointError, ConfigError, OutputError
-from jaxseg.zoo import catalogue
+from jaxseg.models.segmentation_model import Variables
+from jaxseg.zoo import catalogue, hub
 from jaxseg.zoo.download import one_at_a_time
 
 siblings.claim("converters")
 
-from converters import convert  # noqa: E402
+from converters import convert, export_torch  # noqa: E402
 from converters.torch_files import shards  # noqa: E402
 
 ZOO = "zoo:"
@@ -33,7 +37,9 @@ def find(source: str | os.PathLike, config: str | ConfigDict | None = None) -> p
 
     Args:
       source: a run's directory or one of its checkpoints; the name of a published model, with or
-        without "zoo:"; or a PyTorch file.
+        without "zoo:"; a PyTorch file; a folder that `save` has written; or hf://OWNER/REPOSITORY
+        for such a folder on the Hugging Face Hub, where hf://OWNER/REPOSITORY/FILE is a PyTorch
+        file.
       config: the config of a PyTorch file, as FILE:VARIANT or loaded. By default that of the
         published model whose file has the same name.
 
@@ -42,12 +48,43 @@ def find(source: str | os.PathLike, config: str | ConfigDict | None = None) -> p
       ConfigError: for a name that is neither published nor a path, with the nearest names.
       OutputError: if the cache cannot be written.
     """
-    path = pathlib.Path(source)
+    if os.fspath(source).startswith(hub.PREFIX):
+        path = hub.fetch(os.fspath(source))
+    else:
+        path = pathlib.Path(source)
+    if (path / hub.WEIGHTS).is_file() and (path / hub.CONFIG).is_file():
+        return _of_file(path / hub.WEIGHTS, config or _read_config(path / hub.CONFIG))
     if path.is_dir() and not shards.index_beside(path):
         return find_checkpoint(path)
     if path.exists():
         return _of_file(path, config)
     return _of_zoo(os.fspath(source))
+
+
+def save(folder: pathlib.Path, variables: Variables, config: ConfigDict):
+    """Writes a model as two files: the weights and the config.
+
+    `model.safetensors` has the names and layouts of the original PyTorch code.
+
+    Raises:
+      OutputError: if a file cannot be written.
+    """
+    export_torch.write(variables, config, folder / hub.WEIGHTS)
+    write_text(folder / hub.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def _read_config(path):
+    """Reads the config that `save` has written."""
+    try:
+        stored = config_from_json(json.loads(path.read_text()))
+        for key in ("variant", "model", "data", "eval"):
+            stored[key]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not the config of a jaxseg model; name the config of the weights beside it,"
+            " as --config FILE:VARIANT"
+        ) from error
+    return ConfigDict(stored)
 
 
 def split_names(models: str) -> list[str]:
@@ -70,7 +107,8 @@ def add_arguments(parser: argparse.ArgumentParser, several: bool = False):
         "--checkpoint",
         required=True,
         metavar="MODEL,..." if several else "MODEL",
-        help=f"a published model (jaxseg zoo), a PyTorch file, a run or its checkpoints/STEP{also}",
+        help=f"a published model (jaxseg zoo), a PyTorch file, hf://OWNER/REPOSITORY, a run or its"
+        f" checkpoints/STEP{also}",
     )
     parser.add_argument("--config", metavar="FILE:VARIANT", help="the config of a PyTorch file")
 

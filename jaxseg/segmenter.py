@@ -2,24 +2,26 @@
 
 import functools
 import itertools
+import json
 import os
 import pathlib
+import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps
 
 from jaxseg import pretrained
-from jaxseg.atomic_files import write_png
+from jaxseg.atomic_files import write_text
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_saved_config
 from jaxseg.data import picture_files, transforms
 from jaxseg.data.datasets.description import Dataset
-from jaxseg.data.decoding import pictures
+from jaxseg.data.decoding.any_picture import Picture, open_picture
 from jaxseg.data.source import evaluated_on
 from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import ConfigError
@@ -30,85 +32,9 @@ from jaxseg.inference.segments import Segments, instance_segments, panoptic_segm
 from jaxseg.models import kernels
 from jaxseg.models.heads.mask2former_head import Mask2FormerHead
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, apply_model, build_model
-from jaxseg.reporting import visualize
-
-Picture = str | os.PathLike | Image.Image | UInt8[np.ndarray, "_ _ 3"]
-
-
-class Segmentation:
-    """The classes of an image's pixels.
-
-    Attributes:
-      image: the image, RGB.
-      classes: the class of every pixel.
-      names: the name of every class.
-      path: the file that the image came from, or None.
-    """
-
-    def __init__(
-        self,
-        segmenter: "Segmenter",
-        image: UInt8[np.ndarray, "h w 3"],
-        classes: UInt8[np.ndarray, "h w"],
-        path: pathlib.Path | None,
-        probabilities: Float[np.ndarray, "h w k"] | None = None,
-    ):
-        self.image, self.classes, self.path = image, classes, path
-        self.names = segmenter.dataset.classes
-        self._segmenter, self._probabilities = segmenter, probabilities
-
-    def probabilities(self) -> Float[np.ndarray, "h w k"]:
-        """Returns the probability of every class at every pixel.
-
-        The model runs once more, unless `Segmenter.stream` was asked for probabilities.
-        """
-        if self._probabilities is not None:
-            return self._probabilities
-        return self._segmenter.probabilities(self.image)
-
-    def segments(self, *, overlapping: bool = False) -> Segments:
-        """Returns the segments of Mask2Former (`Segmenter.segments`). The model runs once more.
-
-        Args:
-          overlapping: return a segment for every query.
-
-        Raises:
-          ConfigError: for a model with another head.
-        """
-        return self._segmenter.segments(self.image, overlapping=overlapping)
-
-    def shares(self) -> dict[str, float]:
-        """Returns the share of the pixels of every class that occurs, the largest first."""
-        counts = np.bincount(self.classes.ravel(), minlength=len(self.names))
-        order = [k for k in np.argsort(-counts, kind="stable") if counts[k]]
-        return {self.names[k]: float(counts[k] / self.classes.size) for k in order}
-
-    def overlay(self, alpha: float = 0.5) -> UInt8[np.ndarray, "H W 3"]:
-        """Returns the image with the classes in color over it and a legend below.
-
-        Args:
-          alpha: the opacity of the colors, from 0 to 1.
-        """
-        palette = self._segmenter.dataset.palette
-        return visualize.prediction_picture(self.image, self.classes, self.names, palette, alpha)
-
-    def save(self, path: str | os.PathLike) -> list[pathlib.Path]:
-        """Writes PATH_classes.png, the class of every pixel, and PATH_overlay.png.
-
-        Args:
-          path: the files without these ends, such as masks/photo.
-
-        Returns:
-          The two files.
-
-        Raises:
-          OutputError: if a file cannot be written.
-        """
-        ends = picture_files.CLASSES, picture_files.OVERLAY
-        files = [pathlib.Path(f"{os.fspath(path)}{end}") for end in ends]
-        for file, pixels in zip(files, (self.classes, self.overlay()), strict=True):
-            write_png(file, pixels)
-        return files
+from jaxseg.segmentation import Segmentation
+from jaxseg.zoo import hub
+from jaxseg.zoo.model_card import model_card
 
 
 class Segmenter:
@@ -135,6 +61,7 @@ class Segmenter:
         self._model, self._variables = model, variables
         self._devices = devices or jax.local_devices()[:1]
         self._others: Sequence[Segmenter] = ()
+        self._checkpoint: pathlib.Path | None = None
 
     @classmethod
     def from_pretrained(
@@ -150,8 +77,10 @@ class Segmenter:
 
         Args:
           source: the name of a published model (`jaxseg.list_models`), with or without "zoo:"; a
-            PyTorch file; or a run's directory or one of its checkpoints. A list of these gives the
-            mean of their class probabilities (`mean_of`).
+            PyTorch file; a run's directory or one of its checkpoints; a folder of
+            `save_pretrained`; or hf://OWNER/REPOSITORY for a model on the Hugging Face Hub, where
+            hf://OWNER/REPOSITORY/FILE is a PyTorch file. A list of these gives the mean of their
+            class probabilities (`mean_of`).
           config: the config of a PyTorch file, as FILE:VARIANT or loaded. By default that of the
             published model whose file has the same name.
           devices: the devices to run on, by default the first of this process. Several images run
@@ -190,7 +119,9 @@ class Segmenter:
         model = build_model(config.model)
         variables = load_on_device(checkpoint, model)
         check_image_sizes(config)
-        return cls(config, dataset, model, variables, devices, os.fspath(path))
+        segmenter = cls(config, dataset, model, variables, devices, os.fspath(path))
+        segmenter._checkpoint = checkpoint
+        return segmenter
 
     @classmethod
     def mean_of(cls, segmenters: Sequence["Segmenter"]) -> "Segmenter":
@@ -273,12 +204,12 @@ class Segmenter:
         if not probabilities:
             for classes in self._predictor.class_maps(opened()):
                 pixels, path = waiting.popleft()
-                yield Segmentation(self, pixels, classes, path)
+                yield self._segmentation(pixels, classes, path, None)
             return
         for found in self._predictor.probability_maps(opened()):
             pixels, path = waiting.popleft()
             classes = np.argmax(found, axis=-1).astype(np.uint8)
-            yield Segmentation(self, pixels, classes, path, found)
+            yield self._segmentation(pixels, classes, path, found)
 
     def probabilities(self, image: Picture) -> Float[np.ndarray, "h w k"]:
         """Returns the class probabilities of an image, at its own size.
@@ -348,15 +279,97 @@ class Segmenter:
         Raises:
           ConfigError: for the mean of several models.
         """
-        if self._others:
-            raise ConfigError(f"one model can be exported, and this is the mean of {self.name}")
+        self._refuse_mean("exported")
         model = build_model(self.config.model.to_dict() | {"dtype": dtype}, portable=True)
         return portable_function(model, self._variables, self.config, hw, self._num_classes)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        license: str | None = None,
+    ) -> pathlib.Path:
+        """Writes the model into a folder: weights, config and a model card.
+
+        The weights are `model.safetensors`, with the names and layouts of the original PyTorch
+        code; the config is `config.json`; the card is `README.md`. `from_pretrained` takes the
+        folder. It needs the extra `hub`.
+
+        Args:
+          folder: the folder; made if it is missing.
+          metrics: the content of `metrics.json` of an evaluation, for the card. By default that in
+            the directory of the run, if it is of this checkpoint.
+          name: what the card gives to `from_pretrained`; by default the folder.
+          license: the license of the weights, as the Hugging Face Hub names it.
+
+        Returns:
+          The folder.
+
+        Raises:
+          ConfigError: for the mean of several models, or without the package huggingface_hub.
+          OutputError: if a file cannot be written.
+        """
+        self._refuse_mean("saved")
+        folder = pathlib.Path(folder)
+        metrics = metrics or self._own_metrics()
+        card = model_card(
+            self.config.to_dict(),
+            self.dataset.name,
+            self.dataset.classes,
+            metrics,
+            name or str(folder),
+            license,
+        )
+        pretrained.save(folder, self._variables, self.config)
+        write_text(folder / hub.CARD, card)
+        return folder
+
+    def push_to_hub(self, repository: str, *, private: bool = False, **options) -> str:
+        """Publishes the model on the Hugging Face Hub, as `save_pretrained` writes it.
+
+        Others then load it with `Segmenter.from_pretrained("hf://OWNER/REPOSITORY")`.
+
+        Args:
+          repository: OWNER/REPOSITORY, which is made if it does not exist.
+          private: whether a new repository is visible only to its owner.
+          **options: `metrics` and `license` of `save_pretrained`.
+
+        Returns:
+          The URL of the repository.
+
+        Raises:
+          ConfigError: as `save_pretrained`.
+          OutputError: if the Hub refuses, or the disk is full.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, name=f"{hub.PREFIX}{repository}", **options)
+            return hub.upload(pathlib.Path(folder), repository, private)
 
     @property
     def has_segments(self) -> bool:
         """Whether `segments` is there: the model has a Mask2Former head, and is not a mean."""
         return not self._others and isinstance(self._model.decode_head, Mask2FormerHead)
+
+    def _refuse_mean(self, what):
+        if self._others:
+            raise ConfigError(f"one model can be {what}, and this is the mean of {self.name}")
+
+    def _segmentation(self, image, classes, path, probabilities):
+        def computed():
+            return self.probabilities(image) if probabilities is None else probabilities
+
+        segments = functools.partial(self.segments, image)
+        return Segmentation(image, classes, self.dataset, path, computed, segments)
+
+    def _own_metrics(self):
+        """Returns the scores in the directory of the run, if they are those of this checkpoint."""
+        if self._checkpoint is None:
+            return None
+        path = self._checkpoint.parents[1] / "metrics.json"
+        metrics = json.loads(path.read_text()) if path.is_file() else {}
+        return metrics if metrics.get("step") == int(self._checkpoint.name) else None
 
     @property
     def _num_classes(self):
@@ -369,24 +382,6 @@ class Segmenter:
         variables = jax.device_put(self._variables, NamedSharding(mesh, PartitionSpec()))
         others = [other._predictor for other in self._others]
         return make_predictor(self._model, variables, self.config, mesh, self._num_classes, others)
-
-
-def open_picture(image: Picture) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns an image as an RGB array. Files and images of Pillow are rotated by their EXIF data.
-
-    Raises:
-      DataError: if a file cannot be read.
-      ValueError: for an array that is not RGB uint8, or an image of Pillow with more than 8 bits.
-    """
-    if isinstance(image, (str, os.PathLike)):
-        return np.ascontiguousarray(pictures.read_image(pathlib.Path(image))[..., ::-1])
-    if isinstance(image, Image.Image):
-        if image.mode[0] in "IF":
-            raise ValueError(f"an image of 8 bits is needed, not one of mode {image.mode}")
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"an RGB uint8 image [h, w, 3] is needed, not {image.dtype} {image.shape}")
-    return image
 
 
 def _bgr(image):

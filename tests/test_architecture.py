@@ -14,7 +14,7 @@ FLOORS = [
     ["config", "ops", "distributed", "zoo", "reporting"],
     ["models", "losses", "data"],
     ["training", "inference"],
-    ["evaluation", "checkpoints", "aot", "predictions"],
+    ["evaluation", "checkpoints", "aot", "predictions", "segmentation"],
     ["pretrained"],
     ["segmenter"],
     ["train", "evaluate", "show", "compile", "predict"]
@@ -61,6 +61,9 @@ ONLY_IN = {
     "tensorflow_datasets": {"jaxseg/data/readers/tfds.py"},
     "starlette": {"jaxseg/serve"},
     "uvicorn": {"jaxseg/serve"},
+    "huggingface_hub": {"jaxseg/zoo/hub.py"},
+    "wandb": {"jaxseg/reporting/trackers.py"},
+    "trackio": {"jaxseg/reporting/trackers.py"},
     "isal": {"jaxseg/data/decoding/png.py"},
     "scipy": {"jaxseg/ops/position_tables.py", "jaxseg/inference/sliding_window.py"},
 }

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
-from jaxseg.errors import CheckpointError
+from jaxseg.errors import CheckpointError, OutputError
 
 # dtype -> (torch's storage type, the name in safetensors).
 DTYPES = {
@@ -49,13 +49,13 @@ def write_torch_file(
     existing one.
 
     Args:
-      path: a file name that ends with .pth or .safetensors.
+      path: a file name that ends with .pth or .safetensors. Its folder is made if it is missing.
       tensors: the tensors, by name.
       meta: plain data about the tensors.
 
     Raises:
-      CheckpointError: if the file name has another suffix, a tensor has another dtype, or the path
-        cannot be written.
+      CheckpointError: if the file name has another suffix, or a tensor has another dtype.
+      OutputError: if the file cannot be written.
     """
     path = Path(path)
     if path.suffix not in WRITERS:
@@ -66,16 +66,18 @@ def write_torch_file(
             raise CheckpointError(f"{path}: {name} is {tensor.dtype}; convert it to {known}.")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(unfinished, "wb") as file:
-            WRITERS[path.suffix](file, tensors, meta)
-        os.replace(unfinished, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(unfinished, "wb") as file:
+                WRITERS[path.suffix](file, tensors, meta)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as error:
-        raise CheckpointError(
+        raise OutputError(
             f"{path}: cannot be written: {error.strerror}. Free some space, or choose another"
             " folder."
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _bytes(tensor: np.ndarray) -> memoryview:

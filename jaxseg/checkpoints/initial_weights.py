@@ -12,7 +12,7 @@ from jaxseg import parameter_paths, siblings
 from jaxseg.checkpoints.weights import find_checkpoint, load_variables, stored_shapes
 from jaxseg.errors import ConfigError
 from jaxseg.models.transfer import fresh_variables, head_name
-from jaxseg.zoo import catalogue
+from jaxseg.zoo import catalogue, hub
 
 siblings.claim("converters")
 
@@ -27,7 +27,8 @@ def check_available(source: str) -> pathlib.Path:
     """Returns the file or directory that `source` refers to, and downloads it if necessary.
 
     Args:
-      source: a run's directory or one of its checkpoints, a PyTorch file, or zoo:NAME.
+      source: a run's directory or one of its checkpoints, a PyTorch file, a folder of
+        `Segmenter.save_pretrained`, zoo:NAME, or an address of the Hugging Face Hub (`zoo.hub`).
 
     Raises:
       ConfigError: if there is no such source.
@@ -35,13 +36,15 @@ def check_available(source: str) -> pathlib.Path:
     """
     if source.startswith(ZOO):
         return catalogue.fetch_weights(source.removeprefix(ZOO))
-    if not pathlib.Path(source).exists():
+    path = hub.fetch(source) if source.startswith(hub.PREFIX) else pathlib.Path(source)
+    if not path.exists():
         raise ConfigError(
             f"config.init={source}: there is no such file or directory; it can be a run's"
-            f" directory, a PyTorch file or {ZOO}NAME (jaxseg zoo), or empty to start"
-            " from scratch"
+            f" directory, a PyTorch file, {ZOO}NAME (jaxseg zoo) or"
+            f" {hub.PREFIX}OWNER/REPOSITORY, or empty to start from scratch"
         )
-    return pathlib.Path(source)
+    published = path / hub.WEIGHTS
+    return published if published.is_file() else path
 
 
 def load_initial_weights(
@@ -55,7 +58,7 @@ def load_initial_weights(
     too.
 
     Args:
-      source: a run's directory or one of its checkpoints, a PyTorch file, or zoo:NAME.
+      source: as `check_available` takes it.
       fresh: {"params", "batch_stats"} as initialized.
       model: name of the model in messages.
       window: window of the model's tables of relative positions, in patches. None is a square one.

@@ -82,9 +82,14 @@ def load_saved_config(checkpoint: pathlib.Path) -> dict[str, Any]:
 
     A config of an earlier version is upgraded.
     """
-    config = _with_tuples(ocp.checkpointables_metadata(checkpoint).custom_metadata["config"])
-    upgrade(config)
-    return config
+    return config_from_json(ocp.checkpointables_metadata(checkpoint).custom_metadata["config"])
+
+
+def config_from_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a resolved config that was stored as JSON, upgraded to this version."""
+    upgraded = _with_tuples(config)
+    upgrade(upgraded)
+    return upgraded
 
 
 def load_images_taken(checkpoint: pathlib.Path) -> int:

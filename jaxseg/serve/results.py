@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxseg.segmenter import Segmentation, Segmenter
+from jaxseg.segmentation import Segmentation, class_shares
+from jaxseg.segmenter import Segmenter
 from jaxseg.serve.limits import Limits
 
 
@@ -34,7 +35,7 @@ def facts_json(segmenter: Segmenter, image: UInt8[np.ndarray, "h w 3"], limits: 
     begin = time.monotonic()
     classes, confidence = _classes_and_confidence(segmenter, image, limits)
     seconds = time.monotonic() - begin
-    shares = Segmentation(segmenter, image, classes, None).shares()
+    shares = class_shares(classes, segmenter.dataset.classes)
     height, width = classes.shape
     found = [fact for fact in describe_classes(segmenter) if fact["name"] in shares]
     facts = {

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from converters.torch_files import torch_file, torch_writer
-from jaxseg.errors import CheckpointError
+from jaxseg.errors import CheckpointError, OutputError
 
 SUFFIXES = (".pth", ".safetensors")
 every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
@@ -127,7 +127,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, suffix, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch_writer, "_bytes", fail)
-    with pytest.raises(CheckpointError, match="No space left"):
+    with pytest.raises(OutputError, match="No space left"):
         torch_writer.write_torch_file(path, tensors())
     assert list(tmp_path.iterdir()) == [path]
     assert_same(read(path), tensors())
@@ -154,9 +154,15 @@ def test_other_dtypes_are_refused_by_name(tmp_path, dtype):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(CheckpointError, match="No such file"):
-        torch_writer.write_torch_file(tmp_path / "none" / "it.pth", tensors())
+def test_a_missing_folder_is_made(tmp_path):
+    torch_writer.write_torch_file(tmp_path / "none" / "it.pth", tensors())
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["it.pth"]
+
+
+def test_a_folder_that_is_a_file_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        torch_writer.write_torch_file(tmp_path / "file" / "it.pth", tensors())
 
 
 if importlib.util.find_spec("torch"):

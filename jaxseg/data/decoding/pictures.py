@@ -8,7 +8,7 @@ import contextlib
 import io
 import struct
 import threading
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ class PictureFile(Protocol):
 
     def read_bytes(self) -> bytes: ...
 
-    def open(self, mode: str) -> io.BufferedIOBase: ...
+    def open(self, mode: Literal["rb"]) -> io.BufferedIOBase: ...
 
 
 def read_image(picture: PictureFile) -> np.ndarray:
