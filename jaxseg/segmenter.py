@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import os
 import pathlib
 import tempfile
@@ -18,7 +17,12 @@ from ml_collections import ConfigDict
 
 from jaxseg import pretrained
 from jaxseg.atomic_files import write_text
-from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_saved_config
+from jaxseg.checkpoints.weights import (
+    find_checkpoint,
+    load_metrics,
+    load_on_device,
+    load_saved_config,
+)
 from jaxseg.data import picture_files, transforms
 from jaxseg.data.datasets.description import Dataset
 from jaxseg.data.decoding.any_picture import Picture, open_picture
@@ -151,6 +155,14 @@ class Segmenter:
         mean = cls(*parts, " + ".join(segmenter.name for segmenter in segmenters))
         mean._others = [*first._others, *others]
         return mean
+
+    def on(self, devices: Sequence[jax.Device]) -> "Segmenter":
+        """Returns the same model on other devices of this process."""
+        parts = self.config, self.dataset, self._model, self._variables
+        moved = Segmenter(*parts, devices, self.name)
+        moved._others = [other.on(devices) for other in self._others]
+        moved._checkpoint = self._checkpoint
+        return moved
 
     def __call__(self, images: Picture | Sequence[Picture]) -> Segmentation | list[Segmentation]:
         """Segments an image, or several.
@@ -313,7 +325,8 @@ class Segmenter:
         """
         self._refuse_mean("saved")
         folder = pathlib.Path(folder)
-        metrics = metrics or self._own_metrics()
+        if metrics is None and self._checkpoint:
+            metrics = load_metrics(self._checkpoint)
         card = model_card(
             self.config.to_dict(),
             self.dataset.name,
@@ -327,12 +340,11 @@ class Segmenter:
         return folder
 
     def push_to_hub(self, repository: str, *, private: bool = False, **options) -> str:
-        """Publishes the model on the Hugging Face Hub, as `save_pretrained` writes it.
-
-        Others then load it with `Segmenter.from_pretrained("hf://OWNER/REPOSITORY")`.
+        """Publishes what `save_pretrained` writes on the Hugging Face Hub.
 
         Args:
-          repository: OWNER/REPOSITORY, which is made if it does not exist.
+          repository: OWNER/REPOSITORY, which is made if it does not exist. Others give
+            hf://OWNER/REPOSITORY to `from_pretrained`.
           private: whether a new repository is visible only to its owner.
           **options: `metrics` and `license` of `save_pretrained`.
 
@@ -362,14 +374,6 @@ class Segmenter:
 
         segments = functools.partial(self.segments, image)
         return Segmentation(image, classes, self.dataset, path, computed, segments)
-
-    def _own_metrics(self):
-        """Returns the scores in the directory of the run, if they are those of this checkpoint."""
-        if self._checkpoint is None:
-            return None
-        path = self._checkpoint.parents[1] / "metrics.json"
-        metrics = json.loads(path.read_text()) if path.is_file() else {}
-        return metrics if metrics.get("step") == int(self._checkpoint.name) else None
 
     @property
     def _num_classes(self):

@@ -99,6 +99,13 @@ def load_images_taken(checkpoint: pathlib.Path) -> int:
     return metadata.get("images_taken", of_earlier_versions)
 
 
+def load_metrics(checkpoint: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the `metrics.json` of a run if its scores are those of this checkpoint, else None."""
+    path = checkpoint.parents[1] / "metrics.json"
+    metrics = json.loads(path.read_text()) if path.is_file() else {}
+    return metrics if metrics.get("step") == int(checkpoint.name) else None
+
+
 def _with_tuples(value: Any) -> Any:
     """Turns lists into tuples, because JSON has no tuples and configs have no lists."""
     match value:

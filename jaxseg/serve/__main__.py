@@ -12,6 +12,8 @@ import math
 import pathlib
 from collections.abc import Sequence
 
+import jax
+
 from jaxseg import configure_cpu, pretrained
 from jaxseg.distributed import start
 from jaxseg.errors import ConfigError, exit_with_message
@@ -88,7 +90,8 @@ def serve(model: str, config: str | None, host: str, port: int, limits: Limits):
     with bind(host, port) as bound:  # before the model is loaded, which may take minutes
         segmenter = Segmenter.from_pretrained(model, config)
         hosts = LOOPBACK if host in LOOPBACK_ADDRESSES else None
-        app = make_app(segmenter, pathlib.PurePath(model).name, limits, hosts)
+        segmenters = [segmenter.on([device]) for device in jax.local_devices()]
+        app = make_app(segmenters, pathlib.PurePath(model).name, limits, hosts)
         print(f"{model} at {url_of(bound)}, until Ctrl-C", flush=True)
         if hosts is None:
             print("everybody who reaches this address can use it; it has no password", flush=True)

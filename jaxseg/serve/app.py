@@ -1,7 +1,7 @@
 """The web application: a page, what the model is, and the endpoint that segments an image."""
 
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from anyio import to_thread
 from starlette.applications import Starlette
@@ -26,7 +26,7 @@ CLIENT_LEFT = 499  # nobody reads it; nginx has this number for its log
 
 
 def make_app(
-    segmenter: Segmenter,
+    segmenters: Sequence[Segmenter],
     name: str,
     limits: Limits,
     hosts: Collection[str] | None = LOOPBACK,
@@ -34,12 +34,12 @@ def make_app(
     """Makes the application.
 
     Args:
-      segmenter: the model.
+      segmenters: the model, once for each device.
       name: its name, for the page.
       limits: what requests may take.
       hosts: the hosts that a request may name, without port; None for any.
     """
-    endpoints = _Endpoints(segmenter, name, limits)
+    endpoints = _Endpoints(segmenters, name, limits)
     app = Starlette(
         routes=[
             *(Route(path, _file_endpoint(file)) for path, file in PAGE.items()),
@@ -57,15 +57,16 @@ def make_app(
 
 
 class _Endpoints:
-    def __init__(self, segmenter: Segmenter, name: str, limits: Limits):
-        self._segmenter, self._name, self._limits = segmenter, name, limits
-        self._turns = Turns(limits.requests)
+    def __init__(self, segmenters: Sequence[Segmenter], name: str, limits: Limits):
+        self._classes = results.describe_classes(segmenters[0])
+        self._name, self._limits = name, limits
+        self._turns = Turns(limits.requests, segmenters)
 
     async def model(self, request: Request) -> Response:
         return JSONResponse(
             {
                 "name": self._name,
-                "classes": results.describe_classes(self._segmenter),
+                "classes": self._classes,
                 "most_bytes": self._limits.upload_bytes,
                 "most_pixels": self._limits.pixels,
             }
@@ -75,19 +76,19 @@ class _Endpoints:
         kind = _wanted_kind(request)
         with self._turns.admitted():
             upload = await read_upload(request, self._limits)
-            async with self._turns.turn():
+            async with self._turns.turn() as segmenter:
                 if await request.is_disconnected():
                     raise ClientDisconnect
                 # In a thread, so that the server answers others meanwhile.
-                return await to_thread.run_sync(self._answer, upload, kind)
+                return await to_thread.run_sync(self._answer, segmenter, upload, kind)
 
-    def _answer(self, upload: Upload, kind: str) -> Response:
+    def _answer(self, segmenter: Segmenter, upload: Upload, kind: str) -> Response:
         image = decode(upload, self._limits)
         if kind == "json":
-            facts = results.facts_json(self._segmenter, image, self._limits)
+            facts = results.facts_json(segmenter, image, self._limits)
             return Response(facts, media_type="application/json")
         draw = results.overlay_png if kind == "overlay" else results.class_map_png
-        return Response(draw(self._segmenter, image), media_type="image/png")
+        return Response(draw(segmenter, image), media_type="image/png")
 
 
 def _wanted_kind(request: Request) -> str:

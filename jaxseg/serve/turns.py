@@ -1,10 +1,12 @@
-"""Lets requests use the device one at a time, in order, and admits a bounded number of them."""
+"""Gives devices to requests in order, one at a time each, and admits a bounded number of them."""
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import anyio
 from starlette.exceptions import HTTPException
+
+from jaxseg.segmenter import Segmenter
 
 RETRY_SECONDS = 10
 
@@ -14,10 +16,12 @@ class Turns:
 
     Args:
       most: the number of requests that are admitted at a time.
+      segmenters: the model, once for each device.
     """
 
-    def __init__(self, most: int):
-        self._most, self._admitted, self._device = most, 0, anyio.Lock()
+    def __init__(self, most: int, segmenters: Sequence[Segmenter]):
+        self._most, self._admitted = most, 0
+        self._free, self._available = list(segmenters), anyio.Semaphore(len(segmenters))
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
@@ -39,7 +43,11 @@ class Turns:
             self._admitted -= 1
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Waits until all requests that asked before are done."""
-        async with self._device:
-            yield
+    async def turn(self) -> AsyncIterator[Segmenter]:
+        """Waits until a device is free and no request that asked before waits for one."""
+        async with self._available:
+            segmenter = self._free.pop()
+            try:
+                yield segmenter
+            finally:
+                self._free.append(segmenter)

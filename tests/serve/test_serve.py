@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image, features
@@ -68,9 +69,9 @@ def segmenter():
 
 
 @contextlib.contextmanager
-def serving(segmenter, **options):
-    """Serves a model from a thread; yields a function that sends a request."""
-    server = make_server(make_app(segmenter, "tiny", **{"limits": LIMITS} | options))
+def serving(*segmenters, **options):
+    """Serves a model, once for each device, from a thread; yields what sends a request."""
+    server = make_server(make_app(segmenters, "tiny", **{"limits": LIMITS} | options))
     with bind("127.0.0.1", 0) as bound:
         port = bound.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
@@ -327,6 +328,22 @@ def test_a_full_queue_is_refused_while_the_page_is_answered(segmenter):
         counted.go.set()
         assert admitted.result()[0] == 200
         assert lives(ask)
+
+
+def test_every_device_answers_one_request_at_a_time(segmenter):
+    devices = jax.local_devices()[:2]
+    counted = [Counted(segmenter.on([device])) for device in devices]
+    for one in counted:
+        one.go.clear()
+    with serving(*counted) as ask, ThreadPoolExecutor(6) as pool:
+        waiting = [pool.submit(ask, "POST", "/segment", UPLOAD) for _ in range(6)]
+        while [one.now for one in counted] != [1, 1]:
+            time.sleep(0.01)
+        for one in counted:
+            one.go.set()
+        contents = [json.loads(answer.result()[2]) for answer in waiting]
+    assert [one.most for one in counted] == [1, 1]
+    assert len({content["class_map"] for content in contents}) == 1
 
 
 def test_who_leaves_the_queue_is_not_computed(segmenter):
