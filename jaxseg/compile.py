@@ -16,6 +16,7 @@ from jaxseg.distributed.sharding import check_batch, make_mesh
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.models import kernels
 from jaxseg.reporting.manifest import versions
+from jaxseg.workdir import WorkDirectory
 
 
 def compile_report(config: ConfigDict, topology: str, slices: int, what: str) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def _gb(number: float) -> str:
 
 
 def compile_recipe(
-    config: ConfigDict, topology: str, slices: int, what: str, workdir: pathlib.Path
+    config: ConfigDict, topology: str, slices: int, what: str, workdir: str | pathlib.Path
 ):
     """Prints the report of `compile_report` and writes it to `compile.json` in `workdir`.
 
@@ -137,4 +138,5 @@ def compile_recipe(
     """
     result = compile_report(config, topology, slices, what)
     print(format_report(result))
-    write_text(workdir / "compile.json", json.dumps(result, indent=1) + "\n")
+    with WorkDirectory(workdir) as directory:
+        write_text(directory.folder / "compile.json", json.dumps(result, indent=1) + "\n")

@@ -27,6 +27,7 @@ from jaxseg.models.segmentation_model import (
     build_model,
     variable_shapes,
 )
+from jaxseg.workdir import WorkDirectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ def evaluate_checkpoint(
     Args:
       checkpoint: a run's directory, which means its best checkpoint; one checkpoint; zoo:NAME for a
         published model; or a PyTorch file that is named like one.
-      workdir: the directory to write to; made if it is missing.
+      workdir: the directory to write to, or gs://BUCKET/PATH; made if it is missing.
       config: a model and data to evaluate; by default those of the checkpoint.
       overrides: changes to the checkpoint's config, as `jaxseg.load_config` takes them.
 
@@ -68,18 +69,19 @@ def evaluate_checkpoint(
       ConfigError: for settings that do not exist, or sizes that the model cannot take.
       DataError: if images or labels are missing or bad.
     """
-    workdir = pathlib.Path(workdir)
     run = load_saved_run(checkpoint, config, overrides)
-    pictures = workdir / "predictions" / f"step_{run.step:06d}"
+    where = pathlib.Path("predictions", f"step_{run.step:06d}")
     if jax.process_index() == 0:
         print(evaluated_on(run.config.data).summary(), flush=True)
-    scores = evaluate(run.model, run.variables, run.config, run.mesh, pictures=pictures)
-    classes = evaluated_on(run.config.data).dataset.classes
-    if jax.process_index() == 0:
-        results.print_evaluation(scores, classes)
-        evaluated = results.what_was_evaluated(run.config, run.step)
-        results.write_evaluation(workdir, scores, classes, evaluated)
-        print(f"val mIoU = {scores.miou:.3f}\npictures in {pictures}")
+    with WorkDirectory(workdir) as directory:
+        pictures = directory.folder / where
+        scores = evaluate(run.model, run.variables, run.config, run.mesh, pictures=pictures)
+        classes = evaluated_on(run.config.data).dataset.classes
+        if jax.process_index() == 0:
+            results.print_evaluation(scores, classes)
+            evaluated = results.what_was_evaluated(run.config, run.step)
+            results.write_evaluation(directory.folder, scores, classes, evaluated)
+            print(f"val mIoU = {scores.miou:.3f}\npictures in {directory.path / where}")
     return scores
 
 
@@ -102,15 +104,17 @@ def write_submission(
     run = load_saved_run(checkpoint, config, overrides)
     source = dataclasses.replace(evaluated_on(run.config.data), labeled=False)
     submission.check_submission(source.dataset)
-    samples, folder = source.samples(), pathlib.Path(workdir) / "submission"
+    samples = source.samples()
     submission.check_file_names(samples)
+    with WorkDirectory(workdir) as directory:
 
-    def write(index, _, class_map):
-        submission.write_class_map(folder, source.dataset, samples[index], class_map)
+        def write(index, _, class_map):
+            folder = directory.folder / "submission"
+            submission.write_class_map(folder, source.dataset, samples[index], class_map)
 
-    evaluate(run.model, run.variables, run.config, run.mesh, source=source, on_image=write)
-    if jax.process_index() == 0:
-        print(f"{len(samples)} class maps in {folder}")
+        evaluate(run.model, run.variables, run.config, run.mesh, source=source, on_image=write)
+        if jax.process_index() == 0:
+            print(f"{len(samples)} class maps in {directory.path / 'submission'}")
 
 
 def load_saved_run(

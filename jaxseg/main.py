@@ -4,7 +4,6 @@ python -m jaxseg.main --config configs/cityscapes.py [--mode MODE] [--workdir RU
 """
 
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,9 @@ MODES = {
 FLAGS = flags.FLAGS
 CONFIG = flags.DEFINE_string("config", None, "FILE[:VARIANT]; override with --config.KEY=VALUE")
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "directory for all that a run writes; default runs/VARIANT"
+    "workdir",
+    None,
+    "directory of the run, or gs://BUCKET/PATH; default runs/VARIANT",
 )
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "; ".join(map(": ".join, MODES.items())))
 # For --mode compile: nothing runs, and no device is looked for. At O1, XLA compiles in a third of
@@ -101,13 +102,13 @@ def run_mode(arguments: Sequence[str]):
     start.use_compile_cache()
     if CONFIG.value:
         config = load_config(CONFIG.value, overrides)
-        workdir = pathlib.Path(WORKDIR.value or f"runs/{config.variant}")
+        workdir = WORKDIR.value or f"runs/{config.variant}"
     elif MODE.value != "eval":
         raise ConfigError("--config FILE[:VARIANT] is needed, e.g. --config configs/cityscapes.py")
     elif not WORKDIR.value:
         raise ConfigError("--workdir RUN is needed to evaluate without --config")
     else:
-        config, workdir = None, pathlib.Path(WORKDIR.value)
+        config, workdir = None, WORKDIR.value
     if TOPOLOGY.value and MODE.value != "compile":
         raise ConfigError("--topology describes absent devices: it needs --mode compile")
 

@@ -21,6 +21,7 @@ from jaxseg.checkpoints.weights import config_from_json, find_checkpoint
 from jaxseg.config import load_config
 from jaxseg.errors import CheckpointError, ConfigError, OutputError
 from jaxseg.models.segmentation_model import Variables
+from jaxseg.workdir import AnyPath, in_bucket
 from jaxseg.zoo import catalogue, hub
 from jaxseg.zoo.download import one_at_a_time
 
@@ -32,14 +33,14 @@ from converters.torch_files import shards  # noqa: E402
 ZOO = "zoo:"
 
 
-def find(source: str | os.PathLike, config: str | ConfigDict | None = None) -> pathlib.Path:
+def find(source: str | os.PathLike, config: str | ConfigDict | None = None) -> AnyPath:
     """Returns the checkpoint that `source` stands for. It is converted first if necessary.
 
     Args:
-      source: a run's directory or one of its checkpoints; the name of a published model, with or
-        without "zoo:"; a PyTorch file; a folder that `save` has written; or hf://OWNER/REPOSITORY
-        for such a folder on the Hugging Face Hub, where hf://OWNER/REPOSITORY/FILE is a PyTorch
-        file.
+      source: a run's directory or one of its checkpoints, also in a bucket (gs://); the name of a
+        published model, with or without "zoo:"; a PyTorch file; a folder that `save` has written;
+        or hf://OWNER/REPOSITORY for such a folder on the Hugging Face Hub, where
+        hf://OWNER/REPOSITORY/FILE is a PyTorch file.
       config: the config of a PyTorch file, as FILE:VARIANT or loaded. By default that of the
         published model whose file has the same name.
 
@@ -50,6 +51,8 @@ def find(source: str | os.PathLike, config: str | ConfigDict | None = None) -> p
     """
     if os.fspath(source).startswith(hub.PREFIX):
         path = hub.fetch(os.fspath(source))
+    elif in_bucket(source):
+        return find_checkpoint(source)
     else:
         path = pathlib.Path(source)
     if (path / hub.WEIGHTS).is_file() and (path / hub.CONFIG).is_file():

@@ -1,5 +1,6 @@
 """A trained model that segments images: the part of jaxseg that most users hold."""
 
+import copy
 import functools
 import itertools
 import os
@@ -37,6 +38,7 @@ from jaxseg.models import kernels
 from jaxseg.models.heads.mask2former_head import Mask2FormerHead
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, apply_model, build_model
 from jaxseg.segmentation import Segmentation
+from jaxseg.workdir import AnyPath
 from jaxseg.zoo import hub
 from jaxseg.zoo.model_card import model_card
 
@@ -65,7 +67,7 @@ class Segmenter:
         self._model, self._variables = model, variables
         self._devices = devices or jax.local_devices()[:1]
         self._others: Sequence[Segmenter] = ()
-        self._checkpoint: pathlib.Path | None = None
+        self._checkpoint: AnyPath | None = None
 
     @classmethod
     def from_pretrained(
@@ -158,10 +160,10 @@ class Segmenter:
 
     def on(self, devices: Sequence[jax.Device]) -> "Segmenter":
         """Returns the same model on other devices of this process."""
-        parts = self.config, self.dataset, self._model, self._variables
-        moved = Segmenter(*parts, devices, self.name)
+        moved = copy.copy(self)
+        moved.__dict__.pop("_predictor", None)
+        moved._devices = devices
         moved._others = [other.on(devices) for other in self._others]
-        moved._checkpoint = self._checkpoint
         return moved
 
     def __call__(self, images: Picture | Sequence[Picture]) -> Segmentation | list[Segmentation]:
@@ -291,7 +293,8 @@ class Segmenter:
         Raises:
           ConfigError: for the mean of several models.
         """
-        self._refuse_mean("exported")
+        if self._others:
+            raise ConfigError(f"one model can be exported, and this is the mean of {self.name}")
         model = build_model(self.config.model.to_dict() | {"dtype": dtype}, portable=True)
         return portable_function(model, self._variables, self.config, hw, self._num_classes)
 
@@ -323,7 +326,8 @@ class Segmenter:
           ConfigError: for the mean of several models, or without the package huggingface_hub.
           OutputError: if a file cannot be written.
         """
-        self._refuse_mean("saved")
+        if self._others:
+            raise ConfigError(f"one model can be saved, and this is the mean of {self.name}")
         folder = pathlib.Path(folder)
         if metrics is None and self._checkpoint:
             metrics = load_metrics(self._checkpoint)
@@ -363,10 +367,6 @@ class Segmenter:
     def has_segments(self) -> bool:
         """Whether `segments` is there: the model has a Mask2Former head, and is not a mean."""
         return not self._others and isinstance(self._model.decode_head, Mask2FormerHead)
-
-    def _refuse_mean(self, what):
-        if self._others:
-            raise ConfigError(f"one model can be {what}, and this is the mean of {self.name}")
 
     def _segmentation(self, image, classes, path, probabilities):
         def computed():

@@ -17,13 +17,14 @@ from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.models import flops, kernels
 from jaxseg.models.segmentation_model import build_model, variable_shapes
 from jaxseg.reporting import visualize
+from jaxseg.workdir import WorkDirectory
 from jaxseg.zoo import catalogue
 
 SAMPLES = 12
 WHOLE = "model"  # the last row of the model's table
 
 
-def show(config: ConfigDict, workdir: pathlib.Path):
+def show(config: ConfigDict, workdir: str | pathlib.Path):
     """Prints the resolved config, the parameters and a survey of the data; writes `samples.png`.
 
     Args:
@@ -46,9 +47,9 @@ def show(config: ConfigDict, workdir: pathlib.Path):
         raise DataError(
             f"{faults} faults in the data, listed above; training and evaluation would stop at them"
         )
-    path = workdir / "samples.png"
-    write_png(path, sample_sheet(config))
-    print(f"augmented training samples in {path}")
+    with WorkDirectory(workdir) as directory:
+        write_png(directory.folder / "samples.png", sample_sheet(config))
+    print(f"augmented training samples in {directory.path / 'samples.png'}")
 
 
 def show_data(source: Source) -> int:

@@ -37,13 +37,17 @@ from jaxseg.models import kernels
 from jaxseg.models.segmentation_model import build_model
 from jaxseg.reporting.manifest import fingerprint, versions, write_manifest
 from jaxseg.reporting.report import Report
-from jaxseg.reporting.trackers import tracker_names
+from jaxseg.reporting.trackers import IDENTITY, tracker_names
 from jaxseg.training.label_check import LabelCheck
 from jaxseg.training.optimizer import first_nonfinite, learning_rate_schedule, make_optimizer
 from jaxseg.training.profiler import Profile
 from jaxseg.training.state import TrainState, init_state
 from jaxseg.training.step import jit_train_step
 from jaxseg.training.step_timer import StepTimer
+from jaxseg.workdir import AnyPath, WorkDirectory, any_path, in_bucket, reaching
+
+# What an earlier start of a run has written and a later one adds to.
+RECORDS = ("metrics.jsonl", "run.json", IDENTITY)
 
 
 class NonFiniteError(JaxsegError):
@@ -59,25 +63,28 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
 
     Args:
       config: the resolved config.
-      workdir: the directory of checkpoints, logs and results. It is created if necessary.
+      workdir: the directory of checkpoints, logs and results, or gs://BUCKET/PATH. It is created
+        if necessary.
 
     Raises:
       JaxsegError: if the config, dataset or checkpoint does not fit, or if the loss or a gradient
         is not finite. The latter message names the step and the first bad tensor.
     """
-    workdir = pathlib.Path(workdir)
     kernel_setting, _ = kernels.kernel_setting(config.model)
     multihost.check_same_config(
         flatten_config(config.to_dict()) | {"model.kernels": kernel_setting}
     )
     mesh = make_mesh(config.mesh)
     check(config, mesh)
-    make_writable(workdir)
-    with run_lock(workdir):
-        _train(config, workdir, mesh)
+    with WorkDirectory(workdir) as directory:
+        make_writable(directory.path)
+        if jax.process_index() == 0:
+            directory.fetch(*RECORDS)
+        with run_lock(directory.folder):
+            _train(config, directory, mesh)
 
 
-def _train(config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
+def _train(config: ConfigDict, directory: WorkDirectory, mesh: jax.sharding.Mesh):
     """Trains with checked settings, in a work directory that no other run uses."""
     stop_signal = processes.StopSignal()
 
@@ -94,10 +101,10 @@ def _train(config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
     # Shapes first: nothing large is ever created unsharded.
     shapes = jax.eval_shape(fresh_state)
     shardings = infer_shardings(shapes, config.sharding, mesh)
-    if config.init and not any((workdir / "checkpoints").glob("[0-9]*")):
+    if config.init and not any(directory.checkpoints.glob("[0-9]*")):
         # Missing weights are reported before anything is computed.
         initial_weights.check_available(config.init)
-    saved = Checkpoints(workdir / "checkpoints", config.to_dict(), config.checkpoint.keep)
+    saved = Checkpoints(directory.checkpoints, config.to_dict(), config.checkpoint.keep)
     state, origin = restore_or_start(config, saved, fresh_state, shapes, shardings)
     first_step = step = int(state.step)
     batches.set_state({"batches_taken": first_step, "first_image": saved.first_image})
@@ -114,14 +121,14 @@ def _train(config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
         contextlib.closing(batches),
         saved,  # waits for the save in progress, even after an exception
         Report(
-            workdir,
+            directory.folder,
             total_steps=config.steps,
             start_step=first_step,
             enabled=main_process,
             track=config.track,
             config=config.to_dict(),
         ) as report,
-        Profile(config.profile, workdir / "profile", report.message) as profile,
+        Profile(config.profile, directory.folder / "profile", report.message) as profile,
         processes.ending_together(lambda: f"step {step}"),
     ):
         describe(report, config, mesh, state, f"{origin}, at step {first_step} of {config.steps}")
@@ -140,10 +147,13 @@ def _train(config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
                 check_finite(step, logs, state)
                 scores = None
                 if evaluation_due and not stopping:
-                    scores = evaluate_now(config, model, state, mesh, workdir, report, stop_signal)
+                    scores = evaluate_now(
+                        config, model, state, mesh, directory, report, stop_signal
+                    )
                     stopping = scores is None
                 if scores or (step > first_step and (save_due or stopping)):
                     saved.save(state, step, scores)
+                directory.push()
                 timer = StepTimer()  # evaluation and saving do not count as time of a step
             if step == config.steps or stopping:
                 break
@@ -210,17 +220,19 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
             )
 
 
-def make_writable(workdir: pathlib.Path):
+def make_writable(workdir: AnyPath):
     """Creates the work directory and checks that all processes can write to it.
 
     Raises:
       ConfigError: if it cannot be written to, or if the processes do not share it.
+      OutputError: if a bucket cannot be reached.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable-{jax.process_index()}"
-        probe.touch()
-        probe.unlink()
+        with reaching(workdir) if in_bucket(workdir) else contextlib.nullcontext():
+            workdir.mkdir(parents=True, exist_ok=True)
+            probe = workdir / f".writable-{jax.process_index()}"
+            probe.touch()
+            probe.unlink()
     except OSError as error:
         raise ConfigError(
             f"cannot write to the work directory {workdir}: {error.strerror}; choose another with"
@@ -228,7 +240,7 @@ def make_writable(workdir: pathlib.Path):
         ) from error
     if without := multihost.processes_without_shared_file(workdir):
         raise ConfigError(
-            f"the work directory {workdir.absolute()}: process {', '.join(map(str, without))} does"
+            f"the work directory {any_path(workdir)}: process {', '.join(map(str, without))} does"
             " not see what process 0 writes there; choose a directory that all processes share"
             " with --workdir"
         )
@@ -349,14 +361,15 @@ def check_finite(step: int, logs: dict[str, jax.Array] | None, state: TrainState
     )
 
 
-def evaluate_now(config, model, state, mesh, workdir, report, stop_signal) -> dict | None:
+def evaluate_now(config, model, state, mesh, directory, report, stop_signal) -> dict | None:
     """Evaluates the state and reports its scores.
 
     Returns:
       The scores to save with the checkpoint, or None if the evaluation was asked to stop.
     """
     step = int(state.step)
-    pictures = workdir / "predictions" / f"step_{step:06d}"
+    where = pathlib.Path("predictions", f"step_{step:06d}")
+    pictures = directory.folder / where
     try:
         scores = evaluate(
             model,
@@ -371,8 +384,8 @@ def evaluate_now(config, model, state, mesh, workdir, report, stop_signal) -> di
     classes = evaluated_on(config.data).dataset.classes
     report_evaluation(report, step, scores, classes)
     if report.enabled:
-        write_evaluation(workdir, scores, classes, what_was_evaluated(config, step))
+        write_evaluation(directory.folder, scores, classes, what_was_evaluated(config, step))
         report.message(f"val mIoU = {scores.miou:.3f}")
-        report.message(f"pictures in {pictures}")
+        report.message(f"pictures in {directory.path / where}")
         report.pictures(step, pictures)
     return scores.reported()

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # its own, or from its own room.
 FLOORS = [
     ["errors"],
-    ["atomic_files", "parameter_paths", "recipes", "siblings"],
+    ["atomic_files", "parameter_paths", "recipes", "siblings", "workdir"],
     ["config", "ops", "distributed", "zoo", "reporting"],
     ["models", "losses", "data"],
     ["training", "inference"],

@@ -1,7 +1,6 @@
 """Loads initial weights from another run, a PyTorch file or a published model (`config.init`)."""
 
 import collections
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from jaxseg import parameter_paths, siblings
 from jaxseg.checkpoints.weights import find_checkpoint, load_variables, stored_shapes
 from jaxseg.errors import ConfigError
 from jaxseg.models.transfer import fresh_variables, head_name
+from jaxseg.workdir import AnyPath, any_path
 from jaxseg.zoo import catalogue, hub
 
 siblings.claim("converters")
@@ -23,7 +23,7 @@ from converters.torch_files import shards  # noqa: E402
 ZOO = "zoo:"
 
 
-def check_available(source: str) -> pathlib.Path:
+def check_available(source: str) -> AnyPath:
     """Returns the file or directory that `source` refers to, and downloads it if necessary.
 
     Args:
@@ -36,7 +36,7 @@ def check_available(source: str) -> pathlib.Path:
     """
     if source.startswith(ZOO):
         return catalogue.fetch_weights(source.removeprefix(ZOO))
-    path = hub.fetch(source) if source.startswith(hub.PREFIX) else pathlib.Path(source)
+    path = hub.fetch(source) if source.startswith(hub.PREFIX) else any_path(source)
     if not path.exists():
         raise ConfigError(
             f"config.init={source}: there is no such file or directory; it can be a run's"

@@ -6,13 +6,12 @@ they need no config file, and how many images were taken, which is the data posi
 """
 
 import json
-import pathlib
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import logging
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from jaxseg.checkpoints.resuming import accepted_changes
@@ -20,6 +19,7 @@ from jaxseg.checkpoints.weights import load_images_taken, load_saved_config
 from jaxseg.distributed import multihost
 from jaxseg.errors import CheckpointError, first_line
 from jaxseg.training.state import TrainState
+from jaxseg.workdir import AnyPath, any_path
 
 ATTEMPTS = 3  # failures to save in a row after which the run ends
 # Time limit for all processes to finish saving. If one fails, the others wait for this long.
@@ -50,8 +50,8 @@ class Checkpoints:
         is not 0 in a run whose batch size has changed.
     """
 
-    def __init__(self, directory: pathlib.Path, config: Mapping[str, Any], keep: int):
-        self.directory = pathlib.Path(directory).absolute()
+    def __init__(self, directory: AnyPath, config: Mapping[str, Any], keep: int):
+        self.directory = any_path(directory)
         self._config = config
         self._saving: tuple[int, Mapping[str, float] | None] | None = None  # step, metrics
         self._failures: list[str] = []  # in a row
@@ -165,7 +165,7 @@ class Checkpoints:
         """Removes each checkpoint that was set aside, or puts it back if no new one replaced it."""
         for aside in self.directory.glob(f"*{SET_ASIDE_SUFFIX}"):
             if aside.with_suffix("").exists():
-                shutil.rmtree(aside)
+                epath.Path(aside).rmtree()
             else:
                 aside.rename(aside.with_suffix(""))
 

@@ -1,6 +1,7 @@
 """Finds, reads and writes the model part of checkpoints."""
 
 import json
+import os
 import pathlib
 from collections.abc import Container, Mapping
 from typing import Any
@@ -13,26 +14,27 @@ from jaxseg.config import upgrade
 from jaxseg.distributed.sharding import with_shardings
 from jaxseg.errors import CheckpointError, OutputError, first_few, first_line
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, variable_shapes
+from jaxseg.workdir import CHECKPOINTS, AnyPath, any_path
 
 
-def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
+def find_checkpoint(path: str | os.PathLike) -> AnyPath:
     """Returns the checkpoint that `path` refers to.
 
     Args:
-      path: a checkpoint, or the directory of a run. Of a run, the checkpoint with the highest mIoU
-        is chosen, or the newest if none was evaluated.
+      path: a checkpoint, or the directory of a run, also in a bucket (gs://). Of a run, the
+        checkpoint with the highest mIoU is chosen, or the newest if none was evaluated.
 
     Raises:
       CheckpointError: if there is no checkpoint.
     """
-    path = pathlib.Path(path).absolute()
+    path = any_path(path)
     if path.is_file():
         raise CheckpointError(
             f"{path} is a file; convert a PyTorch checkpoint first: jaxseg convert"
         )
     if path.name.isdigit() and path.is_dir():
         return path
-    directory = path / "checkpoints"
+    directory = path / CHECKPOINTS
     found = []
     if directory.is_dir():
         with ocp.training.Checkpointer(directory) as checkpointer:
@@ -77,7 +79,7 @@ def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: 
         raise OutputError(f"cannot write {checkpoint}: {first_line(error)}") from error
 
 
-def load_saved_config(checkpoint: pathlib.Path) -> dict[str, Any]:
+def load_saved_config(checkpoint: AnyPath) -> dict[str, Any]:
     """Returns the resolved config that a checkpoint was made with.
 
     A config of an earlier version is upgraded.
@@ -92,14 +94,14 @@ def config_from_json(config: Mapping[str, Any]) -> dict[str, Any]:
     return upgraded
 
 
-def load_images_taken(checkpoint: pathlib.Path) -> int:
+def load_images_taken(checkpoint: AnyPath) -> int:
     """Returns how many training images were taken before a checkpoint, over all epochs."""
     metadata = ocp.checkpointables_metadata(checkpoint).custom_metadata
     of_earlier_versions = int(checkpoint.name) * metadata["config"]["batch_size"]
     return metadata.get("images_taken", of_earlier_versions)
 
 
-def load_metrics(checkpoint: pathlib.Path) -> dict[str, Any] | None:
+def load_metrics(checkpoint: AnyPath) -> dict[str, Any] | None:
     """Returns the `metrics.json` of a run if its scores are those of this checkpoint, else None."""
     path = checkpoint.parents[1] / "metrics.json"
     metrics = json.loads(path.read_text()) if path.is_file() else {}
@@ -116,14 +118,14 @@ def _with_tuples(value: Any) -> Any:
     return value
 
 
-def stored_shapes(checkpoint: pathlib.Path) -> dict[str, tuple[int, ...]]:
+def stored_shapes(checkpoint: AnyPath) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the variables in a checkpoint, by path."""
     model = ocp.checkpointables_metadata(checkpoint).metadata["model"]
     return parameter_paths.shapes({part: model[part] for part in ("params", "batch_stats")})
 
 
 def load_variables(
-    checkpoint: pathlib.Path, abstract: Mapping[str, Any], leave: Container[str] = ()
+    checkpoint: AnyPath, abstract: Mapping[str, Any], leave: Container[str] = ()
 ) -> dict[str, Any]:
     """Loads the variables to evaluate, with the moving average if the run kept one.
 
@@ -151,7 +153,7 @@ def load_variables(
 
 
 def load_on_device(
-    checkpoint: pathlib.Path, model: SegmentationModel, device: jax.Device | None = None
+    checkpoint: AnyPath, model: SegmentationModel, device: jax.Device | None = None
 ) -> Variables:
     """Loads the variables of `model` onto one device, by default the first of this process.
 

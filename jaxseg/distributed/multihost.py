@@ -4,7 +4,6 @@ All processes must call these functions together. With one process, nothing is c
 """
 
 import json
-import pathlib
 import re
 import secrets
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxseg.errors import ConfigError, JaxsegError
+from jaxseg.workdir import AnyPath
 
 PER_HOST_SETTINGS = re.compile(
     r"data\.(root|val_root|workers|prefetch)"
@@ -83,7 +83,7 @@ def _of_first(text: str) -> str:
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).rstrip(b"\0").decode()
 
 
-def processes_without_shared_file(directory: pathlib.Path) -> list[int]:
+def processes_without_shared_file(directory: AnyPath) -> list[int]:
     """Returns the indices of the processes that do not share `directory` with process 0.
 
     Process 0 writes a file there, and every process looks for it. The list is empty if all find it.
