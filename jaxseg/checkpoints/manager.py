@@ -61,6 +61,8 @@ class Checkpoints:
         for unfinished in sorted(self.directory.glob("*.orbax-checkpoint-tmp*")):
             logging.warning("ignoring an incomplete checkpoint: %s", unfinished)
         policies = ocp.training.preservation_policies
+        context = ocp.Context()
+        context.asynchronous.timeout_secs = SAVE_SECONDS
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -75,7 +77,7 @@ class Checkpoints:
                 ]
             ),
             cleanup_tmp_directories=True,
-            context=ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=SAVE_SECONDS)),
+            context=context,
         )
 
     def save(self, state: TrainState, step: int, metrics: Mapping[str, float] | None = None):
