@@ -126,6 +126,7 @@ def _train(config: ConfigDict, directory: WorkDirectory, mesh: jax.sharding.Mesh
             start_step=first_step,
             enabled=main_process,
             track=config.track,
+            name=any_path(directory.path).name,
             config=config.to_dict(),
         ) as report,
         Profile(config.profile, directory.folder / "profile", report.message) as profile,

@@ -61,6 +61,7 @@ class Report:
         nothing.
       console: where to print; standard output by default.
       track: the trackers (`trackers.open_trackers`).
+      name: the name of the run, for trackers that keep many.
       config: the resolved config, for trackers that show it.
 
     Raises:
@@ -77,6 +78,7 @@ class Report:
         enabled: bool = True,
         console: rich.console.Console | None = None,
         track: Sequence[str] = (TENSORBOARD,),
+        name: str = "run",
         config: Mapping[str, Any] | None = None,
     ):
         self.enabled = enabled
@@ -91,7 +93,7 @@ class Report:
         with writing(path):
             workdir.mkdir(parents=True, exist_ok=True)
             drop_later_steps(path, start_step)
-            self._trackers = open_trackers(track, workdir, config or {}, start_step)
+            self._trackers = open_trackers(track, workdir, name, config or {}, start_step)
             self._jsonl = path.open("a", encoding="utf-8")
 
     def __enter__(self):

@@ -31,14 +31,14 @@ class WeightsAndBiases:
     library drops what is older than its own count.
     """
 
-    def __init__(self, workdir: pathlib.Path, config: Mapping[str, Any], identity: str):
+    def __init__(self, workdir: pathlib.Path, name: str, config: Mapping[str, Any], identity: str):
         import wandb
 
         self._library = wandb
         with _starting("wandb", "run `wandb login`, or set WANDB_MODE=offline"):
             self._run = self._library.init(
                 project=_project(),
-                name=workdir.absolute().name,
+                name=name,
                 id=identity,
                 dir=str(workdir),
                 config=dict(config),
@@ -59,14 +59,14 @@ class WeightsAndBiases:
 class Trackio:
     """A run in Trackio, which keeps runs on this machine unless its own settings say otherwise."""
 
-    def __init__(self, workdir: pathlib.Path, config: Mapping[str, Any], identity: str):
+    def __init__(self, workdir: pathlib.Path, name: str, config: Mapping[str, Any], identity: str):
         import trackio
 
         self._library = trackio
         with _starting("trackio", "mend it, or take it out of config.track"):
             self._run = self._library.init(
                 project=_project(),
-                name=f"{workdir.absolute().name}-{identity}",
+                name=f"{name}-{identity}",
                 config=dict(config),
                 resume="allow",
                 embed=False,
@@ -109,13 +109,18 @@ def tracker_names(track: Sequence[str]) -> tuple[str, ...]:
 
 
 def open_trackers(
-    track: Sequence[str], workdir: pathlib.Path, config: Mapping[str, Any], start_step: int
+    track: Sequence[str],
+    workdir: pathlib.Path,
+    name: str,
+    config: Mapping[str, Any],
+    start_step: int,
 ) -> list[Tracker]:
     """Opens the trackers of a run.
 
     Args:
       track: the value of `config.track`.
-      workdir: the work directory of the run.
+      workdir: where files are written.
+      name: the name of the run.
       config: the resolved config, which the trackers show.
       start_step: the step that the run starts or resumes from. A run that starts at step 0 gets a
         new name in trackers that keep many runs.
@@ -128,9 +133,9 @@ def open_trackers(
     identity = _identity(workdir, start_step) if set(names) & OTHERS.keys() else ""
     return [
         EventFile(workdir, start_step + 1 if start_step else 0)
-        if name == TENSORBOARD
-        else OTHERS[name](workdir, config, identity)
-        for name in names
+        if tracker == TENSORBOARD
+        else OTHERS[tracker](workdir, name, config, identity)
+        for tracker in names
     ]
 
 

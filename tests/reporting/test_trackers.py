@@ -27,6 +27,7 @@ def panels(tmp_path):
 def track(workdir, name, panels, start_step=0):
     """A run that logs two steps and the pictures of an evaluation."""
     options = {"total_steps": 100, "start_step": start_step, "track": (name,), "config": CONFIG}
+    options["name"] = "city"
     with report.Report(workdir, **options) as run:
         for step in (start_step + 1, start_step + 2):
             run.train(step, {"loss": 1 / step, "gradient_norm": float("nan")})
