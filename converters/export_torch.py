@@ -57,7 +57,7 @@ def to_state_dict(
     return tensors
 
 
-def export(checkpoint: pathlib.Path, output: pathlib.Path) -> int:
+def export(checkpoint: str | pathlib.Path, output: pathlib.Path) -> int:
     """Writes the weights of a run to a file and returns the number of tensors.
 
     If the run kept a moving average of the weights, the average is written.
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--checkpoint", required=True, type=pathlib.Path, metavar="RUN")
+    parser.add_argument("--checkpoint", required=True, metavar="RUN")
     parser.add_argument("--output", required=True, type=pathlib.Path, metavar="FILE")
     options = parser.parse_args(arguments)
     configure_cpu()

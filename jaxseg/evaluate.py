@@ -56,7 +56,8 @@ def evaluate_checkpoint(
 
     Args:
       checkpoint: a run's directory, which means its best checkpoint; one checkpoint; zoo:NAME for a
-        published model; or a PyTorch file that is named like one.
+        published model; or a PyTorch file or an address of the Hugging Face Hub, as
+        `Segmenter.from_pretrained` takes them.
       workdir: the directory to write to, or gs://BUCKET/PATH; made if it is missing.
       config: a model and data to evaluate; by default those of the checkpoint.
       overrides: changes to the checkpoint's config, as `jaxseg.load_config` takes them.
@@ -130,7 +131,7 @@ def load_saved_run(
       CheckpointError: if there is no checkpoint, or it belongs to another model.
       ConfigError: for settings that do not exist, or sizes that the model cannot take.
     """
-    checkpoint = pretrained.find(checkpoint)
+    checkpoint = pretrained.find(checkpoint, config)
     if config is None:
         config = ConfigDict(load_saved_config(checkpoint))
         override_config(config, overrides)

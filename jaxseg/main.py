@@ -40,7 +40,9 @@ ABSENT_DEVICES = {
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
 CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "eval: a run's directory, checkpoints/STEP or zoo:NAME"
+    "checkpoint",
+    None,
+    "eval: a run's directory, checkpoints/STEP, zoo:NAME or hf://OWNER/REPOSITORY",
 )
 
 FORMAT_ONLY = flags.DEFINE_bool(

@@ -12,18 +12,22 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxseg import siblings
 from jaxseg.atomic_files import write_text
-from jaxseg.checkpoints.weights import config_from_json, find_checkpoint
+from jaxseg.checkpoints.weights import config_from_json, find_checkpoint, load_metrics
 from jaxseg.config import load_config
+from jaxseg.data.datasets.description import Dataset
 from jaxseg.errors import CheckpointError, ConfigError, OutputError
 from jaxseg.models.segmentation_model import Variables
-from jaxseg.workdir import AnyPath, in_bucket
+from jaxseg.workdir import CHECKPOINTS, AnyPath, in_bucket
 from jaxseg.zoo import catalogue, hub
 from jaxseg.zoo.download import one_at_a_time
+from jaxseg.zoo.model_card import OURS, model_card
 
 siblings.claim("converters")
 
@@ -46,7 +50,8 @@ def find(source: str | os.PathLike, config: str | ConfigDict | None = None) -> A
 
     Raises:
       CheckpointError: if there is no checkpoint, or it cannot be downloaded or converted.
-      ConfigError: for a name that is neither published nor a path, with the nearest names.
+      ConfigError: for a name that is neither published nor a path, with the nearest names; or if
+        the Hub is named without the package huggingface_hub.
       OutputError: if the cache cannot be written.
     """
     if os.fspath(source).startswith(hub.PREFIX):
@@ -55,7 +60,7 @@ def find(source: str | os.PathLike, config: str | ConfigDict | None = None) -> A
         return find_checkpoint(source)
     else:
         path = pathlib.Path(source)
-    if (path / hub.WEIGHTS).is_file() and (path / hub.CONFIG).is_file():
+    if hub.is_published(path):
         return _of_file(path / hub.WEIGHTS, config or _read_config(path / hub.CONFIG))
     if path.is_dir() and not shards.index_beside(path):
         return find_checkpoint(path)
@@ -64,16 +69,56 @@ def find(source: str | os.PathLike, config: str | ConfigDict | None = None) -> A
     return _of_zoo(os.fspath(source))
 
 
-def save(folder: pathlib.Path, variables: Variables, config: ConfigDict):
-    """Writes a model as two files: the weights and the config.
+def save(
+    folder: str | os.PathLike,
+    variables: Variables,
+    config: ConfigDict,
+    dataset: Dataset,
+    *,
+    checkpoint: AnyPath | None,
+    metrics: Mapping[str, Any] | None,
+    name: str,
+    license: str | None,
+) -> pathlib.Path:
+    """Writes a model as three files: the weights, the config and a model card.
 
     `model.safetensors` has the names and layouts of the original PyTorch code.
 
+    Args:
+      folder: the folder; made if it is missing.
+      variables: {"params", "batch_stats"}.
+      config: the resolved config of the model.
+      dataset: the dataset that it is evaluated on.
+      checkpoint: where the variables come from, if that is known.
+      metrics: the content of `metrics.json` of an evaluation; by default that of the checkpoint's
+        run, if it is of this checkpoint.
+      name: what the card gives to `Segmenter.from_pretrained`.
+      license: the license of the weights, as the Hugging Face Hub names it.
+
+    Returns:
+      The folder.
+
     Raises:
+      ConfigError: for metrics of another checkpoint; if the folder is that of a run, has a
+        README.md of its own, or is in a bucket; or without the package huggingface_hub.
       OutputError: if a file cannot be written.
     """
+    if in_bucket(folder):
+        raise ConfigError(f"{folder}: a model is written into a folder of this machine")
+    folder = pathlib.Path(folder)
+    if (folder / CHECKPOINTS).exists():
+        raise ConfigError(f"{folder} is the directory of a run; choose another folder")
+    readme = folder / hub.CARD
+    if readme.exists() and OURS not in readme.read_text(errors="replace"):
+        raise ConfigError(f"{readme} is not a model card of jaxseg; choose another folder")
+    if metrics is None and checkpoint:
+        metrics = load_metrics(checkpoint)
+    step = int(checkpoint.name) if checkpoint else None
+    card = model_card(config.to_dict(), dataset.name, dataset.classes, metrics, step, name, license)
     export_torch.write(variables, config, folder / hub.WEIGHTS)
     write_text(folder / hub.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+    write_text(readme, card)
+    return folder
 
 
 def _read_config(path):

@@ -17,13 +17,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from jaxseg import pretrained
-from jaxseg.atomic_files import write_text
-from jaxseg.checkpoints.weights import (
-    find_checkpoint,
-    load_metrics,
-    load_on_device,
-    load_saved_config,
-)
+from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_saved_config
 from jaxseg.data import picture_files, transforms
 from jaxseg.data.datasets.description import Dataset
 from jaxseg.data.decoding.any_picture import Picture, open_picture
@@ -40,7 +34,6 @@ from jaxseg.models.segmentation_model import SegmentationModel, Variables, apply
 from jaxseg.segmentation import Segmentation
 from jaxseg.workdir import AnyPath
 from jaxseg.zoo import hub
-from jaxseg.zoo.model_card import model_card
 
 
 class Segmenter:
@@ -123,7 +116,7 @@ class Segmenter:
         dataset = evaluated_on(config.data).dataset
         kernels.check_kernels(config.model, jax.local_devices()[0].platform)
         model = build_model(config.model)
-        variables = load_on_device(checkpoint, model)
+        variables = load_on_device(checkpoint, model, devices[0] if devices else None)
         check_image_sizes(config)
         segmenter = cls(config, dataset, model, variables, devices, os.fspath(path))
         segmenter._checkpoint = checkpoint
@@ -159,9 +152,14 @@ class Segmenter:
         return mean
 
     def on(self, devices: Sequence[jax.Device]) -> "Segmenter":
-        """Returns the same model on other devices of this process."""
+        """Returns the same model on other devices of this process, for a thread of its own.
+
+        Args:
+          devices: as in `from_checkpoint`.
+        """
         moved = copy.copy(self)
         moved.__dict__.pop("_predictor", None)
+        moved._variables = jax.device_put(self._variables, devices[0])
         moved._devices = devices
         moved._others = [other.on(devices) for other in self._others]
         return moved
@@ -323,25 +321,22 @@ class Segmenter:
           The folder.
 
         Raises:
-          ConfigError: for the mean of several models, or without the package huggingface_hub.
+          ConfigError: for the mean of several models, metrics of another checkpoint, the folder of
+            a run, or without the package huggingface_hub.
           OutputError: if a file cannot be written.
         """
         if self._others:
             raise ConfigError(f"one model can be saved, and this is the mean of {self.name}")
-        folder = pathlib.Path(folder)
-        if metrics is None and self._checkpoint:
-            metrics = load_metrics(self._checkpoint)
-        card = model_card(
-            self.config.to_dict(),
-            self.dataset.name,
-            self.dataset.classes,
-            metrics,
-            name or str(folder),
-            license,
+        return pretrained.save(
+            folder,
+            self._variables,
+            self.config,
+            self.dataset,
+            checkpoint=self._checkpoint,
+            metrics=metrics,
+            name=name or os.fspath(folder),
+            license=license,
         )
-        pretrained.save(folder, self._variables, self.config)
-        write_text(folder / hub.CARD, card)
-        return folder
 
     def push_to_hub(self, repository: str, *, private: bool = False, **options) -> str:
         """Publishes what `save_pretrained` writes on the Hugging Face Hub.
@@ -359,6 +354,8 @@ class Segmenter:
           ConfigError: as `save_pretrained`.
           OutputError: if the Hub refuses, or the disk is full.
         """
+        repository = repository.removeprefix(hub.PREFIX)
+        hub.check_repository(repository)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, name=f"{hub.PREFIX}{repository}", **options)
             return hub.upload(pathlib.Path(folder), repository, private)

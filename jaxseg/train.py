@@ -44,7 +44,7 @@ from jaxseg.training.profiler import Profile
 from jaxseg.training.state import TrainState, init_state
 from jaxseg.training.step import jit_train_step
 from jaxseg.training.step_timer import StepTimer
-from jaxseg.workdir import AnyPath, WorkDirectory, any_path, in_bucket, reaching
+from jaxseg.workdir import AnyPath, WorkDirectory, any_path
 
 # What an earlier start of a run has written and a later one adds to.
 RECORDS = ("metrics.jsonl", "run.json", IDENTITY)
@@ -226,14 +226,12 @@ def make_writable(workdir: AnyPath):
 
     Raises:
       ConfigError: if it cannot be written to, or if the processes do not share it.
-      OutputError: if a bucket cannot be reached.
     """
     try:
-        with reaching(workdir) if in_bucket(workdir) else contextlib.nullcontext():
-            workdir.mkdir(parents=True, exist_ok=True)
-            probe = workdir / f".writable-{jax.process_index()}"
-            probe.touch()
-            probe.unlink()
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".writable-{jax.process_index()}"
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise ConfigError(
             f"cannot write to the work directory {workdir}: {error.strerror}; choose another with"

@@ -1,5 +1,6 @@
 """Strict settings for every test: eight CPU devices, no silent promotion of types."""
 
+import ctypes
 import gc
 import os
 import sys
@@ -56,6 +57,15 @@ def same_log_level():
     level = logging.get_verbosity()
     yield
     logging.set_verbosity(level)
+
+
+@pytest.fixture(autouse=True)
+def memory_is_given_back(request):
+    """A worker of full-size tests would keep 11 GB that it does not use, and the others run out."""
+    yield
+    if request.node.get_closest_marker("full"):
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

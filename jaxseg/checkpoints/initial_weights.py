@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxseg import parameter_paths, siblings
 from jaxseg.checkpoints.weights import find_checkpoint, load_variables, stored_shapes
-from jaxseg.errors import ConfigError
+from jaxseg.errors import CheckpointError, ConfigError
 from jaxseg.models.transfer import fresh_variables, head_name
-from jaxseg.workdir import AnyPath, any_path
+from jaxseg.workdir import AnyPath, any_path, reaching
 from jaxseg.zoo import catalogue, hub
 
 siblings.claim("converters")
@@ -31,20 +31,20 @@ def check_available(source: str) -> AnyPath:
         `Segmenter.save_pretrained`, zoo:NAME, or an address of the Hugging Face Hub (`zoo.hub`).
 
     Raises:
-      ConfigError: if there is no such source.
-      CheckpointError: if it cannot be downloaded.
+      ConfigError: if there is no such source, or a package for it is missing.
+      CheckpointError: if it cannot be downloaded, or a bucket cannot be reached.
     """
     if source.startswith(ZOO):
         return catalogue.fetch_weights(source.removeprefix(ZOO))
     path = hub.fetch(source) if source.startswith(hub.PREFIX) else any_path(source)
-    if not path.exists():
-        raise ConfigError(
-            f"config.init={source}: there is no such file or directory; it can be a run's"
-            f" directory, a PyTorch file, {ZOO}NAME (jaxseg zoo) or"
-            f" {hub.PREFIX}OWNER/REPOSITORY, or empty to start from scratch"
-        )
-    published = path / hub.WEIGHTS
-    return published if published.is_file() else path
+    with reaching(path, CheckpointError):
+        if not path.exists():
+            raise ConfigError(
+                f"config.init={source}: there is no such file or directory; it can be a run's"
+                f" directory, a PyTorch file, {ZOO}NAME (jaxseg zoo) or"
+                f" {hub.PREFIX}OWNER/REPOSITORY, or empty to start from scratch"
+            )
+        return path / hub.WEIGHTS if hub.is_published(path) else path
 
 
 def load_initial_weights(

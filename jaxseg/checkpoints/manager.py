@@ -19,7 +19,7 @@ from jaxseg.checkpoints.weights import load_images_taken, load_saved_config
 from jaxseg.distributed import multihost
 from jaxseg.errors import CheckpointError, first_line
 from jaxseg.training.state import TrainState
-from jaxseg.workdir import AnyPath, any_path
+from jaxseg.workdir import AnyPath, any_path, in_bucket
 
 ATTEMPTS = 3  # failures to save in a row after which the run ends
 # Time limit for all processes to finish saving. If one fails, the others wait for this long.
@@ -55,6 +55,7 @@ class Checkpoints:
         self._config = config
         self._saving: tuple[int, Mapping[str, float] | None] | None = None  # step, metrics
         self._failures: list[str] = []  # in a row
+        self._unreadable: set[int] = set()  # steps
         self.changes: list[str] = []
         self.first_image = 0
         multihost.on_process_0(self._recover_set_aside)
@@ -148,6 +149,10 @@ class Checkpoints:
         if any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints):
             # The old one is damaged and was skipped, or it is saved again with its metrics.
             saved = self.directory / str(step)
+            if in_bucket(saved) and step not in self._unreadable:
+                # Nothing can be renamed at once there: a kill could leave neither of the two.
+                logging.warning("the checkpoint of step %d stays as it is, without metrics", step)
+                return
             multihost.on_process_0(lambda: saved.rename(f"{saved}{SET_ASIDE_SUFFIX}"))
             self._checkpointer.reload()
         self._checkpointer.save_checkpointables_async(
@@ -204,6 +209,7 @@ class Checkpoints:
             except Exception as raised:
                 error = raised
             if multihost.any_process(error is not None):
+                self._unreadable.add(checkpoint.step)
                 text = "ignoring checkpoint %d, which cannot be read: %s"
                 _report(error, text, checkpoint.step, error or "in another process")
                 continue

@@ -14,7 +14,7 @@ from jaxseg.config import upgrade
 from jaxseg.distributed.sharding import with_shardings
 from jaxseg.errors import CheckpointError, OutputError, first_few, first_line
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, variable_shapes
-from jaxseg.workdir import CHECKPOINTS, AnyPath, any_path
+from jaxseg.workdir import CHECKPOINTS, AnyPath, any_path, reaching
 
 
 def find_checkpoint(path: str | os.PathLike) -> AnyPath:
@@ -25,26 +25,28 @@ def find_checkpoint(path: str | os.PathLike) -> AnyPath:
         checkpoint with the highest mIoU is chosen, or the newest if none was evaluated.
 
     Raises:
-      CheckpointError: if there is no checkpoint.
+      CheckpointError: if there is no checkpoint, or a bucket cannot be reached.
     """
     path = any_path(path)
-    if path.is_file():
-        raise CheckpointError(
-            f"{path} is a file; convert a PyTorch checkpoint first: jaxseg convert"
-        )
-    if path.name.isdigit() and path.is_dir():
-        return path
-    directory = path / CHECKPOINTS
-    found = []
-    if directory.is_dir():
-        with ocp.training.Checkpointer(directory) as checkpointer:
-            found = list(checkpointer.checkpoints)
-    if not found:
-        raise CheckpointError(
-            f"no checkpoint in {path}; give a run's work directory or one of its checkpoints/STEP"
-        )
-    best = max(found, key=lambda c: ((c.metrics or {}).get("mIoU", -1.0), c.step))
-    return directory / str(best.step)
+    with reaching(path, CheckpointError):
+        if path.is_file():
+            raise CheckpointError(
+                f"{path} is a file; convert a PyTorch checkpoint first: jaxseg convert"
+            )
+        if path.name.isdigit() and path.is_dir():
+            return path
+        directory = path / CHECKPOINTS
+        found = []
+        if directory.is_dir():
+            with ocp.training.Checkpointer(directory) as checkpointer:
+                found = list(checkpointer.checkpoints)
+        if not found:
+            raise CheckpointError(
+                f"no checkpoint in {path}; give a run's work directory or one of its"
+                " checkpoints/STEP"
+            )
+        best = max(found, key=lambda c: ((c.metrics or {}).get("mIoU", -1.0), c.step))
+        return directory / str(best.step)
 
 
 def save_weights(directory: pathlib.Path, variables: Mapping[str, Any], config: Mapping[str, Any]):

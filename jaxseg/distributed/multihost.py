@@ -33,13 +33,14 @@ def on_process_0(action: Callable[[], Any]):
     """Runs an action in process 0 and makes all processes wait until it is done.
 
     Raises:
-      OSError, JaxsegError: in all processes, if the action raises one in process 0.
+      Exception: in process 0, what the action raises.
+      JaxsegError: in the other processes, if the action raises something.
     """
     error = None
     if jax.process_index() == 0:
         try:
             action()
-        except (OSError, JaxsegError) as raised:
+        except Exception as raised:
             error = raised
     if any_process(error is not None):
         raise error or JaxsegError("process 0 has failed, and says why")

@@ -45,8 +45,8 @@ class EventFile:
         self._write(event_pb2.Event(step=step, summary=content))
         self._writer.flush()
 
-    def close(self):
-        """Closes the file, with all events on disk."""
+    def close(self, failed: bool = False):
+        """Closes the file, with all events on disk. Other trackers also say that a run failed."""
         self._writer.close()
 
     def _write(self, event):

@@ -101,14 +101,18 @@ class Report:
 
     def __exit__(self, kind, error, trace):
         try:
-            self.close()
+            self.close(failed=error is not None)
         except OutputError as failure:
             if error is None:
                 raise
             logging.error("%s", failure)  # the first error is the one to end with
 
-    def close(self):
-        """Stops the progress bar and closes the files."""
+    def close(self, failed: bool = False):
+        """Stops the progress bar and closes the files.
+
+        Args:
+          failed: whether the run ends with an error, for trackers that show it.
+        """
         if not self.enabled:
             return
         if self._live:
@@ -116,7 +120,7 @@ class Report:
         with writing(self.workdir), contextlib.ExitStack() as files:
             files.callback(self._jsonl.close)
             for tracker in self._trackers:
-                files.callback(tracker.close)
+                files.callback(tracker.close, failed)
 
     def header(self, facts: Mapping[str, str]):
         """Prints what is about to run, one line per fact."""

@@ -52,8 +52,8 @@ class WeightsAndBiases:
     def add_image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w 3"]):
         self._run.log({name: self._library.Image(picture), "step": step})
 
-    def close(self):
-        self._run.finish()
+    def close(self, failed: bool):
+        self._run.finish(exit_code=int(failed))
 
 
 class Trackio:
@@ -78,7 +78,7 @@ class Trackio:
     def add_image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w 3"]):
         self._run.log({name: self._library.Image(picture)}, step=step)
 
-    def close(self):
+    def close(self, failed: bool):
         self._run.finish()
 
 

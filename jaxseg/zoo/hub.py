@@ -10,8 +10,10 @@ import re
 import types
 
 from jaxseg.errors import CheckpointError, ConfigError, OutputError, first_few, first_line
+from jaxseg.workdir import CHECKPOINTS, AnyPath
 
 PREFIX = "hf://"
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 # The files of a model that jaxseg has published.
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -23,7 +25,7 @@ def fetch(address: str) -> pathlib.Path:
     Args:
       address: hf://OWNER/REPOSITORY for a model that `upload` has published. For a PyTorch file in
         any repository, hf://OWNER/REPOSITORY/FILE. After the repository, @REVISION may name a
-        branch, a tag or a commit.
+        branch, a tag or a commit, without "/".
 
     Returns:
       The folder of the model, or the file.
@@ -42,7 +44,7 @@ def fetch(address: str) -> pathlib.Path:
             wanted = [WEIGHTS, CONFIG]
             options = {"revision": revision, "allow_patterns": wanted}
             folder = pathlib.Path(hub.snapshot_download(repository, **options))
-            if all((folder / name).is_file() for name in wanted):
+            if is_published(folder):
                 return folder
             files = hub.list_repo_files(repository, revision=revision)
         else:
@@ -58,6 +60,22 @@ def fetch(address: str) -> pathlib.Path:
         f"{address} has no {' and '.join(wanted)}, so jaxseg did not publish it. If one of its"
         f" files is a PyTorch checkpoint, name it: {address}/FILE{first_few(files, 20)}"
     )
+
+
+def is_published(folder: AnyPath) -> bool:
+    """Returns whether a folder is a published model, and not a run with an exported file."""
+    files = [folder / name for name in (WEIGHTS, CONFIG)]
+    return all(file.is_file() for file in files) and not (folder / CHECKPOINTS).exists()
+
+
+def check_repository(repository: str):
+    """Checks the name of a repository.
+
+    Raises:
+      ConfigError: if it is not OWNER/REPOSITORY.
+    """
+    if not REPOSITORY.fullmatch(repository):
+        raise ConfigError(f"{repository!r} is not the name of a repository: OWNER/REPOSITORY")
 
 
 def upload(folder: pathlib.Path, repository: str, private: bool = False) -> str:

@@ -7,6 +7,7 @@ from jaxseg.errors import ConfigError
 from jaxseg.zoo import hub
 
 PROTOCOLS = {"ss": "one scale", "ms": "several scales and mirror images"}
+OURS = "library_name: jaxseg"  # a line of every card
 WHAT = {"dataset", "split", "protocol"}
 MEANS = ("mIoU", "mAcc", "aAcc")
 
@@ -16,6 +17,7 @@ def model_card(
     dataset: str,
     classes: Sequence[str],
     metrics: Mapping[str, Any] | None,
+    step: int | None,
     repository: str,
     license: str | None = None,
 ) -> str:
@@ -26,16 +28,24 @@ def model_card(
       dataset: the name of the dataset that it is evaluated on.
       classes: the names of its classes.
       metrics: the content of the `metrics.json` of its evaluation, or None if there is none.
+      step: the step of its checkpoint: 0 for weights that jaxseg has not trained, None if it is not
+        known.
       repository: OWNER/REPOSITORY, or what else `Segmenter.from_pretrained` takes.
       license: the license of the weights, as the Hub names it, such as "apache-2.0".
 
     Raises:
-      ConfigError: if huggingface_hub is not installed, or `metrics` do not say what they are of.
+      ConfigError: if huggingface_hub is not installed, or `metrics` do not say what they are of, or
+        are of another step.
     """
     if metrics is not None and (missing := sorted(WHAT - metrics.keys())):
         raise ConfigError(
             f"the metrics have no {' and no '.join(missing)}; evaluate the model again with"
             " `jaxseg eval`, and take its metrics.json"
+        )
+    if metrics is not None and step is not None and metrics.get("step") != step:
+        raise ConfigError(
+            f"the metrics are of step {metrics.get('step')}, and the model is of step {step};"
+            " evaluate this checkpoint with `jaxseg eval`, and take its metrics.json"
         )
     model, data = config["model"], config["data"]
     kinds = [model["backbone"]["kind"], model["decode_head"]["kind"]]
@@ -44,11 +54,10 @@ def model_card(
         library_name="jaxseg",
         pipeline_tag="image-segmentation",
         tags=["semantic-segmentation", "jax", *kinds],
-        datasets=[dataset],
+        datasets=[data["dataset"]],
         license=license,
-        eval_results=_results(dataset, metrics or {}) or None,
+        eval_results=_results(metrics or {}) or None,
     )
-    height, width = data["crop_hw"]
     numbered = "\n".join(f"{number}. {name}" for number, name in enumerate(classes))
     return f"""---
 {metadata.to_yaml()}
@@ -78,16 +87,7 @@ result.overlay()  # the classes in color over the image
 
 ## Training
 
-| | |
-|---|---|
-| dataset, split | `{data["dataset"]}`, `{data["train_split"]}` |
-| crop | {height} by {width} pixels |
-| batch | {config["batch_size"]} images |
-| steps | {config["steps"]} |
-| peak learning rate | {config["optim"]["lr"]} |
-| initial weights | {f"`{config['init']}`" if config["init"] else "random"} |
-
-`config.json` has all settings.
+{_training(config, step)}
 
 ## Classes
 
@@ -97,13 +97,13 @@ Ids count from 0.
 """
 
 
-def _results(dataset, metrics):
+def _results(metrics):
     """Returns the scores as the Hub's metadata has them, in percent."""
     return [
         hub.library().EvalResult(
             task_type="image-segmentation",
-            dataset_type=dataset,
-            dataset_name=dataset,
+            dataset_type=metrics["dataset"],
+            dataset_name=metrics["dataset"],
             dataset_split=metrics["split"],
             metric_type=name,
             metric_name=name,
@@ -112,6 +112,24 @@ def _results(dataset, metrics):
         for name in MEANS
         if metrics.get(name) is not None
     ]
+
+
+def _training(config, step):
+    if not step:
+        return "These weights were converted. `config.json` is that of their recipe in jaxseg."
+    data = config["data"]
+    height, width = data["crop_hw"]
+    initial = f"`{config['init']}`" if config["init"] else "random"
+    return f"""| | |
+|---|---|
+| dataset, split | `{data["dataset"]}`, `{data["train_split"]}` |
+| crop | {height} by {width} pixels |
+| batch | {config["batch_size"]} images |
+| steps | {step} of {config["steps"]} |
+| peak learning rate | {config["optim"]["lr"]} |
+| initial weights | {initial} |
+
+`config.json` has all settings."""
 
 
 def _scores(metrics):

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 import signal
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
+from etils.epath import backend
 
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
 from jaxseg.errors import CheckpointError, OutputError
@@ -65,12 +67,34 @@ def test_a_folder_of_this_machine_is_used_as_it_is(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bucket_that_is_not_there_is_named(bucket):
-    refused = pytest.raises(OutputError, match=r"cannot reach gs://nowhere/run/a\.txt.*\[gcs\]")
-    with refused, WorkDirectory("gs://nowhere/run") as directory:
-        (directory.folder / "a.txt").touch()
+def test_a_bucket_that_is_not_there_is_named_before_anything_is_computed(bucket):
+    with pytest.raises(OutputError, match=r"cannot reach gs://nowhere/run/.*\[gcs\]"):
+        WorkDirectory("gs://nowhere/run").__enter__()
     with pytest.raises(CheckpointError, match=f"no checkpoint in {BUCKET}/nothing"):
         find_checkpoint(f"{BUCKET}/nothing")
+
+
+def test_what_cannot_be_copied_is_kept_here(bucket, monkeypatch, caplog):
+    def fail(*_):
+        raise OSError("connection lost")
+
+    failed = pytest.raises(OutputError, match=r"connection lost.*\n  The files are in ")
+    with failed, WorkDirectory(f"{BUCKET}/lost") as directory:
+        (directory.folder / "a.txt").write_text("a")
+        monkeypatch.setattr(type(directory.path), "write_bytes", fail)
+        directory.push()  # tried again at the end
+        assert "connection lost" in caplog.text
+    assert (directory.folder / "a.txt").read_text() == "a"
+    shutil.rmtree(directory.folder)
+
+
+def test_without_the_package_a_checkpoint_there_names_the_extra(monkeypatch):
+    def missing(*_):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", missing)
+    with pytest.raises(CheckpointError, match=r"cannot reach gs://bucket/run: .*jaxseg\[gcs\]"):
+        find_checkpoint("gs://bucket/run")
 
 
 def ended(workdir):

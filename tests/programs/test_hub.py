@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxseg import pretrained
-from jaxseg.checkpoints.initial_weights import load_initial_weights
+from jaxseg.checkpoints.initial_weights import check_available, load_initial_weights
 from jaxseg.checkpoints.weights import save_weights
 from jaxseg.errors import CheckpointError, ConfigError, OutputError
 from jaxseg.segmenter import Segmenter
@@ -46,7 +46,7 @@ def hub(tmp_path, monkeypatch):
 
 def test_a_published_model_has_the_same_bits_and_needs_the_hub_once(hub, monkeypatch):
     segmenter = random_segmenter()
-    url = segmenter.push_to_hub("me/streets", license="apache-2.0")
+    url = segmenter.push_to_hub("hf://me/streets", license="apache-2.0")
     assert url == f"{hub.url}/me/streets"
     assert set(hub.repositories["me/streets"]) >= {"model.safetensors", "config.json", "README.md"}
     expected = segmenter.probabilities(photo((50, 70)))
@@ -103,18 +103,25 @@ def test_a_refused_upload_says_how_to_log_in(hub, monkeypatch):
     monkeypatch.setattr(hub, "post", lambda *_: None)
     with pytest.raises(OutputError, match="hf auth login"):
         random_segmenter().push_to_hub("me/streets")
+    with pytest.raises(ConfigError, match="OWNER/REPOSITORY"):
+        random_segmenter().push_to_hub("streets")
+
+
+def saved_run(folder, step):
+    """The directory of a run whose only checkpoint is of this step."""
+    config, variables = random_model()
+    save_weights(folder, variables, config.to_dict())
+    (folder / "checkpoints" / "0").rename(folder / "checkpoints" / str(step))
+    return folder
 
 
 def test_the_card_has_the_scores_of_its_checkpoint(tmp_path):
     from huggingface_hub import ModelCard
 
-    config, variables = random_model()
-    save_weights(tmp_path / "run", variables, config.to_dict())
-    segmenter = Segmenter.from_checkpoint(tmp_path / "run")
-    for step, expected in ((1, []), (0, [82.58, 90.0, 97.0])):
-        (tmp_path / "run" / "metrics.json").write_text(
-            json.dumps(SCORES | EVALUATED | {"step": step})
-        )
+    run = saved_run(tmp_path / "run", 7)
+    segmenter = Segmenter.from_checkpoint(run)
+    for step, expected in ((6, []), (7, [82.58, 90.0, 97.0])):
+        (run / "metrics.json").write_text(json.dumps(SCORES | EVALUATED | {"step": step}))
         folder = segmenter.save_pretrained(tmp_path / f"model_{step}", license="mit")
         card = ModelCard.load(folder / "README.md", ignore_metadata_errors=False)
         results = card.data.eval_results or []
@@ -124,8 +131,53 @@ def test_the_card_has_the_scores_of_its_checkpoint(tmp_path):
         assert card.data.datasets == ["cityscapes"]
         assert ("| mIoU | 82.58 |" in card.text) == bool(expected)
     assert "On `cityscapes`, `val`, at one scale:" in card.text
+    assert "| steps | 7 of 10 |" in card.text
     assert f'Segmenter.from_pretrained("{folder}")' in card.text
     assert "18. bicycle" in card.text
+    with pytest.raises(ConfigError, match="metrics are of step 6, and the model is of step 7"):
+        segmenter.save_pretrained(tmp_path / "other", metrics=SCORES | EVALUATED | {"step": 6})
+
+
+def test_converted_weights_have_no_training_in_their_card(tmp_path):
+    folder = Segmenter.from_checkpoint(saved_run(tmp_path / "run", 0)).save_pretrained(
+        tmp_path / "model"
+    )
+    assert "These weights were converted." in (folder / "README.md").read_text()
+
+
+def test_scores_are_of_the_dataset_that_was_evaluated(tmp_path):
+    from huggingface_hub import ModelCard
+
+    metrics = SCORES | EVALUATED | {"dataset": "mapillary", "step": 7}
+    segmenter = Segmenter.from_checkpoint(saved_run(tmp_path / "run", 7))
+    folder = segmenter.save_pretrained(tmp_path / "model", metrics=metrics)
+    card = ModelCard.load(folder / "README.md")
+    assert {result.dataset_name for result in card.data.eval_results} == {"mapillary"}
+    assert "On `mapillary`" in card.text
+
+
+def test_a_run_with_an_exported_file_is_still_a_run(tmp_path):
+    run = saved_run(tmp_path / "run", 7)
+    segmenter = Segmenter.from_checkpoint(run)
+    with pytest.raises(ConfigError, match="is the directory of a run"):
+        segmenter.save_pretrained(run)
+    folder = segmenter.save_pretrained(tmp_path / "model")
+    for name in ("model.safetensors", "config.json"):
+        (run / name).write_bytes((folder / name).read_bytes())
+    assert pretrained.find(run) == run / "checkpoints" / "7"
+    assert check_available(str(run)) == run
+    assert check_available(str(folder)) == folder / "model.safetensors"
+
+
+def test_a_page_of_ones_own_is_not_overwritten(tmp_path):
+    (tmp_path / "README.md").write_text("# My project")
+    with pytest.raises(ConfigError, match=r"README\.md is not a model card"):
+        random_segmenter().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="written into a folder of this machine"):
+        random_segmenter().save_pretrained("gs://bucket/model")
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    for _ in range(2):  # one of its own is replaced
+        random_segmenter().save_pretrained(tmp_path / "model")
 
 
 def test_metrics_that_do_not_say_what_they_are_of_are_refused(tmp_path):

@@ -102,6 +102,21 @@ def test_names_may_stand_in_one_text():
     assert trackers.tracker_names(("",)) == ()
 
 
+def test_a_run_that_failed_is_shown_so(tmp_path, monkeypatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    ends = []
+    finish = wandb.Run.finish
+    monkeypatch.setattr(
+        wandb.Run, "finish", lambda run, **how: ends.append(how) or finish(run, **how)
+    )
+    with pytest.raises(ZeroDivisionError), report.Report(tmp_path, total_steps=3, track=("wandb",)):
+        _ = 1 / 0
+    assert ends == [{"exit_code": 1}]
+
+
 def test_a_tracker_that_refuses_says_what_to_do(tmp_path, monkeypatch):
     import wandb
 
