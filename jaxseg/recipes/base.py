@@ -111,7 +111,7 @@ BASE = {
         "mask_absent_classes": False,
     },
     "log_steps": 50,  # steps between two log lines
-    "track": ("tensorboard",),  # what shows the run: also "wandb" and "trackio"
+    "track": ("tensorboard",),  # trackers that get its numbers: also "wandb" and "trackio"
     # Traces this many steps for xprof, after so many steps of the run. 0: no trace.
     "profile": {"steps": 0, "after": 10},
 }
