@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from support.runs import ROOT, XLA_FLAGS
+from support.runs import ROOT, USER_FLAGS
 
 
 @pytest.mark.full
@@ -15,7 +15,7 @@ def test_the_notebook_runs(tmp_path):
     quickstart = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(quickstart)
     start = time.monotonic()
-    notebook = quickstart.executed(os.environ | {"XLA_FLAGS": XLA_FLAGS})
+    notebook = quickstart.executed(os.environ | {"XLA_FLAGS": USER_FLAGS})
     assert time.monotonic() - start < 180
     outputs = {
         cell["source"].splitlines()[-1]: cell["outputs"][-1]["data"]
