@@ -137,8 +137,15 @@ def wait_for(moment: str, run: Run, workdir: pathlib.Path, rng: random.Random):
 def bits(workdir: pathlib.Path) -> str:
     """Returns a hash of everything in the last checkpoint."""
     last = max(workdir.glob("checkpoints/[0-9]*"), key=lambda path: int(path.name))
-    state = ocp.load_checkpointables(last)
-    leaves = jax.tree_util.tree_leaves_with_path({k: state[k] for k in ("model", "optimizer")})
+    # Of several processes, a checkpoint names devices that this process does not have.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    stored = ocp.checkpointables_metadata(last).metadata
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        {part: stored[part] for part in ("model", "optimizer")},
+    )
+    state = ocp.load_checkpointables(last, wanted)
+    leaves = jax.tree_util.tree_leaves_with_path(state)
     digest = hashlib.sha256()
     for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
         digest.update(jax.tree_util.keystr(path).encode())
