@@ -24,7 +24,10 @@ def test_the_notebook_runs(tmp_path):
     }
     assert "image/png" in outputs["Image.open(panel)"]
     assert "image/png" in outputs["Image.fromarray(result.overlay(alpha=0.6))"]
-    miou = outputs["scores.miou"]["text/plain"].removeprefix("np.float64(").rstrip(")")
-    assert float(miou) > 0.05
-    (same,) = (text for line, text in outputs.items() if line.endswith(".mean()"))
-    assert "0.99" in same["text/plain"] or "1.0" in same["text/plain"]
+    assert number(outputs["scores.miou"]) > 0.05
+    (same,) = (output for line, output in outputs.items() if line.endswith(".mean()"))
+    assert number(same) >= 0.999  # of the pixels have the class that jaxseg gives them
+
+
+def number(output):
+    return float(output["text/plain"].removeprefix("np.float64(").rstrip(")"))

@@ -38,7 +38,7 @@ def fetch(address: str) -> pathlib.Path:
     if not parts:
         raise ConfigError(f"{address}: must be hf://OWNER/REPOSITORY[@REVISION][/FILE]")
     repository, revision, file = parts.groups()
-    hub = library()
+    hub = client()
     try:
         if file is None:
             wanted = [WEIGHTS, CONFIG]
@@ -93,7 +93,7 @@ def upload(folder: pathlib.Path, repository: str, private: bool = False) -> str:
       ConfigError: if huggingface_hub is not installed.
       OutputError: if the Hub refuses.
     """
-    hub = library()
+    hub = client()
     try:
         url = hub.create_repo(repository, private=private, exist_ok=True)
         hub.upload_folder(repo_id=repository, folder_path=folder)
@@ -105,7 +105,7 @@ def upload(folder: pathlib.Path, repository: str, private: bool = False) -> str:
     return str(url)
 
 
-def library() -> types.ModuleType:
+def client() -> types.ModuleType:
     """Returns huggingface_hub.
 
     Raises:

@@ -49,7 +49,7 @@ def model_card(
         )
     model, data = config["model"], config["data"]
     kinds = [model["backbone"]["kind"], model["decode_head"]["kind"]]
-    metadata = hub.library().ModelCardData(
+    metadata = hub.client().ModelCardData(
         model_name=repository.rpartition("/")[2],
         library_name="jaxseg",
         pipeline_tag="image-segmentation",
@@ -100,7 +100,7 @@ Ids count from 0.
 def _results(metrics):
     """Returns the scores as the Hub's metadata has them, in percent."""
     return [
-        hub.library().EvalResult(
+        hub.client().EvalResult(
             task_type="image-segmentation",
             dataset_type=metrics["dataset"],
             dataset_name=metrics["dataset"],
