@@ -169,7 +169,8 @@ def test_a_run_with_an_exported_file_is_still_a_run(tmp_path):
     assert check_available(str(folder)) == folder / "model.safetensors"
 
 
-def test_a_page_of_ones_own_is_not_overwritten(tmp_path):
+def test_a_page_of_ones_own_is_not_overwritten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a bucket taken for a folder would be written
     (tmp_path / "README.md").write_text("# My project")
     with pytest.raises(ConfigError, match=r"README\.md is not a model card"):
         random_segmenter().save_pretrained(tmp_path)
