@@ -5,6 +5,7 @@ python -m jaxseg.report RUN [RUN ...] [--published NAME] [--out report.html]
 
 import argparse
 import pathlib
+import shlex
 from collections.abc import Sequence
 
 from jaxseg.errors import exit_with_message
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None):
     parser.add_argument(
         "runs",
         nargs="+",
-        type=pathlib.Path,
+        type=_run,
         metavar="RUN",
         help="a work directory, or a .log.json of mmsegmentation 0.x; the others are compared with"
         " the first",
@@ -46,6 +47,15 @@ def main(arguments: Sequence[str] | None = None):
         parser.error("--pictures must not be negative")
     with exit_with_message("jaxseg report"):
         write_report(options.runs, options.out, options.published, options.pictures)
+
+
+def _run(text: str) -> pathlib.Path:
+    if text.startswith("gs://"):
+        raise argparse.ArgumentTypeError(
+            f"{text} is in a bucket; copy it to this machine first: gcloud storage cp --recursive"
+            f" {shlex.quote(text)} ."
+        )
+    return pathlib.Path(text)
 
 
 def write_report(

@@ -50,4 +50,4 @@ class Profile:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
-            self._say(f"profile in {self._directory}")
+            self._say(f"profile in {self._directory.name}/ of the work directory")

@@ -216,6 +216,12 @@ def test_what_is_wrong_is_said_without_a_traceback(runs, tmp_path, monkeypatch, 
         main(arguments)
 
 
+def test_a_run_in_a_bucket_must_be_copied_first(capsys):
+    with pytest.raises(SystemExit):
+        main(["gs://bucket/run 1"])
+    assert "gcloud storage cp --recursive 'gs://bucket/run 1' ." in capsys.readouterr().err
+
+
 def test_the_largest_confusions_come_first():
     confusion = np.array([[9, 3, 0, 0], [5, 8, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]])
     found = largest_confusions(confusion, ("a", "b", "c"), count=2)
