@@ -96,7 +96,8 @@ def load_config(
         `{"data.root": "cityscapes", "steps": 1000}`.
 
     Raises:
-      ConfigError: for a file, variant or key that does not exist, or a value of the wrong type.
+      ConfigError: for a file, variant or key that does not exist, a value of the wrong type, or an
+        argument of another form.
     """
     arguments = ["", f"--config={find_config(recipe)}", *_arguments(overrides)]
     values = flags.FlagValues()
@@ -104,7 +105,7 @@ def load_config(
         config_flags.DEFINE_config_file(
             "config", lock_config=True, flag_values=values, sys_argv=arguments
         )
-        values(arguments)
+        _check_all_used(values(arguments))
         config = values["config"].value
     resolve(config)
     return config
@@ -116,13 +117,14 @@ def override_config(
     """Applies overrides to a config in place, as `load_config` takes them, and resolves it.
 
     Raises:
-      ConfigError: for a key that does not exist, or a value of the wrong type.
+      ConfigError: for a key that does not exist, a value of the wrong type, or an argument of
+        another form.
     """
     arguments = ["", *_arguments(overrides)]
     values = flags.FlagValues()
     with readable_errors():
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
-        values(arguments)
+        _check_all_used(values(arguments))
     resolve(config)
 
 
@@ -188,3 +190,10 @@ def _arguments(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
         for i, argument in enumerate(arguments)
         if not argument.startswith("--config.") or last[argument.partition("=")[0]] == i
     ]
+
+
+def _check_all_used(arguments: Sequence[str]):
+    """Checks what is left of arguments after the flags: nothing but the program's name."""
+    _, *rest = arguments
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]!r}; a setting is --config.KEY=VALUE")

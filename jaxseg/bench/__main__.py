@@ -116,10 +116,6 @@ def measure(options: argparse.Namespace, settings: Sequence[str]):
     Raises:
       JaxsegError: if the config, the data or the batch does not fit.
     """
-    for argument in settings:
-        if not argument.startswith("--config."):
-            raise ConfigError(f"unexpected argument {argument!r}; a setting is --config.KEY=VALUE")
-
     import jax
 
     from jaxseg.atomic_files import write_text

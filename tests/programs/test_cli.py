@@ -9,6 +9,7 @@ import pytest
 
 import jaxseg
 from jaxseg import __main__ as cli
+from jaxseg.config import override_config
 from support.runs import ROOT
 
 IMPORT = """
@@ -65,6 +66,16 @@ def test_every_command_runs_the_program_of_its_module(name, monkeypatch):
     monkeypatch.setattr(importlib.import_module(command.module), "main", given.append)
     cli.main([name, "--flag", "value"])
     assert given == [[*command.arguments, "--flag", "value"]]
+
+
+@pytest.mark.parametrize("argument", ["steps=3", "config.steps=3", "3"])
+def test_an_argument_that_is_no_setting_is_refused(argument):
+    message = rf"unexpected argument '{argument}'; a setting is --config\.KEY=VALUE"
+    with pytest.raises(jaxseg.JaxsegError, match=message):
+        jaxseg.load_config("cityscapes:upernet_internimage_t", [argument])
+    config = jaxseg.load_config("cityscapes:upernet_internimage_t")
+    with pytest.raises(jaxseg.JaxsegError, match=message):
+        override_config(config, [argument])
 
 
 def test_a_recipe_is_found_by_the_name_of_its_dataset():
