@@ -26,11 +26,12 @@ UNDECIDED = 1e-5
 
 
 class Given(nn.Module):
-    """Stands for the pixel decoder, whose outputs are known."""
+    """Stands for the pixel decoder: its outputs are given as if they were features."""
 
     @nn.compact
     def __call__(self, outputs):
-        return outputs
+        mask_features, *maps = outputs
+        return mask_features, maps
 
 
 def decided_as_recorded(config, variables, recorded: Recording, monkeypatch):
@@ -103,11 +104,14 @@ def _decoder(model, variables, given, image_hw, monkeypatch):
             undecided.append(jnp.abs(logits) < UNDECIDED * jnp.max(jnp.abs(mask_logits)))
             return jnp.where(next(cells), -logits, logits)
 
+        mask_features, maps = given
         with monkeypatch.context() as patch:
             patch.setattr(mask2former_head, "resize_bilinear", resized)
             patch.setattr(mask2former_head, "MSDeformAttnPixelDecoder", lambda *_, name: Given())
             masks = model.decode_head.apply(
-                {"params": variables["params"]["decode_head"]}, given, train=False
+                {"params": variables["params"]["decode_head"]},
+                [mask_features, *maps],
+                train=False,
             )
         semantic = masks.semantic()
         outputs = {f"class_logits/{i}": x for i, x in enumerate(masks.class_logits)}
