@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from converters.rules import to_channels_last, to_path, to_variables
-from jaxseg.losses.cross_entropy import cross_entropy, pixel_accuracy
+from jaxseg.losses.cross_entropy import cross_entropy
 from jaxseg.models.backbones import internimage
 from jaxseg.models.heads.segformer_head import SegformerHead
 from jaxseg.models.heads.uper_head import FCNHead, UPerHead
@@ -150,8 +150,6 @@ def check_ce_loss(recording):
     expected = to_last(recording["grads/inputs/logits"])
     cotangent = float(recording["cotangents/loss_ce"])
     assert relative_error(gradient * cotangent, expected) < GRADIENTS
-    accuracy = 100 * pixel_accuracy(logits, labels)
-    assert relative_error(accuracy[None], recording["outputs/acc_seg"]) < VALUES
 
 
 CHECKS = {

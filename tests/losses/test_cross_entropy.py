@@ -1,0 +1,45 @@
+"""The cross-entropy in bands of rows equals that of all rows at once, which is written out here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.losses.cross_entropy import BAND, IGNORE, cross_entropy
+from jaxseg.ops.resize import resize_bilinear
+
+
+def at_once(logits, labels):
+    logits = resize_bilinear(logits, labels.shape[1:])
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+    per_pixel = -jnp.sum(jax.nn.log_softmax(logits) * one_hot, axis=-1)
+    return jnp.mean(jnp.where(labels == IGNORE, 0.0, per_pixel))
+
+
+@pytest.mark.parametrize(
+    ("hw", "out_hw"),
+    [
+        ((16, 24), (64, 96)),  # whole bands
+        ((13, 9), (50, 37)),  # the last band has fewer rows
+        ((1, 1), (BAND + 1, 5)),  # all bands from one row
+        ((70, 6), (40, 6)),  # smaller labels
+        ((8, 8), (8, 8)),
+    ],
+)
+def test_bands_give_the_loss_and_the_gradient(hw, out_hw):
+    random = np.random.default_rng(0)
+    logits = jnp.asarray(random.normal(size=(2, *hw, 7)) * 5, jnp.float32)
+    labels = random.integers(0, 9, (2, *out_hw)).astype(np.int32)
+    labels[labels >= 7] = IGNORE
+    loss, gradient = jax.value_and_grad(lambda x: 3 * cross_entropy(x, labels))(logits)
+    expected, wanted = jax.value_and_grad(lambda x: 3 * at_once(x, labels))(logits)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(loss, 3 * cross_entropy(logits, labels), rtol=1e-6)
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-8)
+
+
+def test_no_array_has_the_size_of_the_resized_logits():
+    logits, labels = jnp.zeros((2, 64, 64, 50)), jnp.zeros((2, 256, 256), jnp.int32)
+    compiled = jax.jit(jax.value_and_grad(cross_entropy)).lower(logits, labels).compile()
+    resized = 4 * 2 * 256 * 256 * 50
+    assert compiled.memory_analysis().temp_size_in_bytes < resized
