@@ -17,6 +17,7 @@ from jaxseg.data import transforms, views
 from jaxseg.inference.sliding_window import SlidingWindow, parse_sliding_window, plan_axis
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, apply_model
 from jaxseg.ops.image_resize import normalize_image, resize_image
+from jaxseg.ops.layout import free_layouts
 
 Hw = tuple[int, int]
 Segment = Callable[[UInt8[Array, "b h w 3"]], tuple[UInt8[Array, "b h w"], Float[Array, "b h w k"]]]
@@ -40,10 +41,12 @@ def portable_function(
     slide, planned = parse_sliding_window(config.eval), views.plan_views(hw, config)
 
     def segment(images):
-        total = sum(
-            view.weight * _probabilities(model, variables, config, images, view, slide, num_classes)
-            for view in planned
-        )
+        with free_layouts():
+            total = sum(
+                view.weight
+                * _probabilities(model, variables, config, images, view, slide, num_classes)
+                for view in planned
+            )
         mean = total / np.float32(sum(view.weight for view in planned))
         return jnp.argmax(mean, axis=-1).astype(jnp.uint8), mean
 

@@ -13,7 +13,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxseg.distributed.sharding import all_gather_parameter
-from jaxseg.ops.convolution import DIMENSIONS, conv3x3, conv3x3_of_resized, depthwise_conv
+from jaxseg.ops.convolution import (
+    DIMENSIONS,
+    conv3x3,
+    conv3x3_of_resized,
+    conv3x3_stride2,
+    depthwise_conv,
+)
+from jaxseg.ops.layout import fix_layout
 from jaxseg.ops.linear import gelu, matmul
 from jaxseg.ops.padding import Sizes, clear_padding
 from jaxseg.ops.resize import resize_bilinear
@@ -112,6 +119,8 @@ class Conv(nn.Module):
             x = matmul(x, kernel[0, 0])
         elif size == 3 and self.stride == 1:
             x = conv3x3(x, kernel)
+        elif size == 3 and self.stride == 2:
+            x = conv3x3_stride2(x, kernel)
         else:
             margin = (size // 2, size // 2)
             x = lax.conv_general_dilated(
@@ -231,7 +240,9 @@ class ConvBNReLU(nn.Module):
         train: bool,
         sizes: Sequence[Sizes | None] | None = None,
     ) -> Float[Array, "b h w d"]:
-        return nn.relu(self.bn(self.conv(maps, sizes or [None] * len(maps)), train))
+        maps = [fix_layout(x, channels=self.kernel_size > 1) for x in maps]
+        x = fix_layout(self.conv(maps, sizes or [None] * len(maps)), channels=True)
+        return nn.relu(self.bn(x, train))
 
 
 class Classifier(nn.Module):

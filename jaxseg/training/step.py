@@ -41,7 +41,8 @@ def make_train_step(
             model, variables, batch["image"], train=True, dropout_rng=rng
         )
         points_rng = jax.random.fold_in(rng, 1)
-        loss, logs = total_loss(output, batch["label"], points_rng, config.loss)
+        with jax.named_scope("loss"):
+            loss, logs = total_loss(output, batch["label"], points_rng, config.loss)
         if output.displacement is not None:
             logs["displacement"] = output.displacement
         return loss, (batch_stats, {"loss": loss, **logs})
@@ -74,17 +75,20 @@ def make_train_step(
         compute = gradient_of if accumulation == 1 else accumulate
         gradients, (batch_stats, logs) = compute(state.params, state.batch_stats, batch, rng)
 
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            ema = optax.incremental_update(params, ema, 1 - ema_decay)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            ema = state.ema
+            if ema is not None:
+                ema = optax.incremental_update(params, ema, 1 - ema_decay)
         updated = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
 
-        norms = squared_norms(gradients)
+        with jax.named_scope("gradient_norms"):
+            norms = squared_norms(gradients)
         logs |= {"gradient_norm": jnp.sqrt(jnp.sum(norms)), "norms": norms}
         finite = jnp.isfinite(logs["loss"]) & jnp.all(jnp.isfinite(norms))
-        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+        with jax.named_scope("keep_finite"):
+            state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
         return state, logs
 
     return train_step

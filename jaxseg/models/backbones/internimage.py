@@ -13,6 +13,7 @@ from jaxseg.models.displacement import sow_range
 from jaxseg.models.group_linear import FromGroups, ToGroups, padded
 from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, layer_norm
 from jaxseg.models.remat import remat_block
+from jaxseg.ops.layout import fix_layout
 from jaxseg.ops.linear import gelu
 from jaxseg.ops.padding import Sizes, clear_padding, sizes_at_stride
 from pallas_kernels import KernelChoice
@@ -117,6 +118,7 @@ class InternImageLayer(nn.Module):
         self, x: Float[Array, "b h w c"], train: bool, sizes: Sizes | None = None
     ) -> Float[Array, "b h w c"]:
         channels = x.shape[-1]
+        x = fix_layout(x)
         dcn = DCNv3(
             self.groups,
             offset_scale=self.offset_scale,
@@ -137,7 +139,7 @@ class InternImageLayer(nn.Module):
             elif self.layer_scale is not None:
                 init = nn.initializers.constant(self.layer_scale)
                 branch *= self.param(f"gamma{index}", init, (channels,)).astype(self.dtype)
-            x += drop_path(branch)
+            x = fix_layout(x + drop_path(branch))
         return x
 
 
@@ -155,10 +157,10 @@ class Stem(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"], sizes: Sizes | None = None
     ) -> Float[Array, "b p q c"]:
-        x = Conv(self.channels // 2, stride=2, dtype=self.dtype, name="conv1")(images)
+        x = fix_layout(Conv(self.channels // 2, stride=2, dtype=self.dtype, name="conv1")(images))
         x = clear_padding(gelu(layer_norm("norm1", self.dtype)(x)), sizes_at_stride(sizes, 2))
-        x = Conv(self.channels, stride=2, dtype=self.dtype, name="conv2")(x)
-        return layer_norm("norm2", self.dtype)(x)
+        x = Conv(self.channels, stride=2, dtype=self.dtype, name="conv2")(fix_layout(x))
+        return layer_norm("norm2", self.dtype)(fix_layout(x))
 
 
 class Downsample(nn.Module):
@@ -170,9 +172,9 @@ class Downsample(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], sizes: Sizes | None = None
     ) -> Float[Array, "b p q d"]:
-        x = clear_padding(x, sizes)
+        x = fix_layout(clear_padding(x, sizes))
         x = Conv(2 * x.shape[-1], stride=2, use_bias=False, dtype=self.dtype, name="conv")(x)
-        return layer_norm("norm", self.dtype)(x)
+        return fix_layout(layer_norm("norm", self.dtype)(fix_layout(x)))
 
 
 class Stage(nn.Module):
