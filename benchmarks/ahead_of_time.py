@@ -94,7 +94,7 @@ def report_of(recipe: str, topology: str, slices: int) -> dict:
 def table(reports: list[dict]) -> str:
     """Formats the reports as a Markdown table, with a line for each report."""
     lines = [
-        "| recipe | on | mesh | memory a chip, GB | sent a chip, GB | estimate, ms | MFU |",
+        "| recipe | on | mesh | memory a chip, GB | sent a chip, GB | data sheet, ms | MFU |",
         "|---|---|---|---|---|---|---|",
     ]
     for report in reports:
@@ -107,8 +107,8 @@ def table(reports: list[dict]) -> str:
             " x ".join(map(str, report["mesh"].values())),
             f"{memory['needed'] / 1e9:.1f} of {memory['capacity'] / 1e9:.0f}",
             f"{sent:.2f}" if fits else "",
-            f"{report['step_seconds'] * 1e3:.0f}" if fits else "does not fit",
-            f"{report['mfu']:.0%}" if fits else "",
+            f"{report['data_sheet']['step_seconds'] * 1e3:.0f}" if fits else "does not fit",
+            f"{report['data_sheet']['mfu']:.0%}" if fits else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -149,7 +149,7 @@ class Cost:
         if slice_size >= 1024:
             self.bytes_to_network = copied = 0.0
             self.bytes_on_links[1024] = self.bytes_on_links[256] * (1023 / 1024) / (255 / 256)
-        computed = own["seconds"]["arithmetic"] + own["seconds"]["memory"]
+        computed = sum(own["data_sheet"]["seconds"][part] for part in ("arithmetic", "memory"))
         self.computation = dict.fromkeys(SIZES, computed * 1e3)
         self.computation[1024] += max(copied, 0.0) / data.memory_bandwidth * 1e3
         self.links = {n: b / data.link_bandwidth * 1e3 for n, b in self.bytes_on_links.items()}

@@ -2,14 +2,15 @@
 
 pip install 'jaxseg[tpu]'
 python benchmarks/tpu_static.py [--chip v5e …] [--shapes PATTERN …] [--dtype bfloat16 …]
-    [--memory-only] [--json benchmarks/results/tpu_static_v5e.json]
+    [--memory-only] [--json benchmarks/results/tpu_static_v5e.json] [--table]
 
 The program compiles both kernels of every deformable call of the published models
 (`pallas_kernels.shapes`) for one image. For each kernel it prints the memory that it holds and the
 instruction bundles that it runs. These are the bundles of its loops, counted in the compiler's
 listing, times the trips that typical points cause. Typical points of DCNv3 are up to one pixel from
 the 3 × 3 grid. Those of deformable attention are up to four pixels from the place of the query.
-Waiting for memory is not included.
+Waiting for memory is not included. `--table` also writes the bundles into
+`jaxseg/aot/kernel_cycles.json`, from which `jaxseg compile` takes the cycles of kernels.
 """
 
 import argparse
@@ -36,8 +37,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
+from jaxseg.aot import hlo
+from jaxseg.aot.kernel_cycles import TABLE, kernel_key
+from jaxseg.aot.step_profile import KERNEL_CALL
+from jaxseg.atomic_files import write_text
 from pallas_kernels import shapes
 from pallas_kernels.tpu import dcnv3, ms_deform_attn
+from pallas_kernels.tpu.planes import SUBLANES
 
 CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "v7x": "tpu7x:2x2x1"}
 REACH = 4  # pixels from a query to its points, in deformable attention
@@ -141,7 +147,14 @@ class Loops:
 KERNELS = {shapes.DCNv3: dcnv3_kernels, shapes.MSDeformAttn: ms_deform_attn_kernels}
 
 
-def compile_call(name: str, call, chip: str, dtype, listings: Path | None) -> list[dict]:
+def same_program(call) -> tuple:
+    """Returns what calls have in common whose kernels are the same program."""
+    if isinstance(call, shapes.DCNv3):
+        return shapes.DCNv3, *call._replace(groups=-(-call.groups // SUBLANES))
+    return shapes.MSDeformAttn, *call
+
+
+def compile_call(call, chip: str, dtype, listings: Path | None) -> list[dict]:
     """Compiles both directions of a call and returns a row for each.
 
     Without `listings`, the rows have no bundles.
@@ -164,17 +177,37 @@ def compile_call(name: str, call, chip: str, dtype, listings: Path | None) -> li
         memory = compiled.memory_analysis()
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes
         row = {
-            "shape": name,
             "chip": chip,
             "dtype": jnp.dtype(dtype).name,
             "direction": direction,
             "megabytes": round((held + memory.temp_size_in_bytes) / 1e6, 1),
         }
         if listings:
-            loops = Loops(listing(listings, direction))
-            row["kilobundles"] = round(bundles(direction, loops) / 1e3)
+            count = bundles(direction, Loops(listing(listings, direction)))
+            key, leading = kernel_key(custom_call(compiled.as_text(), direction))
+            row |= {"kilobundles": round(count / 1e3), "kernel": key, "per_slice": count / leading}
         rows.append(row)
     return rows
+
+
+def custom_call(text: str, direction: str) -> hlo.Instruction:
+    """Returns the call of this direction's kernel in a compiled program."""
+    (found,) = (
+        instruction
+        for instructions in hlo.parse(text).computations.values()
+        for instruction in instructions
+        if KERNEL_CALL in instruction.rest and f"_{direction}" in instruction.name
+    )
+    return found
+
+
+def write_cycles(rows: list[dict]):
+    """Writes the bundles of one slice along the first axis into the table of the package."""
+    table = json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    for row in rows:
+        table.setdefault(row["chip"], {})[row["kernel"]] = round(row["per_slice"])
+    ordered = {chip: dict(sorted(found.items())) for chip, found in sorted(table.items())}
+    write_text(TABLE, json.dumps(ordered, indent=1) + "\n")
 
 
 def listing(listings: Path, direction: str) -> str:
@@ -195,7 +228,10 @@ def main():
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=("bfloat16", "float32"))
     parser.add_argument("--memory-only", action="store_true", help="no bundles: much faster")
     parser.add_argument("--json", metavar="FILE", help="also write the table to this file")
+    parser.add_argument("--table", action="store_true", help="also write kernel_cycles.json")
     options = parser.parse_args()
+    if options.table and options.memory_only:
+        parser.error("--table needs the bundles, which --memory-only leaves out")
     calls = [
         (name, call)
         for name, call in shapes.every_call()
@@ -207,12 +243,18 @@ def main():
         if listings:  # libtpu reads the variable when the first topology is requested
             dump = f"--xla_jf_dump_to={listings} --xla_jf_dump_llo_text=true"
             os.environ["LIBTPU_INIT_ARGS"] = dump
+        compiled = {}  # models share calls, and groups are padded to eight
         for chip, (name, call), dtype in itertools.product(options.chip, calls, options.dtype):
-            rows = compile_call(name, call, chip, jnp.dtype(dtype), listings)
+            program = chip, same_program(call), dtype
+            if program not in compiled:
+                compiled[program] = compile_call(call, chip, jnp.dtype(dtype), listings)
+            rows = [{"shape": name, **row} for row in compiled[program]]
             table += rows
             print(*map(json.dumps, rows), sep="\n", flush=True)
     if not table:
         sys.exit(f"tpu_static: no shape matches {options.shapes!r}")
+    if options.table:
+        write_cycles(table)
     if options.json:
         made = {
             "date": datetime.date.today().isoformat(),

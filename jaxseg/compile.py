@@ -9,6 +9,8 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxseg.aot.costs import costs, suggestions
+from jaxseg.aot.icicle import draw_icicle
+from jaxseg.aot.profile_summary import format_kinds, format_summary
 from jaxseg.aot.programs import compile_traced, topology_devices, trace_evaluation, trace_train_step
 from jaxseg.aot.utilization import model_flops
 from jaxseg.atomic_files import write_text
@@ -51,7 +53,7 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
         check_batch(config.batch_size, config.optim.accumulation, mesh)
     trace = {"train": trace_train_step, "eval": trace_evaluation}
     traced, state, images = trace[what](config, mesh)
-    program = compile_traced(traced, mesh.size // slices, chip.platform)
+    program = compile_traced(traced, mesh.size // slices, topology.partition(":")[0])
     # The TPU compiler rejects a program that does not fit. The GPU compiler does not.
     fits = program.compiled is not None
     if chip.platform == "cuda":
@@ -100,28 +102,31 @@ def format_report(result: dict[str, Any]) -> str:
             f"{kind} {total['count']} times, {_gb(total['bytes'])}"
             for kind, total in result["collectives"].items()
         ]
-        seconds = result["seconds"]
-        traffic = f"{_gb(result['memory_traffic'])} between a device and its memory"
-        uncounted = "without the work inside the kernels"
-        if not result["memory_traffic"]:  # the GPU compiler does not report it
-            traffic, uncounted = "not known", "without traffic and the work inside the kernels"
+        seconds = result["data_sheet"]["seconds"]
         rows |= {
             "operations": f"{result['flops'] / 1e12:.2f} T a device; the model's own"
             f" {result['model_flops'] / 1e12:.2f} T",
-            "traffic": traffic,
+            "traffic": f"{_gb(result['memory_traffic'])} between a device and its memory",
             "collectives": f"each device sends: {'; '.join(kinds) or 'nothing'}",
-            "estimate": f"{result['step_seconds'] * 1e3:.1f} ms: "
-            + ", ".join(f"{name} {value * 1e3:.1f}" for name, value in seconds.items()),
-            "": f"{images / result['step_seconds']:.0f} images/s, MFU {result['mfu']:.0%};"
-            f" {uncounted}",
-            "compiled in": f"{result['compile_seconds']:.0f} s, at level {result['level']}",
+            "data sheet": f"{_speed(result['data_sheet'], images)}; "
+            + ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in seconds.items())
+            + "; without the work inside the kernels",
         }
+        found = result["by_instruction"]
+        rows[found["source"]] = f"{_speed(found, images)}; {format_kinds(found)}"
+        rows["where"] = format_summary(found).lstrip()
+        rows["compiled in"] = f"{result['compile_seconds']:.0f} s, at level {result['level']}"
     else:
         missing = memory["needed"] - memory["capacity"]
         rows["memory"] += f": does not fit, {_gb(missing)} over capacity"
         rows["what helps"] = ("\n" + " " * 15).join(result["helps"])
     title = f"{result['config']}, {result['what']}, on {where}: {devices} devices, mesh {mesh}"
     return "\n".join([title, *(f"  {name:<13}{row}" for name, row in rows.items())])
+
+
+def _speed(estimate, images):
+    seconds, mfu = estimate["step_seconds"], estimate["mfu"]
+    return f"{seconds * 1e3:.1f} ms a step, {images / seconds:.1f} images/s, MFU {mfu:.0%}"
 
 
 def _gb(number: float) -> str:
@@ -133,6 +138,8 @@ def compile_recipe(
 ):
     """Prints the report of `compile_report` and writes it to `compile.json` in `workdir`.
 
+    If the program fits, `compile.svg` shows the time of every module.
+
     Raises:
       ConfigError: as `compile_report` does.
     """
@@ -140,3 +147,7 @@ def compile_recipe(
     print(format_report(result))
     with WorkDirectory(workdir) as directory:
         write_text(directory.folder / "compile.json", json.dumps(result, indent=1) + "\n")
+        if found := result.get("by_instruction"):
+            title = f"{config.variant}, {what}, {topology}: a step, estimated ({found['source']})"
+            picture = draw_icicle(found["by_module"], title)
+            write_text(directory.folder / "compile.svg", picture + "\n")

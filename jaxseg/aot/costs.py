@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxseg.aot.hardware import Chip
+from jaxseg.aot.profile_summary import summarize
 from jaxseg.aot.programs import Program
 
 WORTH_SPLITTING = 1e8  # bytes of weights and moments on one device
@@ -25,8 +26,11 @@ def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dic
       devices: the number of devices.
 
     Returns:
-      Operations, bytes of memory traffic, collectives by kind, and seconds. "mfu" is the share of
-      the chip's peak that the model's own operations use.
+      Operations, bytes of memory traffic, and collectives by kind. "data_sheet" is the time at the
+      rates of the chip's data sheet. "by_instruction" is the sum over instructions, with
+      collectives at the rates of the data sheet; its "source" is "compiler" for the TPU compiler's
+      own estimates, and "roofline" for the bound of each instruction on a GPU. "mfu" is the share
+      of the chip's peak that the model's own operations use in that time.
     """
     kinds = collections.defaultdict(lambda: {"count": 0, "bytes": 0.0})
     for collective in program.collectives:
@@ -40,17 +44,25 @@ def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dic
         "links": sum(sent.values()) / chip.link_bandwidth,
         "network": over_network / chip.network_bandwidth,
     }
-    step = sum(seconds.values())
-    return {
+    own_flops = model_flops / devices
+    found = {
         "flops": program.flops,
-        "model_flops": model_flops / devices,
+        "model_flops": own_flops,
         "memory_traffic": program.memory_traffic_bytes,
         "collectives": dict(kinds),
-        "seconds": seconds,
-        "step_seconds": step,
-        "mfu": model_flops / devices / step / chip.flops,
+        "data_sheet": {"seconds": seconds, **_step(sum(seconds.values()), own_flops, chip)},
         "compile_seconds": program.compile_seconds,
     }
+    if program.instructions:
+        summary = summarize(program.instructions)
+        step = summary["seconds"] + seconds["links"] + seconds["network"]
+        source = {"source": "compiler" if chip.platform == "tpu" else "roofline"}
+        found["by_instruction"] = source | summary | _step(step, own_flops, chip)
+    return found
+
+
+def _step(seconds, own_flops, chip):
+    return {"step_seconds": seconds, "mfu": own_flops / seconds / chip.flops}
 
 
 def suggestions(config: ConfigDict, mesh: Mesh, state: Any, images: int, what: str) -> list[str]:

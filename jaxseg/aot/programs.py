@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from jaxseg.aot import collectives, hardware
 from jaxseg.aot.collectives import Collective
+from jaxseg.aot.step_profile import Cost, instruction_costs
 from jaxseg.data import views
 from jaxseg.distributed.sharding import BATCH_SPEC, infer_shardings, with_shardings
 from jaxseg.errors import ConfigError
@@ -52,6 +53,7 @@ class Program:
       memory_traffic_bytes: memory traffic of one device as XLA counts it, without that inside the
         kernels.
       collectives: the collectives of the program.
+      instructions: what the compiler expects of each instruction; empty if it does not say.
       compile_seconds: how long the compilation took.
       compiled: the executable, or None if it does not fit.
     """
@@ -64,6 +66,7 @@ class Program:
     flops: float = 0
     memory_traffic_bytes: float = 0
     collectives: tuple[Collective, ...] = ()
+    instructions: tuple[Cost, ...] = ()
     compile_seconds: float = 0
     compiled: jax.stages.Compiled | None = None
 
@@ -146,7 +149,7 @@ def _images(shape, mesh, dtype=np.float32):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, BATCH_SPEC))
 
 
-def compile_traced(traced: jax.stages.Traced, devices: int, platform: str) -> Program:
+def compile_traced(traced: jax.stages.Traced, devices: int, chip_name: str) -> Program:
     """Compiles a traced function and reports what it needs on each device.
 
     A program that does not fit into memory is a result, not an error.
@@ -154,20 +157,24 @@ def compile_traced(traced: jax.stages.Traced, devices: int, platform: str) -> Pr
     Args:
       traced: the traced function.
       devices: the number of devices in one slice.
-      platform: the platform of the devices, "tpu" or "cuda".
+      chip_name: the name of the chip, such as "v5e".
     """
     lowered = traced.lower()
+    options = COMPILER_OPTIONS[hardware.find_chip(chip_name).platform]
     begun = time.monotonic()
     # `compiled.as_text()` fails for some programs with asynchronous collectives.
     with tempfile.TemporaryDirectory() as dump:
         try:
-            compiled = lowered.compile({**COMPILER_OPTIONS[platform], "xla_dump_to": dump})
+            compiled = lowered.compile({**options, "xla_dump_to": dump})
         except jax.errors.JaxRuntimeError as error:
             if not (found := OUT_OF_MEMORY.search(str(error))):
                 raise
             return Program(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]])
         (text,) = pathlib.Path(dump).glob("*after_optimizations.txt")
         sent = tuple(collectives.parse_collectives(text.read_text(), devices))
+        # The TPU compiler leaves its estimates in a later text.
+        (text,) = [*pathlib.Path(dump).glob("*after_codegen.txt"), text][:1]
+        instructions = tuple(instruction_costs(text.read_text(), chip_name))
     memory = compiled.memory_analysis()
     costs = compiled.cost_analysis() or {}  # the GPU compiler gives none
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -181,8 +188,9 @@ def compile_traced(traced: jax.stages.Traced, devices: int, platform: str) -> Pr
         sum(parts),
         *parts,
         flops=costs.get("flops", 0),
-        memory_traffic_bytes=costs.get("bytes accessed", 0),
+        memory_traffic_bytes=costs.get("bytes accessed") or sum(x.bytes for x in instructions),
         collectives=sent,
+        instructions=instructions,
         compile_seconds=time.monotonic() - begun,
         compiled=compiled,
     )

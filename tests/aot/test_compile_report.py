@@ -33,10 +33,11 @@ def test_times_are_those_of_the_data_sheet():
     sums = Collective("all-reduce", (("f32", (10**9,)),), 16, 1)
     program = Program(1.0, flops=197e12, memory_traffic_bytes=819e9, collectives=(sums,))
     found = costs(program, hardware.find_chip("v5e"), 16 * 197e12, devices=16)
-    assert found["seconds"] == pytest.approx(
+    sheet = found["data_sheet"]
+    assert sheet["seconds"] == pytest.approx(
         {"arithmetic": 1, "memory": 1, "links": 7.5e9 / 200e9, "network": 0}
     )
-    assert found["mfu"] == pytest.approx(1 / found["step_seconds"])
+    assert sheet["mfu"] == pytest.approx(1 / sheet["step_seconds"])
 
 
 def test_a_program_of_the_wrong_size_says_what_helps():
@@ -102,7 +103,7 @@ def test_only_sums_pass_the_network_between_slices(compiled):
     # Weights and two moments, as they are padded to tiles, are the arguments: what is summed over
     # the network is no more than the gradients.
     assert 0 < sent["send"] < report["memory"]["arguments"] / 3
-    assert report["seconds"]["network"] > 0
+    assert report["data_sheet"]["seconds"]["network"] > 0
 
 
 @NEEDS_LIBTPU

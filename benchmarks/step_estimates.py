@@ -1,0 +1,124 @@
+"""Compares the compiler's estimates of train steps between versions of jaxseg; no TPU is needed.
+
+pip install 'jaxseg[tpu]'
+python benchmarks/step_estimates.py [--only PATTERN] [--table]
+python benchmarks/step_estimates.py --row NAME --text FILE --commit COMMIT
+
+The program runs `jaxseg compile` for each row of ROWS on one chip, in bfloat16, and adds the result
+to benchmarks/results/step_estimates.json under the commit of the working tree. `--text` adds the
+result of another version from the text of its program after code generation (`xla_dump_to`).
+`--table` prints all results.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxseg.aot.profile_summary import summarize
+from jaxseg.aot.step_profile import instruction_costs
+from jaxseg.atomic_files import write_text
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "step_estimates.json"
+
+
+class Row(NamedTuple):
+    """A train step: the recipe, the topology of one chip, images, and the level of optimization."""
+
+    recipe: str
+    topology: str
+    images: int
+    level: str = "O1"
+
+
+ROWS = {
+    "internimage_t": Row("cityscapes.py:upernet_internimage_t", "v5e:1x1", 2),
+    "internimage_l": Row("cityscapes.py:upernet_internimage_l", "v5e:1x1", 2),
+    "deit_adapter_b": Row("ade20k.py:upernet_deit_adapter_b", "v5e:1x1", 2),
+    "mask2former_beit_adapter_l": Row(
+        "ade20k.py:mask2former_beit_adapter_l_cocostuff", "v5p:1x1x1", 1
+    ),
+    "internimage_t O2": Row("cityscapes.py:upernet_internimage_t", "v5e:1x1", 2, "O2"),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", metavar="PATTERN", help="rows whose name matches")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--row", choices=ROWS)
+    parser.add_argument("--text", type=Path, metavar="FILE")
+    parser.add_argument("--commit")
+    options = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if options.table:
+        print(table(results))
+        return
+    if options.text:
+        chip = ROWS[options.row].topology.partition(":")[0]
+        costs = instruction_costs(options.text.read_text(), chip)
+        add(results, options.row, options.commit, summarize(costs))
+        return
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True)
+    for name, row in ROWS.items():
+        if re.search(options.only, name):
+            add(results, name, commit.strip(), compiled(row))
+
+
+def compiled(row: Row) -> dict:
+    """Returns the sums that `jaxseg compile` reports for a row."""
+    with tempfile.TemporaryDirectory() as workdir:
+        command = [sys.executable, "-m", "jaxseg.main", "--mode", "compile", "--workdir", workdir]
+        command += ["--config", f"configs/{row.recipe}", "--topology", row.topology]
+        command += [f"--config.batch_size={row.images}"]
+        environment = os.environ | {"JAX_OPTIMIZATION_LEVEL": row.level}
+        subprocess.run(command, check=True, cwd=ROOT, env=environment)
+        report = json.loads((Path(workdir) / "compile.json").read_text())
+    return report["by_instruction"] | {"memory": report["memory"]["needed"]}
+
+
+def add(results: dict, name: str, commit: str, found: dict):
+    """Adds a result to the file."""
+    kept = {
+        key: found[key]
+        for key in ("seconds", "by_kind", "kernel_calls", "kernel_calls_unknown", "unknown")
+    }
+    if "memory" in found:
+        kept["memory_bytes"] = found["memory"]
+    results.setdefault(name, {})[commit] = kept | {
+        "libtpu": importlib.metadata.version("libtpu"),
+        "jax": importlib.metadata.version("jax"),
+        "date": datetime.date.today().isoformat(),
+    }
+    write_text(RESULTS, json.dumps(results, indent=1) + "\n")
+
+
+def table(results: dict) -> str:
+    """Formats the results as a Markdown table; ratios are to the first commit of a row."""
+    lines = [
+        "| step | commit | estimate, ms | ratio | copies and transposes | not counted |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, commits in results.items():
+        first = next(iter(commits.values()))["seconds"]
+        for commit, found in commits.items():
+            seconds = found["seconds"]
+            copies = found["by_kind"].get("copies and transposes", 0.0) / seconds
+            left_out = f"{found['unknown']} instructions, {found['kernel_calls_unknown']} kernels"
+            ratio = f"{seconds / first:.2f} | {copies:.0%} | {left_out} |"
+            lines.append(f"| {name} | {commit} | {seconds * 1e3:.1f} | {ratio}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
