@@ -32,6 +32,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from jaxseg.data.synthetic.writer import write_street_scenes
+from jaxseg.distributed.processes import START_SECONDS
 from jaxseg.reporting.manifest import versions
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -40,6 +41,7 @@ MOMENTS = ("first second", "compilation", "step", "save", "evaluation")
 STEPS_PER_KILL = 6
 SAVE, EVALUATE = 4, 10
 PATIENCE_SECONDS = 120
+END_SECONDS = START_SECONDS + 60  # a process waits so long for one that never came
 
 
 def command(workdir: pathlib.Path, scenes: pathlib.Path, steps: int) -> list[str]:
@@ -103,7 +105,7 @@ class Run:
     def end(self) -> list[int]:
         """Waits for all processes, and returns how they ended."""
         try:
-            return [process.wait(PATIENCE_SECONDS) for process in self.processes]
+            return [process.wait(END_SECONDS) for process in self.processes]
         finally:
             for process in self.processes:
                 process.kill()
@@ -189,7 +191,7 @@ def soak(folder: pathlib.Path, kills: int, processes: int, seed: int) -> dict:
         try:
             run.end()
         except subprocess.TimeoutExpired:
-            others.append(f"{moment}, {kind.name}: did not end in {PATIENCE_SECONDS} s")
+            others.append(f"{moment}, {kind.name}: did not end in {END_SECONDS} s")
         counts[f"{moment}, {kind.name}"] += 1
         number += 1
         print(f"{number}/{kills} {moment} {kind.name}", flush=True)
