@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxseg.aot.collectives import parse_collectives
+from jaxseg.distributed.sharding import BATCH_SPEC, make_mesh
 from jaxseg.losses.cross_entropy import BAND, IGNORE, cross_entropy
 from jaxseg.ops.resize import resize_bilinear
 
@@ -43,3 +45,14 @@ def test_no_array_has_the_size_of_the_resized_logits():
     compiled = jax.jit(jax.value_and_grad(cross_entropy)).lower(logits, labels).compile()
     resized = 4 * 2 * 256 * 256 * 50
     assert compiled.memory_analysis().temp_size_in_bytes < resized
+
+
+def test_one_sum_over_the_devices_serves_all_bands():
+    mesh = make_mesh({"data": 8, "fsdp": 1})
+    split = jax.NamedSharding(mesh, BATCH_SPEC)
+    logits = jax.ShapeDtypeStruct((8, 64, 64, 5), jnp.float32, sharding=split)
+    labels = jax.ShapeDtypeStruct((8, 256, 256), jnp.int32, sharding=split)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(jax.value_and_grad(cross_entropy)).lower(logits, labels).compile()
+    (found,) = parse_collectives(compiled.as_text(), 8)
+    assert (found.kind, found.shapes, found.times) == ("all-reduce", (("f32", ()),), 1)
