@@ -87,6 +87,8 @@ def report_of(recipe: str, topology: str, slices: int) -> dict:
         command += ["--slices", str(slices), f"--config.batch_size={max(chips, 16)}"]
         subprocess.run([*command, f"--config.mesh.fsdp={fsdp}"], check=True)
         report = json.loads((Path(workdir) / "compile.json").read_text())
+    for long in ("by_module", "largest"):
+        report.get("by_instruction", {}).pop(long, None)
     versions = {"libtpu": importlib.metadata.version("libtpu")}
     return {"recipe": recipe, **report, **versions, "date": datetime.date.today().isoformat()}
 

@@ -65,6 +65,8 @@ def main():
         print(table(results))
         return
     if options.text:
+        if not (options.row and options.commit):
+            parser.error("--text needs --row and --commit")
         chip = ROWS[options.row].topology.partition(":")[0]
         costs = instruction_costs(options.text.read_text(), chip)
         add(results, options.row, options.commit, summarize(costs))

@@ -24,10 +24,11 @@ from jaxseg.workdir import WorkDirectory
 def compile_report(config: ConfigDict, topology: str, slices: int, what: str) -> dict[str, Any]:
     """Compiles the train step or the evaluation for a topology and reports its needs per device.
 
-    The estimates follow the chip's data sheet. Arithmetic runs at its peak, memory traffic at the
-    memory bandwidth, and collectives at the bandwidth of a device's links. These parts are added
-    up. Traffic between GPU nodes also counts at the bandwidth of the links. XLA's counts leave out
-    the work inside the kernels for deformable sampling.
+    There are two estimates of the time. One follows the chip's data sheet. Arithmetic runs at its
+    peak, memory traffic at the memory bandwidth, and collectives at the bandwidth of a device's
+    links. These parts are added up. Traffic between GPU nodes also counts at the bandwidth of the
+    links. XLA's counts leave out the work inside the kernels for deformable sampling. The other
+    estimate is the sum over all instructions (`jaxseg.aot.step_profile`).
 
     Args:
       config: the recipe. A model dtype of "auto" means bfloat16, as on accelerators.
@@ -112,9 +113,9 @@ def format_report(result: dict[str, Any]) -> str:
             + ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in seconds.items())
             + "; without the work inside the kernels",
         }
-        found = result["by_instruction"]
-        rows[found["source"]] = f"{_speed(found, images)}; {format_kinds(found)}"
-        rows["where"] = format_summary(found).lstrip()
+        if found := result.get("by_instruction"):
+            rows[found["source"]] = f"{_speed(found, images)}; {format_kinds(found)}"
+            rows["where"] = format_summary(found).lstrip()
         rows["compiled in"] = f"{result['compile_seconds']:.0f} s, at level {result['level']}"
     else:
         missing = memory["needed"] - memory["capacity"]

@@ -53,8 +53,8 @@ def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dic
         "data_sheet": {"seconds": seconds, **_step(sum(seconds.values()), own_flops, chip)},
         "compile_seconds": program.compile_seconds,
     }
-    if program.instructions:
-        summary = summarize(program.instructions)
+    summary = summarize(program.instructions)
+    if summary["seconds"]:
         step = summary["seconds"] + seconds["links"] + seconds["network"]
         source = {"source": "compiler" if chip.platform == "tpu" else "roofline"}
         found["by_instruction"] = source | summary | _step(step, own_flops, chip)

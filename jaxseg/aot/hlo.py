@@ -11,7 +11,12 @@ from typing import NamedTuple
 # %name = SHAPE operation(operands), attributes
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) (?:\(.*\) -> .* )?\{$")
-CALLED = re.compile(r"(?:calls|body|branch_computations)=(%?[\w.-]+|\{[^}]*\})")
+CALLED = re.compile(
+    r"(?:calls|body|branch_computations|true_computation|false_computation)="
+    r"(%?[\w.-]+|\{[^}]*\})"
+)
+APPLIED = re.compile(r"to_apply=%?([\w.-]+)")
+KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 CONDITION = re.compile(r"condition=%?([\w.-]+)")
 GET, INDEX = "get-tuple-element", re.compile(r"index=(\d+)")
 ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
@@ -26,7 +31,8 @@ class Instruction(NamedTuple):
       name: its name, without the percent sign.
       shape: the text of the shape of its result, with the layout.
       operation: the name of the operation, such as "fusion".
-      rest: the text after the opening parenthesis: operands and attributes.
+      rest: the text after the opening parenthesis: operands and attributes. Operands are names
+        alone, as XLA writes them after optimization.
     """
 
     name: str
@@ -41,10 +47,11 @@ class Instruction(NamedTuple):
 
     @property
     def called(self) -> list[str]:
-        """Returns the computations that it calls, without the condition of a loop."""
-        return [
-            name for names in CALLED.findall(self.rest) for name in re.findall(r"[\w.-]+", names)
-        ]
+        """Returns the computations that it runs once each time, or once per round of a loop."""
+        found = CALLED.findall(self.rest)
+        if self.operation == "call":
+            found += APPLIED.findall(self.rest)
+        return [name for names in found for name in re.findall(r"[\w.-]+", names)]
 
     @property
     def literal(self) -> str:
@@ -99,9 +106,11 @@ class Module:
     def trips(self, loop: Instruction) -> int:
         """Returns the number of iterations of a "while" instruction.
 
-        The loop counts from 0 to the only constant in its condition, in steps of what its body
-        adds.
+        XLA states it for most loops. Other loops count from 0 to the only constant in their
+        condition, in steps of what their body adds.
         """
+        if known := KNOWN_TRIPS.search(loop.rest):
+            return int(known[1])
         condition = self.computations[CONDITION.findall(loop.rest)[0]]
         limits = [int(step.literal) for step in condition if step.operation == "constant"]
         if len(limits) != 1:

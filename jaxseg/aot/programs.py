@@ -50,8 +50,8 @@ class Program:
       output_bytes: memory of the outputs that do not reuse the memory of arguments.
       program_bytes: memory of the executable itself.
       flops: operations of one device as XLA counts them, without those inside the kernels.
-      memory_traffic_bytes: memory traffic of one device as XLA counts it, without that inside the
-        kernels.
+      memory_traffic_bytes: memory traffic of one device. XLA counts it for TPUs, without that
+        inside the kernels. For GPUs it is the sum over the instructions.
       collectives: the collectives of the program.
       instructions: what the compiler expects of each instruction; empty if it does not say.
       compile_seconds: how long the compilation took.

@@ -2,9 +2,10 @@
 
 The TPU compiler leaves its own estimate beside each instruction, as `estimated_cycles`. It chooses
 fusions and layouts by it. It is not a measurement, but the same program always gets the same
-figure, so two versions of a program can be compared without the device. The cycles of a Pallas
-kernel are not known to the compiler; `jaxseg.aot.kernel_cycles` has them. XLA:GPU leaves no
-estimates; `jaxseg.aot.roofline` bounds the time of its instructions.
+figure, so two versions of a program can be compared without the device. The few instructions
+without an estimate count by their bytes. The cycles of a Pallas kernel are not known to the
+compiler; `jaxseg.aot.kernel_cycles` has them. XLA:GPU leaves no estimates; `jaxseg.aot.roofline`
+bounds the time of its instructions.
 """
 
 import re
@@ -34,6 +35,7 @@ CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 UNKNOWN = 10**12  # the compiler writes 2^63 - 1 where it has no estimate
 OP_NAME = re.compile(r'op_name="([^"]*)"')
 KERNEL_CALL = 'custom_call_target="tpu_custom_call"'
+ALLOCATION = 'custom_call_target="AllocateBuffer"'
 TRITON_CALL = 'custom_call_target="__gpu$xla.gpu.triton"'
 
 _PRODUCTS = {"convolution", "dot"}
@@ -46,7 +48,7 @@ _MOVES = {
 }
 # Parts of an op_name that JAX's transformations and control flow add, not modules.
 _NO_MODULE = re.compile(
-    r".*[(<>,].*|cond|while|body|branch_\d+_fun|closed_call|checkpoint|rematted_computation"
+    r".*[(<>,].*|cond|while|body|body_pred|branch_\d+_fun|closed_call|checkpoint|rematted_computation"
     r"|shard_map|custom_(jvp|vjp)_call|core_call|pallas_call|\w+\.\w+|"
 )
 _TRANSFORMED = re.compile(r"(?:transpose\()?(?:jvp|vmap)\((\w*)\)+")
@@ -95,12 +97,12 @@ def instruction_costs(text: str, chip_name: str) -> list[Cost]:
     found = []
     for computation, times in counts.items():
         for instruction in module.computations[computation]:
+            if instruction.operation in roofline.FREE or ALLOCATION in instruction.rest:
+                continue
             kind, moved = _kind(instruction, module), 0.0
             if kind == COLLECTIVE:
                 seconds = None
             elif on_gpu:
-                if instruction.operation in roofline.FREE:
-                    continue
                 seconds = roofline.bound(instruction, computation, module, chip)
                 moved = roofline.bytes_moved(instruction, computation, module)
             elif kind == KERNEL:
@@ -109,8 +111,9 @@ def instruction_costs(text: str, chip_name: str) -> list[Cost]:
             elif estimate := CYCLES.search(instruction.rest):
                 cycles = int(estimate[1])
                 seconds = cycles / chip.clock if cycles < UNKNOWN else None
-            else:
-                continue  # it takes no time: parameters, tuples and the like
+            else:  # reshapes that move data, and scalars
+                size = roofline.bytes_moved(instruction, computation, module)
+                seconds = size / chip.memory_bandwidth
             name = OP_NAME.search(instruction.rest)
             path, direction = module_and_direction(name[1] if name else "")
             shape = ", ".join(

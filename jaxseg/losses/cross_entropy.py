@@ -33,7 +33,7 @@ def cross_entropy(
 @jax.custom_vjp
 def _sum_over_pixels(logits, labels):
     def add_band(sums, band):
-        return sums + _sums_over_band(_rows(logits, band), *band[1:]), None
+        return sums + _sums_over_band(_rows(logits, band), *band[1:], logits.dtype), None
 
     return lax.scan(add_band, jnp.zeros(len(logits)), _bands(logits, labels))[0].sum()
 
@@ -41,7 +41,9 @@ def _sum_over_pixels(logits, labels):
 def _forward(logits, labels):
     def add_band(carry, band):
         sums, gradient = carry
-        of_band, transpose = jax.vjp(lambda x: _sums_over_band(x, *band[1:]), _rows(logits, band))
+        of_band, transpose = jax.vjp(
+            lambda rows: _sums_over_band(rows, *band[1:], logits.dtype), _rows(logits, band)
+        )
         (of_rows,) = transpose(jnp.ones_like(of_band))
         gradient = lax.dynamic_update_slice_in_dim(
             gradient, _rows(gradient, band) + of_rows, band[0], axis=1
@@ -55,7 +57,7 @@ def _forward(logits, labels):
 
 
 def _backward(gradient, cotangent):
-    return (gradient * cotangent).astype(gradient.dtype), None
+    return (gradient.astype(jnp.float32) * cotangent).astype(gradient.dtype), None
 
 
 _sum_over_pixels.defvjp(_forward, _backward)
@@ -77,17 +79,24 @@ def _bands(logits, labels):
 
 
 def _rows(x, band):
-    """Returns the rows of maps of which a band is interpolated."""
+    """Returns the rows of maps of which a band is interpolated, in float32."""
     first, matrix, _ = band
-    return lax.dynamic_slice_in_dim(x, first, matrix.shape[1], axis=1)
+    return lax.dynamic_slice_in_dim(x, first, matrix.shape[1], axis=1).astype(jnp.float32)
 
 
-def _sums_over_band(rows, matrix, labels):
-    """Returns the sum of the cross-entropy over the pixels of a band, for each image."""
+def _sums_over_band(rows, matrix, labels, dtype):
+    """Returns the sum of the cross-entropy over the pixels of a band, for each image.
+
+    Args:
+      rows: the rows of logits, in float32.
+      matrix: interpolates the band from them.
+      labels: the labels of the band.
+      dtype: the type in which the logits came.
+    """
     # Three passes of bfloat16 on a TPU err by 2^-16; logits that come in bfloat16 err by 2^-9.
-    precision = lax.Precision.HIGHEST if rows.dtype == jnp.float32 else lax.Precision.HIGH
+    precision = lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.HIGH
     columns = interpolation_matrix(rows.shape[2], labels.shape[2]).astype(np.float32)
-    logits = jnp.einsum("Hh,bhwk->bHwk", matrix, rows.astype(jnp.float32), precision=precision)
+    logits = jnp.einsum("Hh,bhwk->bHwk", matrix, rows, precision=precision)
     logits = jnp.einsum("Ww,bhwk->bhWk", columns, logits, precision=precision)
     classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
     # A comparison replaces a gather, whose gradient would be a scatter. A label of 255 matches no

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxseg.ops.layout import columns_in_lanes
+from jaxseg.ops.layout import columns_in_lanes, fixes_layouts
 from jaxseg.ops.padding import Sizes, bin_matrices, interpolation_matrices
 from jaxseg.ops.resize import along_height, along_width, interpolation_matrix
 
@@ -59,7 +59,6 @@ def _conv3x3_backward(residuals, cotangent):
 conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
 
 
-@jax.custom_vjp
 def conv3x3_stride2(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b p q d"]:
@@ -69,8 +68,8 @@ def conv3x3_stride2(
     convolution is slow. There, a matrix product with zeros and ones picks the columns of each tap.
     A second product sums over rows, taps and channels.
     """
-    tpu = _stride2_by_products if columns_in_lanes(*x.shape[2:]) else _stride2
-    return lax.platform_dependent(x, kernel, tpu=tpu, default=_stride2)
+    by_products = fixes_layouts() and columns_in_lanes(*x.shape[2:])
+    return (_stride2_by_products if by_products else _stride2)(x, kernel)
 
 
 def _stride2(x, kernel):
@@ -91,17 +90,6 @@ def _stride2_by_products(x, kernel):
     columns = jnp.pad(columns, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
     rows = [columns[:, i : i + 2 * out_height - 1 : 2] for i in range(3)]
     return jnp.einsum("bpijcq,ijcd->bpqd", jnp.stack(rows, axis=2), kernel)
-
-
-def _stride2_forward(x, kernel):
-    return conv3x3_stride2(x, kernel), (x, kernel)
-
-
-def _stride2_backward(residuals, cotangent):
-    return jax.vjp(conv3x3_stride2.fun, *residuals)[1](cotangent)
-
-
-conv3x3_stride2.defvjp(_stride2_forward, _stride2_backward)
 
 
 @jax.custom_vjp

@@ -34,6 +34,11 @@ def free_layouts() -> Iterator[None]:
         _free.reset(token)
 
 
+def fixes_layouts() -> bool:
+    """Returns whether `fix_layout` fixes anything: for a TPU, unless layouts are free."""
+    return platform() == "tpu" and not _free.get()
+
+
 def columns_in_lanes(width: int, channels: int) -> bool:
     """Returns whether the columns of a map fill the lanes better than its channels do."""
     return _padded(width) < _padded(channels)
@@ -49,7 +54,7 @@ def fix_layout(x: Float[Array, "b h w c"], channels: bool = False) -> Float[Arra
       channels: whether the channels are in the lanes in any case, as XLA's convolutions need it.
         Otherwise it is the axis that fills the lanes better.
     """
-    if platform() != "tpu" or _free.get():
+    if not fixes_layouts():
         return x
     *_, width, count = x.shape
     by_columns = not channels and columns_in_lanes(width, count)

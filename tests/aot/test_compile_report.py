@@ -69,7 +69,7 @@ def compiled(command, tmp_path):
 
 
 @NEEDS_LIBTPU
-def test_what_a_chip_holds_and_sends_is_reported(compiled):
+def test_what_a_chip_holds_and_sends_is_reported(compiled, tmp_path):
     said, report = compiled(batch_size=4)
     assert report["fits"]
     assert report["mesh"] == {"data": 4, "fsdp": 1}
@@ -81,6 +81,14 @@ def test_what_a_chip_holds_and_sends_is_reported(compiled):
     assert list(report["collectives"]) == ["all-reduce"]
     assert "tiny, train, on v5e:2x2: 4 devices, mesh data 4, fsdp 1" in said
     assert "collectives  each device sends: all-reduce" in said
+    found = report["by_instruction"]
+    assert found["source"] == "compiler"
+    assert found["seconds"] == pytest.approx(sum(found["by_kind"].values()))
+    assert found["step_seconds"] > found["seconds"]  # with the collectives
+    modules = {path.partition("/")[0] for path in found["by_module"]}
+    assert {"backbone", "decode_head", "loss", "optimizer"} <= modules
+    assert "largest instructions" in said
+    assert (tmp_path / "compile.svg").read_text().startswith("<svg")
 
 
 @NEEDS_LIBTPU

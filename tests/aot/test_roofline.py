@@ -7,7 +7,7 @@ from jaxseg.aot.hardware import find_chip
 from jaxseg.aot.step_profile import instruction_costs
 
 # As XLA:GPU writes it for an H100: a matrix product, a convolution and its two gradients, a fusion
-# that reads a slice of its operand, and one that replaces a slice.
+# that reads a slice of its operand, one that replaces a slice, and a loop of seven rounds.
 PROGRAM = """HloModule jit_f
 
 %reads (p0: f32[9,1000], p1: s32[]) -> f32[1,1000] {
@@ -21,6 +21,26 @@ PROGRAM = """HloModule jit_f
   %p1 = f32[1,1000]{1,0} parameter(1)
   %p2 = s32[] parameter(2)
   ROOT %update = f32[9,1000]{1,0} dynamic-update-slice(%p0, %p1, %p2, %p2)
+}
+
+%fused_compare (p0: s32[]) -> pred[] {
+  %p0 = s32[] parameter(0)
+  %limit = s32[] constant(7)
+  ROOT %less = pred[] compare(%p0, %limit), direction=LT
+}
+
+%condition (c: (s32[], f32[1000])) -> pred[] {
+  %c = (s32[], f32[1000]) parameter(0)
+  %i = s32[] get-tuple-element(%c), index=0
+  ROOT %less = pred[] fusion(%i), kind=kLoop, calls=%fused_compare
+}
+
+%body (c: (s32[], f32[1000])) -> (s32[], f32[1000]) {
+  %c = (s32[], f32[1000]) parameter(0)
+  %i = s32[] get-tuple-element(%c), index=0
+  %v = f32[1000]{0} get-tuple-element(%c), index=1
+  %negated = f32[1000]{0} negate(%v)
+  ROOT %pair = (s32[], f32[1000]) tuple(%i, %negated)
 }
 
 ENTRY %main (x: bf16[64,32], w: bf16[32,16]) -> f32[9,1000] {
@@ -40,6 +60,9 @@ window={size=3x3}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convB
 window={size=3x3}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter"
   %table = f32[9,1000]{1,0} parameter(4)
   %index = s32[] parameter(5)
+  %start = (s32[], f32[1000]) parameter(6)
+  %loop = (s32[], f32[1000]) while(%start), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"7"}}
   %row = f32[1,1000]{1,0} fusion(%table, %index), kind=kLoop, calls=%reads
   ROOT %next = f32[9,1000]{1,0} fusion(%table, %row, %index), kind=kLoop, calls=%writes
 }
@@ -70,6 +93,8 @@ def test_operations_and_bytes(name, operations, moved):
 
 def test_only_what_runs_is_listed():
     costs = {cost.instruction: cost for cost in instruction_costs(PROGRAM, "h100")}
+    in_loop = costs.pop("negated")
+    assert (in_loop.times, in_loop.bytes) == (7, 7 * 8000)
     assert set(costs) == {"product", "output", "of_image", "of_kernel", "row", "next"}
     assert costs["product"].kind == costs["output"].kind == "matrix products"
     assert sum(cost.bytes for cost in costs.values()) == 7168 + 3 * 2318 + 2 * 8004

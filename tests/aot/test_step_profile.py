@@ -95,7 +95,9 @@ def test_each_instruction_has_its_place(costs, instruction, module, direction, k
 
 def test_what_is_inside_a_fusion_is_part_of_it(costs):
     assert "inner" not in costs
-    assert len(costs) == 7
+    assert set(costs) - {"next", "less"} == {
+        *("fusion.1", "sum", "copy.1", "dcnv3_forward.7", "fusion.2", "all-reduce.1", "multiply.1")
+    }
 
 
 def test_a_kernel_of_another_size_is_not_known():
@@ -124,12 +126,12 @@ def test_the_module_is_read_from_the_name(name, expected):
 
 def test_sums_add_up(costs):
     summary = summarize(list(costs.values()))
-    assert summary["seconds"] == pytest.approx(1820 / CLOCK)
-    assert sum(summary["by_kind"].values()) == pytest.approx(1820 / CLOCK)
-    assert sum(summary["by_direction"].values()) == pytest.approx(1820 / CLOCK)
-    assert sum(sum(row.values()) for row in summary["by_module"].values()) == pytest.approx(
-        1820 / CLOCK
-    )
+    # The scalars of the loop count by their bytes.
+    whole = pytest.approx(1820 / CLOCK, rel=1e-3)
+    assert summary["seconds"] == whole
+    assert sum(summary["by_kind"].values()) == whole
+    assert sum(summary["by_direction"].values()) == whole
+    assert sum(sum(row.values()) for row in summary["by_module"].values()) == whole
     assert (summary["kernel_calls"], summary["kernel_calls_unknown"]) == (1, 0)
     assert summary["unknown"] == 1
     assert summary["largest"][0]["instruction"] == "fusion.1"

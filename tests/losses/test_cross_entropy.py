@@ -40,6 +40,19 @@ def test_bands_give_the_loss_and_the_gradient(hw, out_hw):
     np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-8)
 
 
+def test_half_precision_and_small_labels_are_taken():
+    random = np.random.default_rng(0)
+    logits = jnp.asarray(random.normal(size=(2, 8, 8, 7)), jnp.bfloat16)
+    labels = random.integers(0, 7, (2, 64, 64)).astype(np.uint8)
+    labels[0, 0] = IGNORE
+    loss, gradient = jax.value_and_grad(cross_entropy)(logits, labels)
+    wide = logits.astype(jnp.float32)
+    expected, wanted = jax.value_and_grad(at_once)(wide, labels.astype(np.int32))
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(gradient.astype(jnp.float32), wanted, rtol=2**-8, atol=1e-8)
+
+
 def test_no_array_has_the_size_of_the_resized_logits():
     logits, labels = jnp.zeros((2, 64, 64, 50)), jnp.zeros((2, 256, 256), jnp.int32)
     compiled = jax.jit(jax.value_and_grad(cross_entropy)).lower(logits, labels).compile()

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jaxseg.ops import convolution
+from jaxseg.ops.layout import free_layouts
+from support.absent_tpu import absent_tpu
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 12, 3, 5), (2, 7, 9, 4, 6), (1, 1, 2, 3, 3)])
@@ -20,3 +22,24 @@ def test_stride_2_by_products_is_the_convolution(shape):
     cotangent = jnp.asarray(random.normal(size=expected.shape), jnp.float32)
     for own, wanted in zip(own_transpose(cotangent), transpose(cotangent), strict=True):
         np.testing.assert_allclose(own, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "channels", "by_products"), [(256, 3, True), (8, 64, False)])
+def test_a_tpu_runs_products_for_few_channels(width, channels, by_products):
+    def operations():
+        x, kernel = jnp.zeros((1, 4, width, channels)), jnp.zeros((3, 3, channels, 2))
+        # A function of its own each time, because JAX keeps what it has traced.
+        jaxpr = jax.make_jaxpr(lambda *xs: convolution.conv3x3_stride2(*xs))(x, kernel)
+        return {equation.primitive.name for equation in jaxpr.eqns}
+
+    with absent_tpu():
+        assert ("conv_general_dilated" not in operations()) == by_products
+        with free_layouts():
+            assert "conv_general_dilated" in operations()
+    assert "conv_general_dilated" in operations()
+
+
+def test_exported_convolutions_do_not_depend_on_the_platform():
+    """ONNX has no choice by platform."""
+    x, kernel = jnp.zeros((1, 4, 256, 3)), jnp.zeros((3, 3, 3, 2))
+    assert "platform_index" not in str(jax.make_jaxpr(convolution.conv3x3_stride2)(x, kernel))

@@ -3,15 +3,14 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxseg.ops.layout import columns_in_lanes, fix_layout, free_layouts
+from support.absent_tpu import absent_tpu
 
 
 def layouts(function, *shape):
     """The orders of axes that a program for a TPU asks for, from the major to the minor one."""
-    mesh = AbstractMesh((1,), ("data",), abstract_device=AbstractDevice("TPU v5e", 1, "tpu"))
-    with jax.sharding.use_abstract_mesh(mesh):
+    with absent_tpu():
         jaxpr = jax.make_jaxpr(function)(jnp.zeros(shape))
     return [
         equation.params["layout"].major_to_minor
