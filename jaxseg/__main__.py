@@ -1,6 +1,7 @@
 """The command `jaxseg`: one name for every program of the project."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -61,7 +62,12 @@ def main(arguments: Sequence[str] | None = None):
     package = command.module.partition(".")[0]
     if package != "jaxseg":
         siblings.claim(package)
-    importlib.import_module(command.module).main([*command.arguments, *rest])
+    try:
+        importlib.import_module(command.module).main([*command.arguments, *rest])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from jaxseg.errors import ConfigError
 from jaxseg.recipes import class_list
+from jaxseg.recipes.ranges import check_ranges
 
 HEADS = ("decode_head", "auxiliary_head")
 # The words of ml_collections 1.1 for an override of a part that the recipe does not have.
@@ -82,6 +83,8 @@ def readable_errors() -> Iterator[None]:
         raise ConfigError(message) from error
     except flags.Error as error:  # the last line is what the config file raised
         message = str(error).strip().splitlines()[-1].strip()
+        if message.startswith("Unknown command line flag"):
+            message += "; a setting is --config.KEY=VALUE"
         raise ConfigError(re.sub(r"^\w+Error: ", "", message)) from error
 
 
@@ -135,10 +138,12 @@ def resolve(config: ml_collections.ConfigDict):
     checkpoints do not need the file. Each head gets one output per class.
 
     Raises:
-      ConfigError: if the file cannot be read, or does not list classes.
+      ConfigError: if the file cannot be read, or does not list classes, or if a number is outside
+        its range.
     """
     with config.unlocked():
         upgrade(config)
+    check_ranges(flatten_config(config.to_dict()))
     if "class_lines" not in config.get("data", ()):
         return
     if config.data.classes:

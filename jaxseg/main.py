@@ -108,7 +108,9 @@ def run_mode(arguments: Sequence[str]):
     elif MODE.value != "eval":
         raise ConfigError("--config FILE[:VARIANT] is needed, e.g. --config configs/cityscapes.py")
     elif not WORKDIR.value:
-        raise ConfigError("--workdir RUN is needed to evaluate without --config")
+        raise ConfigError(
+            "--workdir is needed to evaluate without --config: the directory of the results"
+        )
     else:
         config, workdir = None, WORKDIR.value
     if TOPOLOGY.value and MODE.value != "compile":

@@ -22,7 +22,7 @@ from jaxseg.atomic_files import write_text
 from jaxseg.checkpoints.weights import config_from_json, find_checkpoint, load_metrics
 from jaxseg.config import load_config
 from jaxseg.data.datasets.description import Dataset
-from jaxseg.errors import CheckpointError, ConfigError, OutputError
+from jaxseg.errors import CheckpointError, ConfigError, OutputError, first_few
 from jaxseg.models.segmentation_model import Variables
 from jaxseg.workdir import CHECKPOINTS, AnyPath, in_bucket
 from jaxseg.zoo import catalogue, hub
@@ -167,11 +167,19 @@ def _of_zoo(name):
     except ConfigError as error:
         if name.startswith(ZOO):
             raise
+        if len(pathlib.Path(name).parts) > 1:  # no name of a model has a slash
+            raise CheckpointError(f"{name}: {_what_is_there(pathlib.Path(name))}") from error
         raise ConfigError(f"{name}: there is no such file or directory, and {error}") from error
     target = _cache() / model.name
     if not target.exists():
         _convert(catalogue.fetch_weights(model.name), load_config(model.config), target)
     return find_checkpoint(target)
+
+
+def _what_is_there(path):
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    return f"there is no such file or directory; {folder} holds{first_few(names) or ' nothing'}"
 
 
 def _of_file(path, config):

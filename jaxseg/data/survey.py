@@ -73,7 +73,8 @@ class Survey:
             lines.append(f"  labels without an image ({len(self.labels_alone)}):{shown}")
         lines += [f"  {line}" for line in picture_files.describe(self.skipped)]
         if self.faults:
-            lines.append(f"  {len(self.faults)} faults:{first_few(self.faults)}")
+            faults = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+            lines.append(f"  {faults}:{first_few(self.faults)}")
         return "\n".join(lines)
 
 

@@ -155,7 +155,8 @@ def _listing(root: Path, wanted: Path, limit: int = 6) -> str:
     """Lists the folders from `root` down to `wanted`, each with the first few names in it."""
     if not root.is_dir():
         parent = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
-        return f"  {root} does not exist\n  {parent}/ holds {_names(parent, limit)}"
+        at = f"{parent}/".replace("//", "/")
+        return f"  {root} does not exist\n  {at} holds {_names(parent, limit)}"
     folders = [root, *reversed([f for f in (wanted, *wanted.parents) if root in f.parents])]
     return "\n".join(
         f"  {folder}/ " + (f"holds {_names(folder, limit)}" if folder.is_dir() else "is missing")
