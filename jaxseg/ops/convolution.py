@@ -117,16 +117,17 @@ def _depthwise_backward(residuals, cotangent):
     size = kernel.shape[0]
     padded = _margin(x, size)
 
-    def tap_gradient(tap):
+    def tap_gradient(tap, axes=(1, 2)):
         start = (0, tap // size, tap % size, 0)
         shifted = lax.dynamic_slice(padded, start, x.shape)
-        return jnp.sum(shifted.astype(jnp.float32) * cotangent.astype(jnp.float32), (1, 2))
+        return jnp.sum(shifted.astype(jnp.float32) * cotangent.astype(jnp.float32), axes)
 
     # On CPU, one tap at a time takes half the time of all taps at once, and compiles quickly. On
-    # TPU, all taps at once are one pass over the maps, which takes half the time of a loop.
+    # TPU, all taps at once are one pass over the maps, which takes half the time of a loop; the
+    # sum over columns comes after that over rows, without which one image takes 16 times as long.
     taps = np.arange(size * size)
     per_image = lax.platform_dependent(
-        tpu=lambda: jnp.stack([tap_gradient(tap) for tap in taps]),
+        tpu=lambda: jnp.stack([tap_gradient(tap, axes=1) for tap in taps]).sum(2),
         default=lambda: lax.map(tap_gradient, taps),
     )
     kernel_gradient = per_image.sum(1)  # last, so that one all-reduce serves all taps
