@@ -43,3 +43,22 @@ def test_exported_convolutions_do_not_depend_on_the_platform():
     """ONNX has no choice by platform."""
     x, kernel = jnp.zeros((1, 4, 256, 3)), jnp.zeros((3, 3, 3, 2))
     assert "platform_index" not in str(jax.make_jaxpr(convolution.conv3x3_stride2)(x, kernel))
+
+
+@jax.numpy_rank_promotion("allow")
+@pytest.mark.parametrize("operation", ["depthwise_conv", "conv3x3"])
+def test_gradients_in_the_form_for_a_tpu_are_those_of_this_machine(operation, monkeypatch):
+    random = np.random.default_rng(0)
+    x, cotangent = (jnp.asarray(random.normal(size=(2, 7, 9, 5)), jnp.float32) for _ in range(2))
+    shape = (3, 3, 1 if operation == "depthwise_conv" else 5, 5)
+    kernel = jnp.asarray(random.normal(size=shape), jnp.float32)
+    _, transpose = jax.vjp(getattr(convolution, operation), x, kernel)
+    expected = transpose(cotangent)
+
+    def of_tpu(*arguments, tpu, **_):
+        return tpu(*arguments)
+
+    monkeypatch.setattr(convolution.lax, "platform_dependent", of_tpu)
+    _, transpose = jax.vjp(getattr(convolution, operation), x, kernel)
+    for found, wanted in zip(transpose(cotangent), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-5)
