@@ -4,8 +4,8 @@ pip install 'jaxseg[tpu]'
 python benchmarks/tpu_static.py [--chip v5e …] [--shapes PATTERN …] [--dtype bfloat16 …]
     [--memory-only] [--json benchmarks/results/tpu_static_v5e.json] [--table]
 
-The program compiles both kernels of every deformable call of the published models
-(`pallas_kernels.shapes`) for one image. For each kernel it prints the memory that it holds and the
+The program compiles both kernels of every call of the published models (`pallas_kernels.shapes`)
+for one image. For each kernel it prints the memory that it holds and the
 instruction bundles that it runs. These are the bundles of its loops, counted in the compiler's
 listing, times the trips that typical points cause. Typical points of DCNv3 are up to one pixel from
 the 3 × 3 grid. Those of deformable attention are up to four pixels from the place of the query.
@@ -43,7 +43,7 @@ from jaxseg.aot.kernel_cycles import TABLE, kernel_key
 from jaxseg.aot.step_profile import KERNEL_CALL
 from jaxseg.atomic_files import write_text
 from pallas_kernels import shapes
-from pallas_kernels.tpu import dcnv3, ms_deform_attn
+from pallas_kernels.tpu import attention, attention_layout, dcnv3, ms_deform_attn
 from pallas_kernels.tpu.planes import SUBLANES
 
 CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "v7x": "tpu7x:2x2x1"}
@@ -104,6 +104,39 @@ def ms_deform_attn_kernels(call: shapes.MSDeformAttn, dtype):
     return lambda *xs: ms_deform_attn.sample(*xs, levels), blocks, bundles
 
 
+def self_attention_kernels(call: shapes.SelfAttention, dtype):
+    """Returns the same as `dcnv3_kernels`, for self-attention."""
+    tokens, heads, channels, grid = call
+    more = -heads % (attention_layout.LANES // channels)  # as the operator adds them
+    heads += more
+    qkv = jax.ShapeDtypeStruct((1, tokens, 3 * heads * channels), dtype)
+    if grid is None:
+        layout, arguments = attention_layout.of_tokens(tokens, channels), [qkv, None, None]
+    else:
+        layout = attention_layout.of_grid(grid, channels)
+        shapes_of_bias = (heads, *layout.table_shape), (3, heads)
+        arguments = [qkv, *(jax.ShapeDtypeStruct(x, jnp.float32) for x in shapes_of_bias)]
+
+    def bundles(direction, loops: "Loops"):
+        at_once = attention_layout.LANES // channels
+        columns = [(1, layout.width)] * at_once  # of the blocks of bias, which are made and summed
+        main, token = (layout.blocks, layout.groups), (1, layout.groups)
+        if direction == "forward":
+            runs = [*columns, main, token] if grid else [main]
+        else:
+            cleared = [(1, layout.keys // attention_layout.LANES)] * 2 * at_once
+            rows = [(1, layout.bias_shape[0])] * at_once
+            runs = [*cleared, *([*columns, *rows, main, token, *columns] if grid else [main])]
+        # The compiler makes no loop of a single trip.
+        runs = [times * trips for times, trips in runs if trips > 1]
+        found = zip(runs, loops.found, strict=True)
+        inside = sum(times * sum(bundles) for times, bundles in found)
+        always = loops.outside - loops.conditional
+        return heads // at_once * (loops.conditional + layout.blocks * always + inside)
+
+    return lambda *xs: attention.attend(*xs, layout), arguments, bundles
+
+
 def query_rows(call: shapes.MSDeformAttn) -> np.ndarray:
     """Returns the height of every query, from 0 to 1.
 
@@ -123,15 +156,23 @@ class Loops:
 
     Attributes:
       outside: the bundles of a grid step outside of loops.
+      conditional: those of them that some steps skip.
       found: for every loop, its own bundles and those of a loop inside.
     """
 
     def __init__(self, listing: str):
-        self.outside, self.found = 0, []
-        bundles = re.findall(r"^\s*(?:0x[0-9a-f]+|0)\s*(LB)?\w*:?\s*((?:> ?)*)", listing, re.M)
-        for begins, marks in bundles:
+        self.outside, self.conditional, self.found = 0, 0, []
+        skipped = 0  # regions that a branch skips, one in the other; the outermost is the step
+        bundles = re.findall(
+            r"^\s*(?:0x[0-9a-f]+|0)\s*(LB|PF)?\w*:?\s*((?:> ?)*)(.*)", listing, re.M
+        )
+        for label, marks, text in bundles:
             depth = marks.count(">")  # the grid itself is a loop
-            if depth == 2 and begins:
+            if depth == 1:
+                skipped -= label == "PF"
+                self.conditional += skipped > 1
+                skipped += "sbr.rel (" in text
+            if depth == 2 and label == "LB":
                 self.found.append([0, 0])
             if depth > 1:
                 self.found[-1][depth > 2] += 1
@@ -145,14 +186,18 @@ class Loops:
         return self.found[len(self.found) - count :]
 
 
-KERNELS = {shapes.DCNv3: dcnv3_kernels, shapes.MSDeformAttn: ms_deform_attn_kernels}
+KERNELS = {
+    shapes.DCNv3: dcnv3_kernels,
+    shapes.MSDeformAttn: ms_deform_attn_kernels,
+    shapes.SelfAttention: self_attention_kernels,
+}
 
 
 def same_program(call) -> tuple:
     """Returns what calls have in common whose kernels are the same program."""
     if isinstance(call, shapes.DCNv3):
-        return shapes.DCNv3, *call._replace(groups=-(-call.groups // SUBLANES))
-    return shapes.MSDeformAttn, *call
+        call = call._replace(groups=-(-call.groups // SUBLANES))
+    return type(call), *call
 
 
 def compile_call(call, chip: str, dtype, listings: Path | None) -> list[dict]:

@@ -21,9 +21,9 @@ from jaxseg.checkpoints.weights import find_checkpoint, load_on_device, load_sav
 from jaxseg.data.source import evaluated_on
 from jaxseg.distributed import start
 from jaxseg.errors import exit_with_message
-from jaxseg.models.backbones.beit import relative_position_index
 from jaxseg.models.segmentation_model import build_model
 from jaxseg.ops import position_tables
+from pallas_kernels.relative_positions import relative_position_index
 
 
 def to_state_dict(

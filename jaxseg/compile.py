@@ -27,8 +27,8 @@ def compile_report(config: ConfigDict, topology: str, slices: int, what: str) ->
     There are two estimates of the time. One follows the chip's data sheet. Arithmetic runs at its
     peak, memory traffic at the memory bandwidth, and collectives at the bandwidth of a device's
     links. These parts are added up. Traffic between GPU nodes also counts at the bandwidth of the
-    links. XLA's counts leave out the work inside the kernels for deformable sampling. The other
-    estimate is the sum over all instructions (`jaxseg.aot.step_profile`).
+    links. XLA's counts leave out the work inside the Pallas kernels. The other estimate is the sum
+    over all instructions (`jaxseg.aot.step_profile`).
 
     Args:
       config: the recipe. A model dtype of "auto" means bfloat16, as on accelerators.

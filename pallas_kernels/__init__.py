@@ -1,4 +1,4 @@
-"""Deformable sampling operators for JAX, each with several implementations.
+"""Deformable sampling and attention for JAX, each operator with several implementations.
 
 Every operator is one public function, and every implementation has its own module or folder. No
 compiler is needed on the user's machine. `reference` defines the operators. The other
@@ -6,7 +6,13 @@ implementations are optimizations: they give the same values and gradients for a
 """
 
 from pallas_kernels.choice import KernelChoice, platform
-from pallas_kernels.dispatch import IMPLEMENTATIONS, dcnv3, dcnv3_group_multiple, ms_deform_attn
+from pallas_kernels.dispatch import (
+    IMPLEMENTATIONS,
+    dcnv3,
+    dcnv3_group_multiple,
+    ms_deform_attn,
+    self_attention,
+)
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -15,4 +21,5 @@ __all__ = [
     "dcnv3_group_multiple",
     "ms_deform_attn",
     "platform",
+    "self_attention",
 ]

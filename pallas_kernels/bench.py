@@ -35,6 +35,7 @@ from pallas_kernels import shapes
 from pallas_kernels.gpu import block_sizes
 from pallas_kernels.gpu import operators as gpu
 from pallas_kernels.gpu.block_sizes import BlockSize, Kernel
+from pallas_kernels.relative_positions import table_rows
 
 COMPARED = {"cpu": ["xla"], "gpu": ["gpu", "xla"], "tpu": ["tpu", "xla"]}  # by platform
 COPIED_BYTES = 1 << 28
@@ -87,9 +88,27 @@ def ms_deform_attn_case(
     return bind, [jnp.asarray(value, dtype), jnp.asarray(locations), jnp.asarray(weights)]
 
 
+def self_attention_case(
+    call: shapes.SelfAttention, batch: int, dtype
+) -> tuple[Callable, list[jax.Array]]:
+    """Returns the same as `dcnv3_case` for self-attention, with a table if there is a grid."""
+    random = np.random.default_rng(0)
+    width = 3 * call.heads * call.head_channels
+    arrays = [jnp.asarray(random.standard_normal((batch, call.tokens, width), np.float32), dtype)]
+    if call.grid:
+        rows = table_rows(call.grid)
+        arrays.append(jnp.asarray(random.standard_normal((rows, call.heads), np.float32)))
+
+    def bind(self_attention):
+        return functools.partial(self_attention, num_heads=call.heads, grid=call.grid)
+
+    return bind, arrays
+
+
 CASES = {
     shapes.DCNv3: ("dcnv3", dcnv3_case),
     shapes.MSDeformAttn: ("ms_deform_attn", ms_deform_attn_case),
+    shapes.SelfAttention: ("self_attention", self_attention_case),
 }
 
 
@@ -130,7 +149,7 @@ def copy_bandwidth() -> float:
 
 
 def measure(
-    call: shapes.DCNv3 | shapes.MSDeformAttn,
+    call: shapes.Call,
     implementations: Sequence[str],
     batch: int,
     dtype: Any,
@@ -310,6 +329,7 @@ def main(arguments: Sequence[str] | None = None):
     device, bandwidth = jax.devices()[0], copy_bandwidth()
     print(f"{device.device_kind}, copying {bandwidth / 1e9:.0f} GB/s, batch {options.batch}")
     if options.autotune:
+        calls = [x for x in calls if not isinstance(x[1], shapes.SelfAttention)]  # cuDNN's kernel
         file = block_sizes.FILE if options.write else None
         table = autotune(calls, options.batch, options.dtype, device.device_kind, file)
     else:

@@ -10,7 +10,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class KernelChoice:
-    """Says which implementation of `dcnv3` and `ms_deform_attn` a model uses.
+    """Says which implementation of the operators a model uses.
 
     Attributes:
       implementation: "reference", "xla", "gpu", "tpu", or None for the best one on the platform.

@@ -1,63 +1,73 @@
 """The public operators: each one checks its arguments and runs one of its implementations."""
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from pallas_kernels import reference, xla
+from pallas_kernels import reference, xla, xla_attention
 from pallas_kernels.choice import KernelChoice, compiles_here, platform
+from pallas_kernels.gpu import attention as gpu_attention
 from pallas_kernels.gpu import operators as gpu
+from pallas_kernels.relative_positions import table_rows
+from pallas_kernels.tpu import attention as tpu_attention
 from pallas_kernels.tpu import dcnv3 as tpu_dcnv3
 from pallas_kernels.tpu import ms_deform_attn as tpu_ms_deform_attn
 from pallas_kernels.tpu import operators as tpu
 
 IMPLEMENTATIONS = {"reference": reference, "xla": xla, "gpu": gpu, "tpu": tpu}
+ATTENTION = {
+    "reference": reference.self_attention,
+    "xla": xla_attention.self_attention,
+    "gpu": gpu_attention.self_attention,
+    "tpu": tpu_attention.self_attention,
+}
 KERNEL_TYPES = (jnp.float32, jnp.bfloat16)  # types of values; other types run without kernels
 LOWERED_AS = {"gpu": "cuda", "tpu": "tpu"}  # platforms with kernels -> their names in lowering
 
 
 def _run(
     operator: str,
+    implementations: Mapping[str, Callable[..., Array]],
     choice: KernelChoice,
     settings: Hashable,
-    call: Callable[..., Array],
     arrays: Sequence[Array],
-    on_tpu: bool = True,
+    unsupported: Collection[str] = (),
 ) -> Array:
-    """Runs `call(operator, *arrays)` with the chosen implementation or the best for the platform.
+    """Runs the chosen implementation on arrays, or the best for the platform.
 
     Args:
-      settings: everything that `call` depends on besides `arrays`.
-      on_tpu: whether the TPU kernels support this call.
+      operator: the name of the operator, for messages.
+      implementations: a function of the arrays for every name in `IMPLEMENTATIONS`.
+      settings: everything that these functions depend on besides `arrays`.
+      unsupported: the implementations that do not support this call.
     """
     if choice.implementation not in (None, *IMPLEMENTATIONS):
         known = ", ".join(IMPLEMENTATIONS)
         raise ValueError(
             f"{operator}: no implementation {choice.implementation!r}; there are {known}"
         )
-    by_name = {
-        name: functools.partial(call, getattr(module, operator))
-        for name, module in IMPLEMENTATIONS.items()
-    }
-    if choice.deterministic:
-        in_order = functools.partial(getattr(gpu, operator), deterministic=True)
-        by_name["gpu"] = functools.partial(call, in_order)
     if choice.implementation:
-        return by_name[choice.implementation](*arrays)
-    where = platform()
-    if where not in LOWERED_AS or arrays[0].dtype not in KERNEL_TYPES:
-        return by_name["xla"](*arrays)
-    if where == "tpu" and not on_tpu:
-        return by_name["xla"](*arrays)
-    if not compiles_here(operator, where, (settings, choice), by_name[where], arrays):
-        return by_name["xla"](*arrays)
+        return implementations[choice.implementation](*arrays)
+    where, portable = platform(), implementations["xla"]
+    if where not in LOWERED_AS or arrays[0].dtype not in KERNEL_TYPES or where in unsupported:
+        return portable(*arrays)
+    if not compiles_here(operator, where, (settings, choice), implementations[where], arrays):
+        return portable(*arrays)
     # The executable may still be lowered for the CPU of a machine with a GPU or TPU.
-    kernel = {LOWERED_AS[where]: by_name[where]}
-    return lax.platform_dependent(*arrays, **kernel, default=by_name["xla"])
+    kernel = {LOWERED_AS[where]: implementations[where]}
+    return lax.platform_dependent(*arrays, **kernel, default=portable)
+
+
+def _sampling(operator: str, choice: KernelChoice, call: Callable[..., Array]):
+    """Returns `call(operator, *arrays)` for every implementation of a deformable operator."""
+    found = {name: getattr(module, operator) for name, module in IMPLEMENTATIONS.items()}
+    if choice.deterministic:
+        found["gpu"] = functools.partial(found["gpu"], deterministic=True)
+    return {name: functools.partial(call, function) for name, function in found.items()}
 
 
 def dcnv3_group_multiple(implementation: str | None = None) -> int:
@@ -125,14 +135,16 @@ def dcnv3(
         "groups": groups,
         "offset_scale": offset_scale,
     }
+    choice = KernelChoice(implementation, deterministic)
+    on_tpu = (kernel_size, stride, padding, dilation) == (3, 1, 1, 1)
+    on_tpu = on_tpu and tpu_dcnv3.fits(height, width, value.dtype)
     return _run(
         "dcnv3",
-        KernelChoice(implementation, deterministic),
+        _sampling("dcnv3", choice, lambda operator, *arrays: operator(*arrays, **geometry)),
+        choice,
         tuple(geometry.values()),
-        lambda operator, *arrays: operator(*arrays, **geometry),
         (value, offset, mask),
-        on_tpu=(kernel_size, stride, padding, dilation) == (3, 1, 1, 1)
-        and tpu_dcnv3.fits(height, width, value.dtype),
+        unsupported=() if on_tpu else ("tpu",),
     )
 
 
@@ -188,7 +200,66 @@ def _ms_deform_attn(value, locations, weights, spatial_shapes, choice):
     def call(operator, value, locations, weights):
         return operator(value, spatial_shapes, locations, weights)
 
-    fits = tpu_ms_deform_attn.fits(spatial_shapes, value.shape[-1], value.dtype)
     return _run(
-        "ms_deform_attn", choice, spatial_shapes, call, (value, locations, weights), on_tpu=fits
+        "ms_deform_attn",
+        _sampling("ms_deform_attn", choice, call),
+        choice,
+        spatial_shapes,
+        (value, locations, weights),
+        unsupported=()
+        if tpu_ms_deform_attn.fits(spatial_shapes, value.shape[-1], value.dtype)
+        else ("tpu",),
+    )
+
+
+# Traced once per shape.
+@functools.partial(jax.jit, static_argnames=("num_heads", "grid", "implementation"))
+def self_attention(
+    qkv: Float[Array, "b n d"],
+    table: Float[Array, "rows g"] | None = None,
+    *,
+    num_heads: int,
+    grid: tuple[int, int] | None = None,
+    implementation: str | None = None,
+) -> Float[Array, "b n e"]:
+    """Computes attention of all tokens to all tokens, as defined by `reference.self_attention`.
+
+    Args:
+      qkv: queries, keys and values, concatenated; each of them head after head.
+      table: BEiT's biases of relative positions (`relative_positions`), or None for no bias. With
+        a bias, the tokens are a class token and the patches of a grid.
+      num_heads: the number of heads; static.
+      grid: height and width of the grid, in patches; static.
+      implementation: one of `IMPLEMENTATIONS`, or None for the best on the platform. One that does
+        not support the call gives way to "xla".
+
+    Raises:
+      ValueError: for shapes that do not belong together, or an unknown implementation.
+    """
+    _, tokens, width = qkv.shape
+    if width % (3 * num_heads):
+        raise ValueError(
+            f"self_attention: {width} columns of qkv {qkv.shape} are not the queries, keys and"
+            f" values of {num_heads} heads"
+        )
+    if table is not None:
+        expected = 1 + grid[0] * grid[1], (table_rows(grid), num_heads)
+        if (tokens, table.shape) != expected:
+            raise ValueError(
+                f"self_attention: a grid of {grid} patches has {expected[0]} tokens and a table of"
+                f" {expected[1]}, but qkv is {qkv.shape} and the table {table.shape}"
+            )
+    settings = {"num_heads": num_heads, "grid": grid}
+    supported = {
+        "gpu": gpu_attention.supports(qkv.dtype),
+        "tpu": tpu_attention.fits(tokens, width // 3 // num_heads, qkv.dtype, grid),
+    }
+    unsupported = {name for name, supports in supported.items() if not supports}
+    return _run(
+        "self_attention",
+        {name: functools.partial(function, **settings) for name, function in ATTENTION.items()},
+        KernelChoice("xla" if implementation in unsupported else implementation),
+        tuple(settings.values()),
+        (qkv,) if table is None else (qkv, table),
+        unsupported,
     )

@@ -1,7 +1,10 @@
-"""Defines deformable sampling in plain jax.numpy, as documentation and test oracle."""
+"""Defines the operators in plain jax.numpy, as documentation and test oracle."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from pallas_kernels.relative_positions import relative_position_index
 
 
 def bilinear(
@@ -92,3 +95,27 @@ def ms_deform_attn(
         result += (weights * samples).sum(axis=-2)
         start += height * width
     return result.reshape(b, queries, heads * d).astype(value.dtype)
+
+
+def self_attention(
+    qkv: Float[Array, "b n d"],
+    table: Float[Array, "rows g"] | None = None,
+    *,
+    num_heads: int,
+    grid: tuple[int, int] | None = None,
+) -> Float[Array, "b n e"]:
+    """Computes attention of all tokens to all tokens, from their packed projections.
+
+    The last axis of `qkv` has the queries, keys and values, each of them head after head. The
+    weights of a query are the softmax of its products with all keys, divided by the root of their
+    length (arXiv:1706.03762). With a table, a bias for the relative position of query and key is
+    added to the products (BEiT, arXiv:2106.08254). `relative_positions` describes the table of a
+    `grid` of patches.
+    """
+    b, n, _ = qkv.shape
+    query, key, value = jnp.split(qkv.reshape(b, n, 3 * num_heads, -1), 3, axis=2)
+    logits = jnp.einsum("bngd,bmgd->bgnm", query, key) / query.shape[-1] ** 0.5
+    if table is not None:
+        logits += table[relative_position_index(grid)].transpose(2, 0, 1)
+    attended = jnp.einsum("bgnm,bmgd->bngd", jax.nn.softmax(logits), value)
+    return attended.reshape(b, n, -1)

@@ -1,8 +1,8 @@
 """Sizes at which the published models call the operators, for benchmarks and compile tests.
 
-Every deformable call follows from a model and the size of its input. `INPUTS` lists the training
-crops of the published recipes and the largest input of their evaluation. That input is the window,
-or the whole image at the test scale.
+Every call follows from a model and the size of its input. `INPUTS` lists the training crops of the
+published recipes and the largest input of their evaluation. That input is the window, or the whole
+image at the test scale.
 """
 
 from collections.abc import Iterator
@@ -30,6 +30,21 @@ class MSDeformAttn(NamedTuple):
     points: int = 4
 
 
+class SelfAttention(NamedTuple):
+    """Describes a call of self-attention for one image.
+
+    With a grid, there is a bias of relative positions, and the tokens are a class token and the
+    patches of the grid.
+    """
+
+    tokens: int
+    heads: int
+    head_channels: int
+    grid: HW | None = None
+
+
+Call = DCNv3 | MSDeformAttn | SelfAttention
+
 # InternImage size -> groups of the first stage (they double at every later stage) and channels per
 # group.
 INTERNIMAGE = {
@@ -43,6 +58,7 @@ INTERNIMAGE = {
 }
 # ViT-Adapter size -> heads and channels per head.
 VIT_ADAPTER = {"t": (6, 32), "s": (6, 64), "b": (12, 32), "l": (16, 32)}
+VIT = {"t": (3, 64), "s": (6, 64), "b": (12, 64), "l": (16, 64)}  # the same, for ViT and BEiT
 # Channels of Mask2Former's pixel decoder -> heads and channels per head.
 PIXEL_DECODER = {256: (8, 32), 1024: (32, 32)}
 
@@ -60,14 +76,20 @@ INPUTS: dict[str, tuple[HW, ...]] = {
     "vit_adapter_s": ((512, 512),),
     "vit_adapter_b": ((480, 480), (512, 512)),
     "vit_adapter_l": ((128, 128), (480, 480), (512, 512), (640, 640), (896, 896)),
+    "vit_t": ((512, 512),),
+    "vit_s": ((512, 512),),
+    "vit_b": ((512, 512),),
+    "vit_l": ((512, 512),),
+    "beit_b": ((512, 512),),
+    "beit_l": ((128, 128), (480, 480), (512, 512), (640, 640), (896, 896)),
     "pixel_decoder_256": ((128, 128), (480, 480), (512, 512), (896, 896), (1024, 1024)),
     "pixel_decoder_1024": ((480, 480), (512, 512), (640, 640), (896, 896), (512, 2048))
     + ((896, 3584),),
 }
 
 
-def calls(model: str, hw: HW) -> dict[str, DCNv3 | MSDeformAttn]:
-    """Returns the distinct deformable calls of a model for one input size, by name.
+def calls(model: str, hw: HW) -> dict[str, Call]:
+    """Returns the distinct calls of a part of a model for one input size, by name.
 
     Args:
       model: a key of `INPUTS`.
@@ -83,9 +105,14 @@ def calls(model: str, hw: HW) -> dict[str, DCNv3 | MSDeformAttn]:
     tokens = sum(height * width for height, width in (fine, middle, coarse))
     if family == "pixel_decoder":
         return {"encoder": MSDeformAttn(tokens, (coarse, middle, fine), *PIXEL_DECODER[int(size)])}
+    height, width = middle
+    if family == "vit":
+        return {"block": SelfAttention(height * width, *VIT[size])}
+    if family == "beit":
+        return {"block": SelfAttention(1 + height * width, *VIT[size], middle)}
     heads = VIT_ADAPTER[size]
     return {
-        "injector": MSDeformAttn(middle[0] * middle[1], (fine, middle, coarse), *heads),
+        "injector": MSDeformAttn(height * width, (fine, middle, coarse), *heads),
         "extractor": MSDeformAttn(tokens, (middle,), *heads),
     }
 
@@ -96,7 +123,7 @@ def at_stride(hw: HW, stride: int) -> HW:
     return height // stride, width // stride
 
 
-def every_call() -> Iterator[tuple[str, DCNv3 | MSDeformAttn]]:
+def every_call() -> Iterator[tuple[str, Call]]:
     """Yields every distinct call of all models at all sizes, with a name that gives its origin."""
     seen = set()
     for model, sizes in INPUTS.items():

@@ -34,7 +34,7 @@ BELOW_PROGRAMS = FACE | {f"jaxseg.{room}" for floor in FLOORS[:6] for room in fl
 PACKAGES = {
     "pallas_kernels": {"pallas_kernels"},
     "configs": {"jaxseg.recipes"},
-    "converters": {"converters", *BELOW_PROGRAMS},
+    "converters": {"converters", "pallas_kernels.relative_positions", *BELOW_PROGRAMS},
     "converters/fill.py": set(),
     "converters/rules.py": {"jaxseg.parameter_paths"},
     "converters/torch_files": {"converters.torch_files", "jaxseg.errors"},

@@ -8,7 +8,7 @@
 with random images that stay on the devices. Both report images per second, the median and the 95th
 percentile of the times, peak memory, compile time and MFU. `data` times the input pipeline, from
 files to batches. `table` makes a Markdown table of the files that `--json` writes. `kernels` times
-the kernels for deformable sampling; `jaxseg bench kernels --help` lists its options.
+the kernels alone; `jaxseg bench kernels --help` lists its options.
 """
 
 import argparse
@@ -27,7 +27,7 @@ WHAT = {
     "infer": "times the forward pass",
     "data": "times the input pipeline",
     "table": "prints a Markdown table of the files that --json has written",
-    "kernels": "times the kernels for deformable sampling",
+    "kernels": "times the kernels",
 }
 
 

@@ -31,7 +31,7 @@ class Measurement:
       data_share: the share of the time that was spent waiting for data.
       workers: the processes that read data.
       limit: why the next larger batch was not measured, if the largest was searched.
-      kernels: the kernels for deformable sampling.
+      kernels: the kernels alone.
       kernels_refused: the kernels that XLA had to replace, with the reasons.
       tuned: whether block sizes of the GPU kernels are known for this device.
       versions: the versions of Python and of the packages.

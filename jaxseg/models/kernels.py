@@ -1,4 +1,4 @@
-"""Reads, checks and describes the setting that selects the kernels for deformable sampling.
+"""Reads, checks and describes the setting that selects the kernels.
 
 The setting is `config.model.kernels`. The environment variable JAXSEG_KERNELS overrides it.
 """

@@ -73,10 +73,10 @@ def build_model(
 
     Args:
       config: the settings of the model. `dtype` is the type of the computation; "auto" is bfloat16
-        on accelerators and float32 otherwise. `kernels` selects the kernels for deformable sampling
-        ("auto", "xla", "gpu" or "tpu"); the environment variable JAXSEG_KERNELS overrides it.
-        `backbone`, `decode_head` and `auxiliary_head` (or None) name their `kind`; their other keys
-        are the arguments of its class.
+        on accelerators and float32 otherwise. `kernels` selects the kernels ("auto", "xla", "gpu"
+        or "tpu"); the environment variable JAXSEG_KERNELS overrides it. `backbone`, `decode_head`
+        and `auxiliary_head` (or None) name their `kind`; their other keys are the arguments of its
+        class.
       deterministic: whether gradients must have the same bits in every run on a GPU, too.
       portable: whether the model must run everywhere: without kernels, whatever the setting is.
 

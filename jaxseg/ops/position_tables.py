@@ -17,8 +17,7 @@ from jaxtyping import Float
 from scipy.interpolate import CubicSpline
 
 from jaxseg.errors import CheckpointError
-
-OF_CLASS_TOKEN = 3  # the number of rows for the class token, which come last
+from pallas_kernels.relative_positions import OF_CLASS_TOKEN
 
 
 def resize_relative(

@@ -143,7 +143,7 @@ def upernet(backbone: dict[str, Any], num_classes: int, channels: int = 512) -> 
     """
     return {
         "dtype": "auto",  # dtype of the computation: bfloat16 on accelerators, float32 on CPU
-        "kernels": "auto",  # for deformable sampling; or "xla", "gpu", "tpu"; JAXSEG_KERNELS wins
+        "kernels": "auto",  # or "xla", "gpu", "tpu"; JAXSEG_KERNELS wins
         "backbone": backbone,
         "decode_head": {
             "kind": "upernet",

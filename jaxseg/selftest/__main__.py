@@ -4,7 +4,7 @@
 
 It takes about a minute and does four things:
 
-* It runs each operator for deformable sampling as models call it on this device. Output and
+* It runs each operator of `pallas_kernels` as models call it on this device. Output and
   gradients are compared with the definition (`pallas_kernels.reference`), at three shapes, in
   float32 and bfloat16.
 * It runs one small model of each family. Logits, loss, gradient norm and the loss after one update

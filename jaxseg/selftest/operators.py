@@ -1,4 +1,4 @@
-"""Compares the operators for deformable sampling on this device with their definition."""
+"""Compares the operators of `pallas_kernels` on this device with their definition."""
 
 import functools
 
@@ -9,12 +9,13 @@ import numpy as np
 import pallas_kernels
 from jaxseg.selftest.check import Errors, compiled, relative_error
 from pallas_kernels import choice, reference
+from pallas_kernels.relative_positions import table_rows
 
-# Tolerances relative to the largest expected value. Float32 sums in another order differ by 1e-6.
-# Rounding a result to bfloat16 changes it by up to 2⁻⁸; twice that is allowed. Coordinates stay in
-# float32.
-FLOAT32 = {"output": 1e-5, "value": 1e-4, "places": 1e-4, "weights": 1e-4}
-BFLOAT16 = {"output": 2**-7, "value": 2**-7, "places": 1e-3, "weights": 1e-3}
+# Tolerances relative to the largest expected value, by the output and the array that a gradient is
+# for. Float32 sums in another order differ by 1e-6. Rounding a result, or the weights of attention,
+# to bfloat16 changes it by up to 2⁻⁸; twice that is allowed. Coordinates stay in float32.
+FLOAT32 = {"output": 1e-5}  # gradients 1e-4
+BFLOAT16 = {"output": 2**-7, "value": 2**-7, "qkv": 2**-7, "table": 2**-7}  # the others 1e-3
 
 
 def dcnv3_case(height: int, width: int, groups: int, channels: int, images: int = 1):
@@ -28,15 +29,16 @@ def dcnv3_case(height: int, width: int, groups: int, channels: int, images: int 
       images: the batch size.
 
     Returns:
-      A function that turns an operator into a function of the arrays alone, and these arrays.
+      A function that turns an operator into a function of the arrays alone, and these arrays by
+      name. The first one has the type of the model.
     """
     random = np.random.default_rng(0)
     hw = (images, height, width)
-    arrays = (
-        random.standard_normal((*hw, groups * channels)),
-        2 * random.standard_normal((*hw, groups * 18)),
-        random.random((*hw, groups * 9)),
-    )
+    arrays = {
+        "value": random.standard_normal((*hw, groups * channels)),
+        "places": 2 * random.standard_normal((*hw, groups * 18)),
+        "weights": random.random((*hw, groups * 9)),
+    }
     geometry = {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1}
 
     def bind(operator):
@@ -55,12 +57,22 @@ def ms_deform_attn_case(
     random = np.random.default_rng(0)
     pixels = sum(height * width for height, width in levels)
     sampled = (images, queries, heads, len(levels), 4)
-    arrays = (
-        random.standard_normal((images, pixels, heads, channels)),
-        random.uniform(-0.1, 1.1, (*sampled, 2)),
-        random.random(sampled) / (4 * len(levels)),
-    )
+    arrays = {
+        "value": random.standard_normal((images, pixels, heads, channels)),
+        "places": random.uniform(-0.1, 1.1, (*sampled, 2)),
+        "weights": random.random(sampled) / (4 * len(levels)),
+    }
     return lambda operator: lambda value, *others: operator(value, levels, *others), arrays
+
+
+def self_attention_case(grid: tuple[int, int], heads: int, channels: int, images: int = 1):
+    """Makes a call of self-attention with relative positions and random arrays."""
+    random = np.random.default_rng(0)
+    arrays = {
+        "qkv": random.standard_normal((images, 1 + grid[0] * grid[1], 3 * heads * channels)),
+        "table": random.standard_normal((table_rows(grid), heads)),
+    }
+    return lambda operator: functools.partial(operator, num_heads=heads, grid=grid), arrays
 
 
 CASES = {
@@ -77,6 +89,11 @@ CASES = {
             ms_deform_attn_case, 256, ((32, 32), (16, 16), (8, 8)), 6, 32
         ),
     },
+    "self_attention": {
+        "small": functools.partial(self_attention_case, (2, 3), 2, 8),
+        "odd": functools.partial(self_attention_case, (5, 7), 3, 16, images=2),
+        "published": functools.partial(self_attention_case, (32, 32), 12, 64),  # BEiT-B at 512
+    },
 }
 
 
@@ -86,20 +103,21 @@ def operator_errors(operator: str, shape: str, dtype: str) -> Errors:
     Args:
       operator: a name in `CASES`.
       shape: the name of a shape of this operator.
-      dtype: of the sampled values, "float32" or "bfloat16".
+      dtype: of the model, "float32" or "bfloat16".
     """
-    bind, (value, places, weights) = CASES[operator][shape]()
-    value = jnp.asarray(value, dtype)
-    places, weights = (jnp.asarray(x, jnp.float32) for x in (places, weights))
+    bind, arrays = CASES[operator][shape]()
+    first, *others = (jnp.asarray(x, jnp.float32) for x in arrays.values())
+    given = (first.astype(dtype), *others)
+    rounded = (given[0].astype(jnp.float32), *others)
     here = bind(getattr(pallas_kernels, operator))
     definition = bind(getattr(reference, operator))
-    cotangent = jnp.cos(jnp.arange(jax.eval_shape(here, value, places, weights).size))
-    results = _with_gradients(here, value, places, weights, cotangent)
-    expected = _with_gradients(definition, value.astype(jnp.float32), places, weights, cotangent)
-    tolerances = FLOAT32 if dtype == "float32" else BFLOAT16
+    cotangent = jnp.cos(jnp.arange(jax.eval_shape(here, *given).size))
+    results = _with_gradients(here, given, cotangent)
+    expected = _with_gradients(definition, rounded, cotangent)
+    tolerances, otherwise = (FLOAT32, 1e-4) if dtype == "float32" else (BFLOAT16, 1e-3)
     return {
-        name: (relative_error(result.astype(jnp.float32), exact), tolerances[name])
-        for name, result, exact in zip(tolerances, results, expected, strict=True)
+        name: (relative_error(result.astype(jnp.float32), exact), tolerances.get(name, otherwise))
+        for name, result, exact in zip(("output", *arrays), results, expected, strict=True)
     }
 
 
@@ -109,13 +127,13 @@ def kernel_errors() -> Errors:
     return {f"{name}: {reason}": (1, 0.5) for name, reason in refused.items()} or {"": (0, 0.5)}
 
 
-def _with_gradients(operator, value, places, weights, cotangent):
-    """Returns the output, and the gradients with respect to the three arrays."""
+def _with_gradients(operator, arrays, cotangent):
+    """Returns the output, and the gradients with respect to the arrays."""
 
-    def run(value, places, weights):
-        output, transpose = jax.vjp(operator, value, places, weights)
+    def run(*arrays):
+        output, transpose = jax.vjp(operator, *arrays)
         # The cotangent is exact in bfloat16, so that it is the same for all dtypes.
         rounded = cotangent.astype(jnp.bfloat16).astype(output.dtype)
         return output, *transpose(rounded.reshape(output.shape))
 
-    return compiled(run)(value, places, weights)
+    return compiled(run)(*arrays)

@@ -1,4 +1,4 @@
-"""The table of deformable calls is what the models call; the benchmark runs over it."""
+"""The table of calls is what the models call; the benchmark runs over it."""
 
 import json
 
@@ -14,16 +14,20 @@ from pallas_kernels import bench, shapes
 CITYSCAPES, ADE20K = "configs/cityscapes.py:", "configs/ade20k.py:"
 MODELS = [
     (CITYSCAPES + "upernet_internimage_t", (512, 1024), ["internimage_t"]),
-    (ADE20K + "mask2former_beit_adapter_l", (640, 640), ["vit_adapter_l", "pixel_decoder_1024"]),
-    (ADE20K + "upernet_deit_adapter_s", (512, 512), ["vit_adapter_s"]),
+    (
+        ADE20K + "mask2former_beit_adapter_l",
+        (640, 640),
+        ["vit_adapter_l", "beit_l", "pixel_decoder_1024"],
+    ),
+    (ADE20K + "upernet_deit_adapter_s", (512, 512), ["vit_adapter_s", "vit_s"]),
     *((ADE20K + f"upernet_internimage_{s}", (896, 896), [f"internimage_{s}"]) for s in "hg"),
     *((CITYSCAPES + f"upernet_internimage_{s}", (512, 1024), [f"internimage_{s}"]) for s in "sbl"),
     (CITYSCAPES + "upernet_internimage_xl", (512, 1024), ["internimage_xl"]),
-    (ADE20K + "upernet_deit_adapter_t", (512, 512), ["vit_adapter_t"]),
+    (ADE20K + "upernet_deit_adapter_t", (512, 512), ["vit_adapter_t", "vit_t"]),
     (
         "configs/coco_stuff10k.py:mask2former_beit_adapter_b",
         (512, 512),
-        ["vit_adapter_b", "pixel_decoder_256"],
+        ["vit_adapter_b", "beit_b", "pixel_decoder_256"],
     ),
 ]
 
@@ -46,7 +50,13 @@ def test_table_is_what_the_models_call(recipe, hw, names, monkeypatch):
         called.add(shapes.MSDeformAttn(queries, tuple(spatial_shapes), heads, channels, points))
         return jnp.zeros((len(value), queries, heads * channels), value.dtype)
 
+    def self_attention(qkv, table=None, *, num_heads, grid=None, **settings):
+        _, tokens, width = qkv.shape
+        called.add(shapes.SelfAttention(tokens, num_heads, width // 3 // num_heads, grid))
+        return qkv[..., : width // 3]
+
     monkeypatch.setattr(pallas_kernels, "dcnv3", dcnv3)
+    monkeypatch.setattr(pallas_kernels, "self_attention", self_attention)
     monkeypatch.setattr(pallas_kernels, "ms_deform_attn", ms_deform_attn)
     model = build_model(load_config(recipe).model)
     images = jax.ShapeDtypeStruct((1, *hw, 3), jnp.float32)

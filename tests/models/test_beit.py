@@ -101,20 +101,3 @@ def test_features_of_blocks_that_do_not_make_a_pyramid_are_refused(indices):
     model = TINY.clone(out_indices=indices)
     with pytest.raises(ValueError, match="four ascending block indices below depth=5"):
         jax.eval_shape(model.init, jax.random.key(0), IMAGES)
-
-
-@pytest.mark.parametrize("hw", [(1, 1), (1, 4), (3, 2), (5, 7)])
-def test_bias_of_every_pair_is_the_row_of_the_table_that_the_index_names(hw):
-    rows = (2 * hw[0] - 1) * (2 * hw[1] - 1) + 3
-    table = np.arange(2.0 * rows, dtype=np.float32).reshape(rows, 2)
-    index = beit.relative_position_index(hw)
-    expected = table[index].transpose(2, 0, 1)
-    np.testing.assert_array_equal(
-        jax.jit(beit.bias_of_pairs, static_argnums=1)(table, hw), expected
-    )
-    # And in the gradient every row gets what its pairs do.
-    weights = np.random.default_rng(0).random(expected.shape, np.float32)
-    _, gradient_of = jax.vjp(lambda table: beit.bias_of_pairs(table, hw), table)
-    sums = np.zeros_like(table)
-    np.add.at(sums, index, weights.transpose(1, 2, 0))
-    np.testing.assert_allclose(gradient_of(weights)[0], sums, rtol=1e-5)

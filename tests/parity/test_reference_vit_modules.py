@@ -15,6 +15,8 @@ from jaxseg.models.backbones import beit, vit, vit_adapter
 from jaxseg.models.heads.uper_head import FCNHead, UPerHead
 from jaxseg.models.segmentation_model import build_model
 from jaxseg.ops import convolution, resize
+from pallas_kernels import KernelChoice
+from pallas_kernels.tpu import attention
 from support import windowed
 from support.recorded_modules import GRADIENTS, VALUES, check_module, first, last
 from support.recorded_vits import config_of
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.reference
 # With tests of their own.
 OTHERS = ("Mask2Former", "MSDeformAttnPixelDecoder", "SinePositional", "ms_deform_attn_core")
 FILES = [path for path in recordings("vit_adapter/modules") if not path.stem.startswith(OTHERS)]
+DEFAULT = KernelChoice()
 
 
 def tokens(x):
@@ -37,16 +40,21 @@ def pyramid_of(meta):
     return (h, w), ((2 * h, 2 * w), (h, w), (h // 2, w // 2))
 
 
-def vit_block(meta, run, inputs):
+def vit_block(meta, run, inputs, kernels=DEFAULT):
     layer_scale = 1.0 if meta.get("layer_scale", True) else None
-    block = vit.ViTBlock(meta["heads"], layer_scale=layer_scale, window=meta.get("window"))
+    block = vit.ViTBlock(
+        meta["heads"], layer_scale=layer_scale, window=meta.get("window"), kernels=kernels
+    )
     return {"out": run(block, inputs["x"], (meta.get("H", 0), meta.get("W", 0)), False)}
 
 
-def beit_block(meta, run, inputs):
+def beit_block(meta, run, inputs, kernels=DEFAULT):
     window = meta.get("window_size")
     block = beit.BEiTBlock(
-        meta["heads"], layer_scale=meta.get("init_values"), window=window and tuple(window)
+        meta["heads"],
+        layer_scale=meta.get("init_values"),
+        window=window and tuple(window),
+        kernels=kernels,
     )
     return {"out": run(block, inputs["x"], (meta["H"], meta["W"]), False)}
 
@@ -224,3 +232,25 @@ def test_module_equals_the_reference(path):
     leading = max((n for n in FUNCTIONS if path.stem.startswith(n)), key=len, default=None)
     assert leading, f"{path.name}: nothing here knows how to check it"
     FUNCTIONS[leading](Recording(path))
+
+
+BLOCKS = {"ViTBlock": vit_block, "BEiTBlock": beit_block}
+SLOW = ("BEiTBlock_relpos_nols",)  # as slow as that with layer scales
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.full] * (path.stem in SLOW))
+        for path in FILES
+        if path.stem.startswith(tuple(BLOCKS))
+    ],
+)
+def test_block_with_the_kernels_for_tpus_equals_the_reference(path):
+    recording = Recording(path)
+    x = recording["inputs/x"]
+    channels = x.shape[2] // recording.json("meta")["heads"]
+    assert attention.fits(x.shape[1], channels, x.dtype, None)
+    (compute,) = (function for name, function in BLOCKS.items() if path.stem.startswith(name))
+    check_module(recording, functools.partial(compute, kernels=KernelChoice("tpu")))

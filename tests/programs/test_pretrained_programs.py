@@ -13,8 +13,8 @@ from converters.torch_files import torch_file, torch_writer
 from jaxseg import parameter_paths
 from jaxseg.checkpoints import initial_weights
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
-from jaxseg.models.backbones.beit import relative_position_index
 from jaxseg.models.segmentation_model import build_model, variable_shapes
+from pallas_kernels.relative_positions import relative_position_index
 from support import published
 from support.runs import ROOT
 from support.tiny_vits import (

@@ -12,7 +12,7 @@ import pallas_kernels
 from jaxseg.selftest import __main__ as program
 from jaxseg.selftest import models, operators
 from jaxseg.selftest.check import checked
-from pallas_kernels import choice, xla
+from pallas_kernels import choice, dispatch, xla
 from support.reference_files import relative_error
 
 OPERATORS = list(operators.CASES)
@@ -65,7 +65,10 @@ def test_operators_pass(operator, dtype):
 @pytest.mark.parametrize("fault", [wrong_sign, shifted_index, lost_group])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_a_wrong_operator_is_named(operator, fault, monkeypatch, forgetful, capsys, tmp_path):
-    monkeypatch.setattr(xla, operator, fault(getattr(xla, operator)))
+    if operator == "self_attention":
+        monkeypatch.setitem(dispatch.ATTENTION, "xla", fault(dispatch.ATTENTION["xla"]))
+    else:
+        monkeypatch.setattr(xla, operator, fault(getattr(xla, operator)))
     monkeypatch.setattr(models, "MODELS", {})  # tested by themselves, below
     monkeypatch.setattr(
         operators, "CASES", {o: {"small": operators.CASES[o]["small"]} for o in OPERATORS}
@@ -75,7 +78,7 @@ def test_a_wrong_operator_is_named(operator, fault, monkeypatch, forgetful, caps
         SystemExit, match=f"failed: {operator} small float32, {operator} small bfloat16$"
     ):
         program.main(["--json", str(file)])
-    assert "4 of 6 checks passed" in capsys.readouterr().out
+    assert "6 of 8 checks passed" in capsys.readouterr().out
     result = json.loads(file.read_text())
     assert not result["passed"]
     failed = [check["name"] for check in result["checks"] if not check["passed"]]

@@ -7,72 +7,21 @@ import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+import pallas_kernels
 from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.models.backbones import vit
 from jaxseg.models.backbones.vit_adapter import ViTAdapter
 from jaxseg.models.layers import BatchNorm, DType, Linear, Upsample, torch_uniform
 from jaxseg.models.remat import remat_block
-from jaxseg.ops.attention import self_attend
 from jaxseg.ops.linear import gelu
-from jaxseg.ops.position_tables import OF_CLASS_TOKEN, spline_matrix
+from jaxseg.ops.position_tables import spline_matrix
 from jaxseg.ops.resize import along_height, along_width
-
-
-def relative_position_index(hw: Sequence[int]) -> np.ndarray:
-    """Returns the row of the bias table for every pair of tokens, with the class token first.
-
-    Pairs of patches are numbered by their displacement. The last three rows of the table are for
-    class token to patch, patch to class token, and class token to itself.
-
-    Args:
-      hw: height and width of the grid, in patches.
-
-    Returns:
-      int [1 + n, 1 + n] for n patches.
-    """
-    height, width = hw
-    y, x = np.divmod(np.arange(height * width), width)
-    dy = y[:, None] - y[None] + height - 1
-    dx = x[:, None] - x[None] + width - 1
-    rows = (2 * height - 1) * (2 * width - 1) + 3
-    index = np.full((1 + height * width,) * 2, rows - 3)
-    index[1:, 1:] = dy * (2 * width - 1) + dx
-    index[1:, 0] = rows - 2
-    index[0, 0] = rows - 1
-    return index
-
-
-def bias_of_pairs(table: Float[Array, "rows g"], hw: Sequence[int]) -> Float[Array, "g n n"]:
-    """Returns the bias of every pair of tokens, in the order of `relative_position_index`.
-
-    The biases are slices of the table. If the displacements are reversed, those from one row (or
-    column) of patches to all others are contiguous. A lookup would store the index of every pair in
-    the executable, and its gradient would sum the pairs one by one.
-
-    Args:
-      table: the bias of every displacement and of the class token, for `g` heads.
-      hw: height and width of the grid, in patches.
-    """
-    (height, width), heads = hw, table.shape[1]
-    to_patch, from_patch, of_token = table[-OF_CLASS_TOKEN:]
-    pairs = table[:-OF_CLASS_TOKEN].T.reshape(heads, 2 * height - 1, 2 * width - 1)[:, ::-1, ::-1]
-    pairs = [pairs[:, :, width - 1 - x : 2 * width - 1 - x] for x in range(width)]
-    pairs = jnp.stack(pairs, axis=1)
-    pairs = [pairs[:, :, height - 1 - y : 2 * height - 1 - y] for y in range(height)]
-    n = height * width
-    pairs = jnp.stack(pairs, axis=1).reshape(heads, n, n)
-
-    def repeated(values, *shape):
-        return jnp.broadcast_to(values[:, None, None], (heads, *shape))
-
-    of_class = jnp.concatenate([repeated(of_token, 1, 1), repeated(to_patch, 1, n)], axis=2)
-    of_patches = jnp.concatenate([repeated(from_patch, n, 1), pairs], axis=2)
-    return jnp.concatenate([of_class, of_patches], axis=1)
+from pallas_kernels import KernelChoice
+from pallas_kernels.relative_positions import OF_CLASS_TOKEN, table_rows
 
 
 def resize_relative_positions(
@@ -104,10 +53,12 @@ class BEiTAttention(nn.Module):
     Attributes:
       num_heads: the number of heads.
       window: the grid (h, w) of the table of position biases, or None for no position biases.
+      kernels: the choice of kernels.
     """
 
     num_heads: int
     window: tuple[int, int] | None
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     @nn.compact
@@ -119,26 +70,29 @@ class BEiTAttention(nn.Module):
         bias = jnp.concatenate([query_bias, jnp.zeros_like(query_bias), value_bias])
         qkv = Linear(3 * channels, use_bias=False, dtype=self.dtype, name="qkv")(x)
         qkv += bias.astype(self.dtype)
+        attend = functools.partial(
+            pallas_kernels.self_attention,
+            num_heads=self.num_heads,
+            implementation=vit.implementation(self),
+        )
         if self.window is None:
-            x = self_attend(qkv, self.num_heads)
+            x = map_over_batch(attend)(qkv)
         else:
-            height, width = self.window
-            rows = (2 * height - 1) * (2 * width - 1) + OF_CLASS_TOKEN
-            table = self.param("relative_position_bias_table", zeros, (rows, self.num_heads))
+            shape = (table_rows(self.window), self.num_heads)
+            table = self.param("relative_position_bias_table", zeros, shape)
             # Mapped over the batch, so that the all-reduce sums gradients of the table, not of the
             # biases of all pairs.
-            attend = functools.partial(self._attend, hw=hw)
+            attend = functools.partial(self._attend, attend, hw=tuple(hw))
             x = map_over_batch(attend, num_replicated=1)(qkv, table)
         return Linear(channels, dtype=self.dtype, name="proj")(x)
 
-    def _attend(self, qkv, table, hw):
+    def _attend(self, attend, qkv, table, hw):
         # Without the barrier, XLA computes the biases of all blocks before it runs the first one.
         # They take gigabytes.
         qkv, table = lax.optimization_barrier((qkv, table))
-        if tuple(hw) != tuple(self.window):
+        if hw != tuple(self.window):
             table = resize_relative_positions(table, self.window, hw)
-        bias = bias_of_pairs(table, hw)[None].astype(self.dtype)
-        return self_attend(qkv, self.num_heads, bias)
+        return attend(qkv, table, grid=hw)
 
 
 class BEiTBlock(vit.ViTBlock):
@@ -153,10 +107,8 @@ class BEiTBlock(vit.ViTBlock):
     window: tuple[int, int] | None = None
     layer_scale: float | None = 1e-6
 
+    attention_kind = BEiTAttention
     gamma = "gamma_{}"
-
-    def attention(self, x, hw):
-        return BEiTAttention(self.num_heads, self.window, dtype=self.dtype, name="attn")(x, hw)
 
 
 class Trunk:
@@ -181,6 +133,7 @@ class Trunk:
             drop_path=vit.drop_path_rate(index, self.depth, self.drop_path),
             layer_scale=self.layer_scale,
             window=tuple(self.window),
+            kernels=self.kernels,
             dtype=self.dtype,
             name=f"blocks_{index}",
         )
@@ -200,6 +153,7 @@ class BEiT(Trunk, nn.Module):
       window: the grid (h, w) of the tables of position biases.
       remat: whether the blocks recompute their values in the backward pass.
       remat_keeps: the values that they keep nevertheless, a key of `jaxseg.models.remat.KEPT`.
+      kernels: the choice of kernels.
 
     Raises:
       ValueError: if a side of the images is not a multiple of 32.
@@ -216,6 +170,7 @@ class BEiT(Trunk, nn.Module):
     window: tuple[int, int] = (32, 32)
     remat: bool = False
     remat_keeps: str = "nothing"
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     side_multiple = vit.STRIDE  # sides of images must be multiples of it

@@ -28,13 +28,9 @@ class UniPerceiverBlock(vit.ViTBlock):
 
     layer_scale: float | None = 0.0
 
+    attention_kind, attention_name = UniPerceiverAttention, "self_attn"
     gamma = "gamma_{}"
     epsilon = EPSILON
-
-    def attention(self, x, hw):
-        return UniPerceiverAttention(
-            self.num_heads, self.window, dtype=self.dtype, name="self_attn"
-        )(x, hw)
 
     def feed_forward(self, x):
         channels = x.shape[-1]

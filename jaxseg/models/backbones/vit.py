@@ -1,15 +1,18 @@
 """Plain vision transformers (arXiv:2010.11929), as DeiT, AugReg and Uni-Perceiver use them."""
 
+import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+import pallas_kernels
+from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.models.layers import MLP, DType, Linear, drop_path, kernel_param, layer_norm
-from jaxseg.ops.attention import self_attend
 from jaxseg.ops.linear import matmul
 from jaxseg.ops.resize import resize_bicubic
+from pallas_kernels import KernelChoice
 
 PATCH = 16  # side of a patch, in pixels
 STRIDE = 32  # of the coarsest features that heads receive, in pixels
@@ -77,6 +80,11 @@ def merge_windows(x: Float[Array, "b h w s s d"], hw: Sequence[int]) -> Float[Ar
     return grid[:, : hw[0], : hw[1]].reshape(b, hw[0] * hw[1], width)
 
 
+def implementation(module: nn.Module) -> str | None:
+    """Returns the chosen implementation of a module's attention, or XLA during initialization."""
+    return "xla" if module.is_initializing() else module.kernels.implementation
+
+
 class ViTAttention(nn.Module):
     """Multi-head self-attention over all tokens or within square windows.
 
@@ -86,10 +94,12 @@ class ViTAttention(nn.Module):
     Attributes:
       num_heads: the number of heads.
       window: the side of a window in tokens, or None for attention over all tokens.
+      kernels: the choice of kernels.
     """
 
     num_heads: int
     window: int | None = None
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     projections = ("qkv", "proj")  # names of the linear layers before and after attention
@@ -99,13 +109,20 @@ class ViTAttention(nn.Module):
         channels = x.shape[-1]
         before, after = self.projections
         x = Linear(3 * channels, dtype=self.dtype, name=before)(x)
-        if self.window:
-            parts = split_windows(x, hw, self.window)
-            flat = self_attend(parts.reshape(-1, self.window**2, 3 * channels), self.num_heads)
-            x = merge_windows(flat.reshape(*parts.shape[:-1], channels), hw)
-        else:
-            x = self_attend(x, self.num_heads)
+        x = map_over_batch(functools.partial(self._attend, hw=hw))(x)
         return Linear(channels, dtype=self.dtype, name=after)(x)
+
+    def _attend(self, qkv, hw):
+        attend = functools.partial(
+            pallas_kernels.self_attention,
+            num_heads=self.num_heads,
+            implementation=implementation(self),
+        )
+        if not self.window:
+            return attend(qkv)
+        parts = split_windows(qkv, hw, self.window)
+        mixed = attend(parts.reshape(-1, self.window**2, qkv.shape[-1]))
+        return merge_windows(mixed.reshape(*parts.shape[:-1], -1), hw)
 
 
 class ViTBlock(nn.Module):
@@ -115,6 +132,7 @@ class ViTBlock(nn.Module):
       drop_path: the probability that a sample's branch is dropped in training.
       layer_scale: the initial value of the layer scales, or None for no layer scale.
       window: the side of an attention window in tokens, or None for attention over all tokens.
+      kernels: the choice of kernels.
     """
 
     num_heads: int
@@ -122,8 +140,10 @@ class ViTBlock(nn.Module):
     drop_path: float = 0.0
     layer_scale: float | None = 1.0
     window: int | None = None
+    kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
+    attention_kind, attention_name = ViTAttention, "attn"
     gamma = "gamma{}"  # parameter name of the layer scale of branch 1 or 2
     epsilon = 1e-6  # of the layer norms
 
@@ -142,7 +162,10 @@ class ViTBlock(nn.Module):
 
     def attention(self, x, hw):
         """Mixes the tokens [b, n, c] of a grid `hw` by attention."""
-        return ViTAttention(self.num_heads, self.window, dtype=self.dtype, name="attn")(x, hw)
+        attention = self.attention_kind(
+            self.num_heads, self.window, self.kernels, self.dtype, name=self.attention_name
+        )
+        return attention(x, hw)
 
     def feed_forward(self, x):
         """Transforms every token separately by an MLP."""

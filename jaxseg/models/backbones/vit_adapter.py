@@ -338,6 +338,7 @@ class ViTAdapter(nn.Module):
             self.mlp_ratio,
             drop_path=vit.drop_path_rate(index, self.depth, self.drop_path),
             window=self.window if index in self.window_blocks else None,
+            kernels=self.kernels,
             dtype=self.dtype,
             name=self.block_name.format(index),
         )
