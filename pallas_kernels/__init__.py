@@ -11,6 +11,7 @@ from pallas_kernels.dispatch import (
     dcnv3,
     dcnv3_group_multiple,
     ms_deform_attn,
+    ms_deform_attn_takes_tokens_last,
     self_attention,
 )
 
@@ -20,6 +21,7 @@ __all__ = [
     "dcnv3",
     "dcnv3_group_multiple",
     "ms_deform_attn",
+    "ms_deform_attn_takes_tokens_last",
     "platform",
     "self_attention",
 ]

@@ -148,6 +148,15 @@ def dcnv3(
     )
 
 
+def ms_deform_attn_takes_tokens_last(implementation: str | None = None) -> bool:
+    """Returns whether `ms_deform_attn` reads arrays with the tokens last in memory.
+
+    It takes the same arrays in any case. Where this is true, the transposes of arrays that were
+    computed with the tokens last cancel with those of the kernel.
+    """
+    return implementation == "tpu" or (implementation is None and platform() == "tpu")
+
+
 def ms_deform_attn(
     value: Float[Array, "b s heads d"],
     spatial_shapes: Sequence[tuple[int, int]],

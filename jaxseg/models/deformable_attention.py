@@ -4,7 +4,6 @@ A `Grid` is the (height, width) of one map, and a `Pyramid` holds the grids of a
 of all maps are concatenated in that order.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from jaxtyping import Array, Float
 import pallas_kernels
 from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.models.displacement import sow_range
-from jaxseg.models.layers import DType, Linear
+from jaxseg.models.layers import DType, Linear, kernel_param
 from pallas_kernels import KernelChoice
 
 Grid = tuple[int, int]
@@ -49,6 +48,31 @@ def offset_directions(heads: int, levels: int, points: int) -> Callable:
     return init
 
 
+class LinearToRows(nn.Module):
+    """A linear layer whose outputs are rows over all tokens.
+
+    Attributes:
+      features: the number of outputs.
+      parts: the outputs k, k + `parts` and so on form part k.
+    """
+
+    features: int
+    parts: int = 1
+    kernel_init: Callable = nn.initializers.normal(0.02)
+    bias_init: Callable = nn.initializers.zeros
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> list[Float[Array, "b d n"]]:
+        kernel = kernel_param(self, self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        return [
+            jnp.einsum("bnc,cd->bdn", x, kernel[:, k :: self.parts]) + bias[k :: self.parts, None]
+            for k in range(self.parts)
+        ]
+
+
 class MSDeformAttn(nn.Module):
     """Multi-scale deformable attention (arXiv:2010.04159): each query samples a few points.
 
@@ -76,43 +100,88 @@ class MSDeformAttn(nn.Module):
         features: Float[Array, "b s c"],
         pyramid: Pyramid,
     ) -> Float[Array, "b q c"]:
-        b, queries, channels = query.shape
-        heads, levels = self.num_heads, len(pyramid)
+        channels, count = query.shape[-1], self.num_heads * len(pyramid) * self.num_points
         xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
-        width = int(channels * self.ratio)
-        value = Linear(width, kernel_init=xavier, dtype=self.dtype, name="value_proj")(features)
-        value = value.reshape(b, -1, heads, width // heads)
-
-        # Coordinates and softmax are in float32: on a grid of 64, bfloat16 has no half pixels.
-        query = query.astype(jnp.float32)
-        count = heads * levels * self.num_points
-        offsets = Linear(
-            2 * count,
-            kernel_init=zeros,
-            bias_init=offset_directions(heads, levels, self.num_points),
-            name="sampling_offsets",
-        )(query).reshape(b, queries, heads, levels, self.num_points, 2)
-        sow_range(self, offsets[..., 1], axes=(1, 4))  # along y, per head and level
-        weights = Linear(count, kernel_init=zeros, name="attention_weights")(query)
-        weights = nn.softmax(weights.reshape(b, queries, heads, -1))
-        weights = weights.reshape(b, queries, heads, levels, self.num_points)
-        sizes = np.array([(w, h) for h, w in pyramid], np.float32)[:, None]
-        locations = points[:, :, None, :, None] + offsets / sizes
-
+        layers = {
+            "value_proj": {
+                "features": int(channels * self.ratio),
+                "kernel_init": xavier,
+                "dtype": self.dtype,
+            },
+            "sampling_offsets": {
+                "features": 2 * count,
+                "kernel_init": zeros,
+                "bias_init": offset_directions(self.num_heads, len(pyramid), self.num_points),
+            },
+            "attention_weights": {"features": count, "kernel_init": zeros},
+        }
         # Initialization needs only shapes, so it must not compile a kernel.
         kernels = KernelChoice("xla") if self.is_initializing() else self.kernels
-        sample = functools.partial(
-            pallas_kernels.ms_deform_attn,
-            spatial_shapes=pyramid,
-            implementation=kernels.implementation,
-            deterministic=kernels.deterministic,
-        )
-        mixed = map_over_batch(
-            lambda value, locations, weights: sample(
-                value, sampling_locations=locations, attention_weights=weights
+        tokens_last = pallas_kernels.ms_deform_attn_takes_tokens_last(kernels.implementation)
+        project = self.project_to_rows if tokens_last else self.project
+        # Coordinates and softmax are in float32: on a grid of 64, bfloat16 has no half pixels.
+        arrays = project(layers, features, query.astype(jnp.float32), points, pyramid)
+
+        def sample(value, locations, weights):
+            return pallas_kernels.ms_deform_attn(
+                value,
+                pyramid,
+                locations,
+                weights,
+                implementation=kernels.implementation,
+                deterministic=kernels.deterministic,
             )
-        )(value, locations, weights)
+
+        mixed = map_over_batch(sample)(*arrays)
         return Linear(channels, kernel_init=xavier, dtype=self.dtype, name="output_proj")(mixed)
+
+    def project(self, layers, features, query, points, pyramid):
+        """Returns the values of all tokens, and the sampling locations and weights of all queries.
+
+        Args:
+          layers: the options of the linear layers, by name.
+          features: the tokens [b, s, c] that are sampled.
+          query: the queries [b, q, c].
+          points: the reference points of the queries [1, q, 1, 2].
+          pyramid: the grids of the tokens.
+        """
+
+        def layer(name, x, *shape):
+            return Linear(**layers[name], name=name)(x).reshape(*x.shape[:2], *shape)
+
+        levels = len(pyramid)
+        sizes = np.array([(width, height) for height, width in pyramid], np.float32)
+        value = layer("value_proj", features, self.num_heads, -1)
+        offsets = layer("sampling_offsets", query, self.num_heads, levels, self.num_points, 2)
+        sow_range(self, offsets[..., 1], axes=(1, 4))  # along y, per head and level
+        locations = points[:, :, None, :, None] + offsets / sizes[:, None]
+        weights = nn.softmax(layer("attention_weights", query, self.num_heads, -1))
+        return value, locations, weights.reshape(offsets.shape[:-1])
+
+    def project_to_rows(self, layers, features, query, points, pyramid):
+        """Returns the same arrays as `project`, which lie in memory as the TPU kernel reads them.
+
+        Each number of all tokens is a row: the tokens come last. The transposes at the end move no
+        data, because they cancel with those of the kernel.
+        """
+
+        def layer(name, x, *shape, parts=1):
+            rows = LinearToRows(**layers[name], parts=parts, name=name)(x)
+            return [part.reshape(len(x), self.num_heads, *shape, x.shape[1]) for part in rows]
+
+        shape = (len(pyramid), self.num_points)
+        sizes = np.array([(width, height) for height, width in pyramid], np.float32)
+        (value,) = layer("value_proj", features, -1)
+        offsets = layer("sampling_offsets", query, *shape, parts=2)
+        sow_range(self, offsets[1], axes=(3, 4))  # along y, per head and level
+        locations = [
+            points[0, :, 0, i] + offset / sizes[:, i, None, None]
+            for i, offset in enumerate(offsets)
+        ]
+        (weights,) = layer("attention_weights", query, -1)
+        weights = nn.softmax(weights, axis=2).reshape(offsets[0].shape)
+        value, x, y, weights = (jnp.moveaxis(x, -1, 1) for x in (value, *locations, weights))
+        return value, jnp.stack([x, y], axis=-1), weights
 
 
 def to_maps(tokens: Float[Array, "b s c"], pyramid: Pyramid) -> list[Float[Array, "b _ _ c"]]:

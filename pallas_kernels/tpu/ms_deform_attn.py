@@ -70,24 +70,37 @@ class Level(NamedTuple):
         return pl.cdiv(self.height, self.rows)
 
 
-def _to_blocks(value: Float[Array, "b hw heads d"], level: Level) -> Float[Array, "i blocks d k"]:
-    b, _, heads, depth = value.shape
+def _to_blocks(value: Float[Array, "b heads d hw"], level: Level) -> Float[Array, "i blocks d k"]:
+    b, heads, depth, _ = value.shape
     height, width = level.blocks * level.rows, level.strips * level.columns
-    value = value.reshape(b, level.height, level.width, heads, depth)
-    value = jnp.pad(
-        value, ((0, 0), (0, height - level.height), (0, width - level.width), (0, 0), (0, 0))
-    )
+    value = value.reshape(b * heads, depth, level.height, level.width)
+    margin = (0, height - level.height), (0, width - level.width)
+    value = jnp.pad(value, ((0, 0), (0, 0), *margin))
     value = value.reshape(
-        b, level.blocks, level.rows, level.strips, level.columns, heads, depth
-    ).transpose(0, 5, 3, 1, 6, 2, 4)
+        b * heads, depth, level.blocks, level.rows, level.strips, level.columns
+    ).transpose(0, 4, 2, 1, 3, 5)
     return value.reshape(b * heads, level.strips * level.blocks, depth, -1)
 
 
-def _to_tiles(x: Float[Array, "b q heads l *rest"], fill) -> Float[Array, "i l *rest tiles"]:
-    b, queries, heads, *rest = x.shape
-    x = x.astype(jnp.float32).reshape(b, queries, -1)
-    x = jnp.pad(x, ((0, 0), (0, -queries % TILE), (0, 0)), constant_values=fill)
-    return x.swapaxes(1, 2).reshape(b * heads, *rest, -1)
+def _to_tiles(x: Float[Array, "b q heads l p"], fill) -> Float[Array, "i l p tiles"]:
+    b, queries, heads, levels, points = x.shape
+    x = jnp.moveaxis(x.astype(jnp.float32), 1, -1)
+    x = jnp.pad(x, ((0, 0),) * 4 + ((0, -queries % TILE),), constant_values=fill)
+    return x.reshape(b * heads, levels, points, -1)
+
+
+@jax.custom_vjp
+def _coordinates(
+    locations: Float[Array, "b q heads l p 2"],
+) -> tuple[Float[Array, "b q heads l p"], Float[Array, "b q heads l p"]]:
+    """Returns x and y. Their gradients are stacked, which XLA can undo where they were stacked."""
+    return locations[..., 0], locations[..., 1]
+
+
+_coordinates.defvjp(
+    lambda locations: (_coordinates(locations), None),
+    lambda _, gradients: (jnp.stack(gradients, axis=-1),),
+)
 
 
 def _hat(u):
@@ -343,15 +356,16 @@ def blocks_and_tiles(
       The values of each level, x and y in pixels, and the attention.
     """
     values, start = [], 0
+    value = jnp.moveaxis(value, 1, -1)
     for level in make_levels(spatial_shapes):
         end = start + level.height * level.width
-        values.append(_to_blocks(value[:, start:end], level))
+        values.append(_to_blocks(value[..., start:end], level))
         start = end
-    locations = _to_tiles(sampling_locations, fill=-1)  # [i, l, p, 2, q]
+    x, y = (_to_tiles(x, fill=-1) for x in _coordinates(sampling_locations))
     height, width = np.array(spatial_shapes, np.float32).T[:, :, None, None]  # [l, 1, 1]
     # The bounds lie strictly outside the level, where values and gradients are zero.
-    x = jnp.clip(locations[..., 0, :] * width - 0.5, -2.0, width + 1)
-    y = jnp.clip(locations[..., 1, :] * height - 0.5, -2.0, height + 1)
+    x = jnp.clip(x * width - 0.5, -2.0, width + 1)
+    y = jnp.clip(y * height - 0.5, -2.0, height + 1)
     return tuple(values), x, y, _to_tiles(attention_weights, fill=0)
 
 

@@ -13,6 +13,7 @@ from jaxseg import parameter_paths
 from jaxseg.models.segmentation_model import apply_model, build_model
 from pallas_kernels import reference
 from pallas_kernels.gpu import operators as gpu
+from pallas_kernels.tpu import attention
 from pallas_kernels.tpu import operators as tpu
 from support.operators import GRADIENTS, INTERPRET
 from support.reference_files import relative_error
@@ -32,11 +33,17 @@ def called(operator, **options):
 
 
 # By implementation: what models call. Kernels are interpreted.
-REFERENCE = {"dcnv3": called(reference.dcnv3), "ms_deform_attn": called(reference.ms_deform_attn)}
-BY_EIGHTS = {"dcnv3_group_multiple": lambda _: 8}  # what InternImage does on TPU
+REFERENCE = {
+    name: called(getattr(reference, name)) for name in ("dcnv3", "ms_deform_attn", "self_attention")
+}
+# The order in memory that models give their arrays on TPU.
+TPU_ORDER = {
+    "dcnv3_group_multiple": lambda _: 8,
+    "ms_deform_attn_takes_tokens_last": lambda _: True,
+}
 OPERATORS = {
     "reference": REFERENCE,
-    "reference by eights": REFERENCE | BY_EIGHTS,
+    "reference in the order of a TPU": REFERENCE | TPU_ORDER,
     "gpu": {
         "dcnv3": called(gpu.dcnv3, interpret=INTERPRET),
         "ms_deform_attn": called(gpu.ms_deform_attn, interpret=INTERPRET),
@@ -44,7 +51,8 @@ OPERATORS = {
     "tpu": {
         "dcnv3": called(tpu.dcnv3),
         "ms_deform_attn": called(tpu.ms_deform_attn),
-        **BY_EIGHTS,
+        "self_attention": called(attention.self_attention),
+        **TPU_ORDER,
     },
 }
 
@@ -92,7 +100,7 @@ def gradients(name, implementation):
 
 
 # The compilation of interpreted kernels for TPU takes longest.
-CASES = [("InternImage", "reference by eights"), *((name, "gpu") for name in MODELS)]
+CASES = [(name, i) for name in MODELS for i in ("reference in the order of a TPU", "gpu")]
 CASES += [pytest.param(name, "tpu", marks=pytest.mark.full) for name in MODELS]
 
 
