@@ -119,14 +119,14 @@ def self_attention_kernels(call: shapes.SelfAttention, dtype):
 
     def bundles(direction, loops: "Loops"):
         at_once = attention_layout.LANES // channels
-        columns = [(1, layout.width)] * at_once  # of the blocks of bias, which are made and summed
+        blocks, columns = layout.bias_shape[0], layout.width  # made by blocks, summed by columns
+        made, summed = ([(1, trips)] * at_once for trips in (blocks, columns))
         main, token = (layout.blocks, layout.groups), (1, layout.groups)
         if direction == "forward":
-            runs = [*columns, main, token] if grid else [main]
+            runs = [*made, main, token] if grid else [main]
         else:
             cleared = [(1, layout.keys // attention_layout.LANES)] * 2 * at_once
-            rows = [(1, layout.bias_shape[0])] * at_once
-            runs = [*cleared, *([*columns, *rows, main, token, *columns] if grid else [main])]
+            runs = [*cleared, *([*made, *made, main, token, *summed] if grid else [main])]
         # The compiler makes no loop of a single trip.
         runs = [times * trips for times, trips in runs if trips > 1]
         found = zip(runs, loops.found, strict=True)

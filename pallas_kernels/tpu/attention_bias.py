@@ -37,11 +37,9 @@ def shifted_tables(patches: Float[Array, "g dy dx"], layout: Layout) -> Float[Ar
     return jnp.stack(shifted, axis=1)
 
 
-def _turn(column, row, layout):
-    """Returns by how many lanes the table moves for a column of queries and a row of a strip."""
-    lanes = layout.table_shape[2]
-    turn = row * layout.width - (layout.width - 1) + column
-    return lax.rem(turn + lanes, lanes)
+def _turn(row, layout):
+    """Returns by how many lanes the table moves for a row of a strip and the first query."""
+    return (row * layout.width - (layout.width - 1)) % layout.table_shape[2]
 
 
 def _in_row(row, layout):
@@ -58,17 +56,19 @@ def make_bias(tables, bias, layout):
       bias: reference to the blocks.
       layout: where everything lies.
     """
-    rows, columns, _ = layout.bias_shape
-    if columns > layout.width:
-        bias[...] = jnp.zeros(bias.shape, bias.dtype)
+    blocks, columns, _ = layout.bias_shape
+    lanes = layout.table_shape[2]
 
-    @pl.loop(0, layout.width)
-    def _(column):
-        block = jnp.zeros((rows, LANES), bias.dtype)
+    @pl.loop(0, blocks)
+    def _(index):
+        block = jnp.zeros((columns, LANES), bias.dtype)
         for row in range(layout.key_rows):
-            turned = pltpu.roll(tables[row], _turn(column, row, layout), 1)
+            table = pltpu.roll(tables[row, pl.ds(index, 1)], _turn(row, layout), 1)
+            table = jnp.broadcast_to(table, (columns, lanes))
+            # Every column of queries moves the table by one lane more than the one before.
+            turned = pltpu.roll(table, 0, 1, stride=1, stride_axis=0)
             block = jnp.where(_in_row(row, layout), turned[:, :LANES], block)
-        bias[:, column] = block
+        bias[index] = block
 
 
 def clear_bias(bias):
@@ -99,7 +99,7 @@ def sum_bias(bias, tables, layout):
             if more:
                 blank = jnp.zeros((block.shape[0], more), block.dtype)
                 of_row = jnp.concatenate([of_row, blank], axis=1)
-            back = lax.rem(lanes - _turn(column, row, layout), lanes)
+            back = lax.rem(2 * lanes - _turn(row, layout) - column, lanes)
             tables[row] += pltpu.roll(of_row, back, 1)
 
 

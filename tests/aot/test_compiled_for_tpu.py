@@ -34,8 +34,10 @@ def compiled(*options):
 
 # Thousands of bundles, forward and backward, on v5e in bfloat16: for DCNv3 per row and displacement
 # (137 + 5 · (216 + 3 · 128) and 212 + 6 · (308 + 6 · 147), 128 rows); for deformable attention per
-# block and tile. Of the first kernels of this kind, which these are to be no slower than.
+# block and tile; for self-attention per group of strips. Of the first kernels of this kind, which
+# these are to be no slower than.
 FIRST_KERNELS = {
+    "beit_l 896x896 block": 881 + 2344,
     "internimage_t 512x1024 stage 0": 402 + 941,
     "vit_adapter_l 896x896 injector": 874 + 2218,
     "vit_adapter_l 896x896 extractor": 1156 + 3323,
@@ -55,6 +57,7 @@ def test_kernels_compile_and_cost_no_more_than_the_first_of_their_kind():
 def test_kernels_compile_for_the_other_chips():
     """The first at a size at which it takes a pass for some of the channels at a time."""
     names = ["internimage_t 1024x2048 stage 0", "vit_adapter_l 896x896 injector"]
+    names.append("beit_l 896x896 block")
     rows = compiled("--chip", *CHIPS[1:], "--memory-only", "--shapes", *names)
     assert len(rows) == 2 * len(names) * len(CHIPS[1:])
 
@@ -67,12 +70,19 @@ def test_kernels_compile_at_every_size(chip, dtype):
     assert {shape for shape, *_ in rows} == {name for name, _ in shapes.every_call()}
 
 
-def test_split_over_sixteen_chips_only_the_loss_is_communicated():
+def test_split_over_sixteen_chips_only_the_loss_and_sums_are_communicated():
     (report,) = output_lines("tests/support/partition_for_tpu.py")
-    for operator in ("dcnv3", "ms_deform_attn"):
+    split, whole = "P(('data', 'fsdp'),)", "P()"
+    gradients = {
+        "dcnv3": [split] * 3,
+        "ms_deform_attn": [split] * 3,
+        "self_attention": [split, whole],  # the second one is that of the table of biases
+    }
+    for operator, expected in gradients.items():
         assert report[operator]["kernels"] == 2
         assert report[operator]["collectives"] == {"all-reduce": 1}
-        assert report[operator]["gradients"] == ["P(('data', 'fsdp'),)"] * 3
+        assert report[operator]["gradients"] == expected
+        assert not report[operator]["pairs"]
 
 
 @pytest.mark.full

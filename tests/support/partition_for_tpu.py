@@ -16,12 +16,16 @@ os.environ |= {
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
+from jax.sharding import PartitionSpec as P
 
 import pallas_kernels
 from jaxseg.distributed.sharding import BATCH_SPEC, make_mesh, map_over_batch
+from pallas_kernels.relative_positions import table_rows
 
 IMAGES, HW, GROUPS, CHANNELS = 32, (8, 128), 8, 4
 LEVELS = ((8, 8), (4, 4))
+GRID, HEADS, HEAD_CHANNELS = (12, 32), 2, 64
+TOKENS = 1 + GRID[0] * GRID[1]
 COLLECTIVES = r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 
 
@@ -39,18 +43,25 @@ def ms_deform_attn(value, locations, weights):
     return map_over_batch(sample)(value, locations, weights)
 
 
+def self_attention(qkv, table):
+    attend = functools.partial(pallas_kernels.self_attention, num_heads=HEADS, grid=GRID)
+    return map_over_batch(attend, num_replicated=1)(qkv, table)
+
+
+# Shapes of arrays that are split, without the batch, and of an array that is not.
 CALLS = {
-    dcnv3: [(*HW, GROUPS * CHANNELS), (*HW, GROUPS * 18), (*HW, GROUPS * 9)],
-    ms_deform_attn: [(80, 4, 8), (64, 4, 2, 4, 2), (64, 4, 2, 4)],
+    dcnv3: ([(*HW, GROUPS * CHANNELS), (*HW, GROUPS * 18), (*HW, GROUPS * 9)], []),
+    ms_deform_attn: ([(80, 4, 8), (64, 4, 2, 4, 2), (64, 4, 2, 4)], []),
+    self_attention: ([(TOKENS, 3 * HEADS * HEAD_CHANNELS)], [(table_rows(GRID), HEADS)]),
 }
 
 
 def main():
     devices = topologies.get_topology_desc("v5e:4x4", platform="tpu").devices
     mesh = make_mesh({"data": 4, "fsdp": 4}, devices)
-    split = jax.NamedSharding(mesh, BATCH_SPEC)
+    split, whole = (jax.NamedSharding(mesh, spec) for spec in (BATCH_SPEC, P()))
     report = {}
-    for operator, shapes in CALLS.items():
+    for operator, (shapes, parameters) in CALLS.items():
 
         def loss(*arguments, operator=operator):
             return jnp.sum(operator(*arguments) ** 2)
@@ -58,13 +69,15 @@ def main():
         arrays = [
             jax.ShapeDtypeStruct((IMAGES, *shape), jnp.float32, sharding=split) for shape in shapes
         ]
-        gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+        arrays += [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=whole) for shape in parameters]
+        gradients = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(arrays)))))
         with jax.set_mesh(mesh):
             compiled = gradients.lower(*arrays).compile()
         text = compiled.as_text()
         report[operator.__name__] = {
             "kernels": text.count("tpu_custom_call"),
             "collectives": Counter(re.findall(COLLECTIVES, text)),
+            "pairs": f"{TOKENS},{TOKENS}" in text,  # an array of all pairs of tokens
             "gradients": [str(sharding.spec) for sharding in compiled.output_shardings[1]],
         }
     print(json.dumps(report))
