@@ -3,8 +3,8 @@
 import importlib
 import json
 import os
+import resource
 import subprocess
-import time
 
 import jax
 import pytest
@@ -91,10 +91,12 @@ def test_best_parts_come_first_on_both_platforms():
 @pytest.mark.full
 @pytest.mark.parametrize("platform", SCRIPTS)
 def test_a_dry_run_makes_every_file(platform, tmp_path):
-    begun = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     status, output = day(platform, "--output", str(tmp_path))
     assert status == 0, output
-    assert time.monotonic() - begun < 180
+    # Three minutes of two cores. The time on the clock depends on what runs beside.
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 360
     expected = {f"{name}.json" for name in parts(platform)} | {"README.md"}
     expected |= {f"{name}.log" for name in parts(platform)} | {"compiled"}
     assert {file.name for file in tmp_path.iterdir()} == expected
