@@ -20,14 +20,14 @@ LOW = -1e9
 
 
 def supports(dtype: jnp.dtype) -> bool:
-    """Returns whether the kernel takes arrays of a type on the GPUs of the mesh or the machine.
+    """Returns whether the kernel takes arrays of a type on the GPUs of this machine.
 
-    GPUs that are absent from this machine are taken to be new enough.
+    It is not used for GPUs that are absent: a program with it is made by cuDNN's library.
     """
-    if dtype not in (jnp.bfloat16, jnp.float16) or platform() != "gpu":
+    if dtype not in (jnp.bfloat16, jnp.float16):
         return False
-    if jax.default_backend() != "gpu":
-        return True
+    if not platform() == jax.default_backend() == "gpu":
+        return False
     capability = jax.devices()[0].compute_capability
     return tuple(map(int, capability.split("."))) >= LOWEST_CAPABILITY
 
