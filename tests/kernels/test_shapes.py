@@ -44,7 +44,7 @@ def test_table_is_what_the_models_call(recipe, hw, names, monkeypatch):
         called.add(shapes.DCNv3(height, width, groups, channels // groups))
         return value
 
-    def ms_deform_attn(value, sampling_locations, attention_weights, spatial_shapes, **settings):
+    def ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights, **settings):
         _, queries, heads, _, points = attention_weights.shape
         channels = value.shape[-1]
         called.add(shapes.MSDeformAttn(queries, tuple(spatial_shapes), heads, channels, points))

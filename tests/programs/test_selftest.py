@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import pallas_kernels
 from jaxseg.selftest import __main__ as program
 from jaxseg.selftest import models, operators
 from jaxseg.selftest.check import checked
-from pallas_kernels import choice, dispatch, xla
+from pallas_kernels import choice, dispatch, reference, xla
 from support.reference_files import relative_error
 
 OPERATORS = list(operators.CASES)
@@ -47,6 +46,14 @@ def lost_group(operator):
     return run
 
 
+def replace(monkeypatch, operator, change):
+    """Changes what runs on a CPU."""
+    if operator == "self_attention":
+        monkeypatch.setitem(dispatch.ATTENTION, "xla", change(dispatch.ATTENTION["xla"]))
+    else:
+        monkeypatch.setattr(xla, operator, change(getattr(xla, operator)))
+
+
 @pytest.fixture
 def forgetful():
     """What is traced in a test is not used by another."""
@@ -65,10 +72,7 @@ def test_operators_pass(operator, dtype):
 @pytest.mark.parametrize("fault", [wrong_sign, shifted_index, lost_group])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_a_wrong_operator_is_named(operator, fault, monkeypatch, forgetful, capsys, tmp_path):
-    if operator == "self_attention":
-        monkeypatch.setitem(dispatch.ATTENTION, "xla", fault(dispatch.ATTENTION["xla"]))
-    else:
-        monkeypatch.setattr(xla, operator, fault(getattr(xla, operator)))
+    replace(monkeypatch, operator, fault)
     monkeypatch.setattr(models, "MODELS", {})  # tested by themselves, below
     monkeypatch.setattr(
         operators, "CASES", {o: {"small": operators.CASES[o]["small"]} for o in OPERATORS}
@@ -117,8 +121,7 @@ NAMES = [
 def test_numbers_of_models_are_those_of_the_definition(name, monkeypatch, forgetful):
     """The numbers that come with the package, computed without the optimized implementations."""
     for operator in OPERATORS:
-        definition = getattr(pallas_kernels.reference, operator)
-        monkeypatch.setattr(xla, operator, definition)
+        replace(monkeypatch, operator, lambda _, name=operator: getattr(reference, name))
     expected = json.loads(models.NUMBERS.read_text())[name]
     found = models.model_numbers(name)
     for key, tolerance in models.MODEL.items():
