@@ -10,7 +10,8 @@ from jax.sharding import NamedSharding
 
 import pallas_kernels
 from jaxseg.distributed.sharding import BATCH_SPEC, make_mesh, map_over_batch
-from pallas_kernels import dispatch, reference
+from pallas_kernels import dispatch, reference, xla_attention
+from pallas_kernels.gpu import attention as gpu
 from pallas_kernels.relative_positions import table_rows
 from pallas_kernels.tpu import attention as tpu
 from pallas_kernels.tpu import attention_layout
@@ -163,6 +164,24 @@ def test_eight_devices_sum_the_gradient_of_the_table(implementation):
         results = with_gradients(mapped)(qkv, table, cotangent)
     check(results, expected)
     assert len(results[0].sharding.device_set) == 8
+
+
+@pytest.mark.parametrize("grid", [None, (3, 4), (3, 40)], ids=str)
+def test_what_is_added_for_cudnn_changes_nothing(grid, monkeypatch):
+    """Tokens that nothing attends to. XLA takes the place of cuDNN, which needs a GPU."""
+    given = []
+
+    def attend(query, key, value, bias=None):
+        given.append(query.shape[1])
+        return xla_attention.attend(query, key, value, bias)
+
+    monkeypatch.setattr(gpu, "attend", attend)
+    inputs = arguments(13) if grid is None else grid_arguments(grid)
+    run = functools.partial(gpu.self_attention, num_heads=HEADS, grid=grid)
+    results = with_gradients.__wrapped__(run)(*inputs)
+    (check if grid is None else check_bias)(results, with_gradients(definition(grid))(*inputs))
+    tokens = results[0].shape[1]
+    assert given == [tokens if grid is None else tokens + -tokens % 8]
 
 
 @pytest.fixture
