@@ -4,8 +4,9 @@ The network sees each image in several views (`jaxseg.data.views`). A view is on
 windows (`windowed_view`), which run in batches of few shapes (`batcher`). The result is computed
 from top to bottom, one band of rows at a time. Of each view, only the logits of the windows that
 the next band needs are held, at the stride of the head. Several models are averaged like views:
-each has its own views, which count as much in sum as those of another model. This module does not
-depend on datasets.
+each has its own views, which count as much in sum as those of another model. If one window of one
+view shows all of an image, its classes are computed where the logits are, and no logits leave the
+device (`class_tiles`). This module does not depend on datasets.
 """
 
 import functools
@@ -24,7 +25,7 @@ from jaxseg.inference import tiles
 from jaxseg.inference.batcher import Batcher, compile_forward
 from jaxseg.inference.padded_shapes import program_chooser
 from jaxseg.inference.sliding_window import SlidingWindow, parse_sliding_window
-from jaxseg.inference.windowed_view import WindowedView
+from jaxseg.inference.windowed_view import PendingBand, PendingClasses, WindowedView
 from jaxseg.models.segmentation_model import SegmentationModel, Variables
 
 
@@ -35,6 +36,20 @@ class _Model(NamedTuple):
     config: ConfigDict
     slide: SlidingWindow | None
     rule: Any
+
+
+class _Bands(NamedTuple):
+    """The rows of an image from `start` to `stop`, in all views, each with its batcher."""
+
+    hw: tuple[int, int]
+    start: int
+    stop: int
+    views: list[tuple[Batcher, PendingBand]]
+
+    @property
+    def waiting(self):
+        crops = (crop for _, view in self.views for crops, _ in view.windows for crop in crops)
+        return any(crop.waiting for crop in crops)
 
 
 class Predictor:
@@ -56,19 +71,20 @@ class Predictor:
         own = _Model(batcher, config, slide, rule)
         self._models = [own, *(model for other in others for model in other._models)]
         self._devices = batcher.devices
+        self._warm = set()  # what `warm_up` has run
         self._batch_size = max(model.batcher.batch_size for model in self._models)
 
     def class_maps(
         self, images: Iterable[UInt8[np.ndarray, "_ _ 3"]]
     ) -> Iterator[UInt8[np.ndarray, "_ _"]]:
         """Yields the class of every pixel, for each BGR image in turn."""
-        return self._assembled(images, tiles.classes)
+        return self._assembled(self._pieces(images, of_classes=True), tiles.classes)
 
     def probability_maps(
         self, images: Iterable[UInt8[np.ndarray, "_ _ 3"]]
     ) -> Iterator[Float[np.ndarray, "_ _ _"]]:
         """Yields the class probabilities of every pixel, float32, for each BGR image in turn."""
-        return self._assembled(images, tiles.probabilities)
+        return self._assembled(self._pieces(images, of_classes=False), tiles.probabilities)
 
     def probabilities(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
         """Returns the class probabilities of every pixel of a BGR image, as float32."""
@@ -86,33 +102,45 @@ class Predictor:
         """
         for hw in sizes:
             black = np.zeros((*hw, 3), np.uint8)
-            if any(
-                batcher.program(view.crop_hw) not in batcher.programs
-                for batcher, view in self._windowed(black)
-            ):
-                for _ in self.class_maps([black]):
-                    pass
+            windowed = self._windowed(black)
+            is_one_window = _is_one_window(windowed)
+            shapes = windowed[0][1].tile_shapes() if is_one_window else ()
+            needed = {
+                (batcher, batcher.program(view.crop_hw), *shapes) for batcher, view in windowed
+            }
+            if not needed <= self._warm:
+                self._warm |= needed
+                list(self.class_maps([black]))
+                if is_one_window:  # its probabilities take other executables than its classes
+                    list(self.probability_maps([black]))
         return sum(len(model.batcher.programs) for model in self._models)
 
-    def _assembled(self, images, tiles_of):
-        for (height, width), start, stop, bands in self._ahead(self._bands(images)):
-            results = [band.result(batcher) for batcher, band in bands]
+    def _pieces(self, images, of_classes):
+        """Yields (image number, all or a part of the image while its windows run), in order."""
+        for number, image in enumerate(images):
+            windowed = self._windowed(image)
+            if of_classes and _is_one_window(windowed):
+                yield number, windowed[0][1].classes()
+                continue
+            hw = image.shape[:2]
+            for start in range(0, hw[0], tiles.TILE):
+                stop = min(start + tiles.TILE, hw[0])
+                views_of_band = [(batcher, view.band(start, stop)) for batcher, view in windowed]
+                yield number, _Bands(hw, start, stop, views_of_band)
+
+    def _assembled(self, pieces, tiles_of):
+        for piece in self._ahead(pieces):
+            if isinstance(piece, PendingClasses):
+                yield piece.result()
+                continue
+            (height, width), start, stop, views_of_band = piece
+            results = [band.result(batcher) for batcher, band in views_of_band]
             for columns, tile in tiles_of(results, width, self._devices):
                 if (start, columns.start) == (0, 0):
                     out = np.empty((height, width, *tile.shape[2:]), tile.dtype)
                 out[start:stop, columns] = tile
             if stop == height:
                 yield out
-
-    def _bands(self, images):
-        """Yields (image number, (image size, start, stop, bands of its views)), top to bottom."""
-        for number, image in enumerate(images):
-            hw = image.shape[:2]
-            windowed = self._windowed(image)
-            for start in range(0, hw[0], tiles.TILE):
-                stop = min(start + tiles.TILE, hw[0])
-                bands = [(batcher, view.band(start, stop)) for batcher, view in windowed]
-                yield number, (hw, start, stop, bands)
 
     def _windowed(self, image):
         """Returns the views of an image, each with the batcher of its model."""
@@ -141,22 +169,19 @@ class Predictor:
                 found.append((model.batcher, windowed))
         return found
 
-    def _ahead(self, bands):
-        """Delays each band until its windows run in full batches, if there are enough images."""
+    def _ahead(self, pieces):
+        """Delays each piece until its windows run in full batches, if there are enough images."""
         queue = deque()
-        for number, band in bands:
-            queue.append((number, band))
-            while queue and (_all_running(queue[0][1]) or number - queue[0][0] >= self._batch_size):
+        for number, piece in pieces:
+            queue.append((number, piece))
+            while queue and (not queue[0][1].waiting or number - queue[0][0] >= self._batch_size):
                 yield queue.popleft()[1]
-        for _, band in queue:
-            yield band
+        for _, piece in queue:
+            yield piece
 
 
-def _all_running(band):
-    *_, views_of_band = band
-    return not any(
-        piece.waiting for _, view in views_of_band for pieces, _ in view.windows for piece in pieces
-    )
+def _is_one_window(windowed):
+    return len(windowed) == 1 and windowed[0][1].is_whole
 
 
 def make_predictor(

@@ -106,7 +106,7 @@ def _padded(band, starts, count):
     """
     parts = [band.columns.part(start, start + TILE) for start in starts]
     longest = max(len(band.logits), *(len(places) for places, _ in parts))
-    length = next(bucket for bucket in BUCKETS if bucket >= longest)
+    length = padded_length(longest)
     rows = np.zeros((TILE, length), np.float32)
     rows[: band.rows.shape[0], : band.rows.shape[1]] = band.rows
     logits = np.zeros((count, length, length, band.logits.shape[-1]), np.float32)
@@ -115,6 +115,11 @@ def _padded(band, starts, count):
         logits[tile, : len(band.logits), : len(places)] = band.logits[:, as_slice(places)]
         columns[tile, : matrix.shape[0], : len(places)] = matrix
     return rows, logits, columns
+
+
+def padded_length(length: int) -> int:
+    """Returns the number of `BUCKETS` that this number of logits is padded to."""
+    return next(bucket for bucket in BUCKETS if bucket >= length)
 
 
 @functools.cache

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from jaxseg.inference import tiles
 from jaxseg.inference.batcher import Batcher, Crop
+from jaxseg.inference.class_tiles import join_tiles, plan_tiles
 from jaxseg.inference.sliding_window import AxisPlan, SlidingWindow, as_slice, plan_axis
 
 Hw = tuple[int, int]
@@ -36,6 +37,29 @@ class PendingBand(NamedTuple):
             for crops, rows in self.windows
         ]
         return tiles.Band(self.weight, self.matrix, np.concatenate(logits), self.columns)
+
+
+class PendingClasses(NamedTuple):
+    """Represents the class map of an image while the one window of its one view is in flight.
+
+    Attributes:
+      crop: the window.
+      batcher: runs it.
+      hw: height and width of the image.
+    """
+
+    crop: Crop
+    batcher: Batcher
+    hw: Hw
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the window is not running yet."""
+        return self.crop.waiting
+
+    def result(self) -> UInt8[np.ndarray, "h w"]:
+        """Waits for the classes of all tiles and returns the class map."""
+        return join_tiles(self.batcher.classes(self.crop), self.hw)
 
 
 class WindowedView:
@@ -69,7 +93,7 @@ class WindowedView:
         mirrored: bool = False,
         weight: int = 1,
     ):
-        self._batcher, self._cut, self._weight = batcher, cut, weight
+        self._batcher, self._cut, self._weight, self._out_hw = batcher, cut, weight, out_hw
         largest_hw, stride_hw = slide or (input_hw, input_hw)
         self.crop_hw = tuple(map(min, largest_hw, input_hw))
         sides = zip(
@@ -84,6 +108,23 @@ class WindowedView:
         self._rows, columns = (plan_axis(*side) for side in sides)
         self._columns = columns.mirrored() if mirrored else columns
         self._sent: dict[int, list[Crop]] = {}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the view has one window, which shows all of the image."""
+        return len(self._rows.starts) == len(self._columns.starts) == 1
+
+    def tile_shapes(self) -> list[tuple[int, ...]]:
+        """Returns the shapes that `classes` needs an executable for, besides that of the model."""
+        logits_hw = self._batcher.logits_hw(self._batcher.program(self.crop_hw).hw)
+        plans = zip((self._rows, self._columns), logits_hw, strict=True)
+        return [plan_tiles([plan], logits).matrices.shape for plan, logits in plans]
+
+    def classes(self) -> PendingClasses:
+        """Sends the one window of a whole view, to get the classes of the image and no logits."""
+        pixels = self._cut(0, 0, self.crop_hw)
+        crop = self._batcher.send(pixels, (self._rows, self._columns))
+        return PendingClasses(crop, self._batcher, self._out_hw)
 
     def band(self, start: int, stop: int) -> PendingBand:
         """Sends the windows that the image rows from `start` to `stop` need.
