@@ -96,8 +96,8 @@ def report_of(recipe: str, topology: str, slices: int) -> dict:
 def table(reports: list[dict]) -> str:
     """Formats the reports as a Markdown table, with a line for each report."""
     lines = [
-        "| recipe | on | mesh | memory a chip, GB | sent a chip, GB | data sheet, ms | MFU |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | on | mesh | memory a chip, GB | sent a chip, GB | data sheet, ms |",
+        "|---|---|---|---|---|---|",
     ]
     for report in reports:
         memory, fits = report["memory"], report["fits"]
@@ -110,7 +110,6 @@ def table(reports: list[dict]) -> str:
             f"{memory['needed'] / 1e9:.1f} of {memory['capacity'] / 1e9:.0f}",
             f"{sent:.2f}" if fits else "",
             f"{report['data_sheet']['step_seconds'] * 1e3:.0f}" if fits else "does not fit",
-            f"{report['data_sheet']['mfu']:.0%}" if fits else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

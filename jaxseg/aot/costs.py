@@ -27,10 +27,10 @@ def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dic
 
     Returns:
       Operations, bytes of memory traffic, and collectives by kind. "data_sheet" is the time at the
-      rates of the chip's data sheet. "by_instruction" is the sum over instructions, with
-      collectives at the rates of the data sheet; its "source" is "compiler" for the TPU compiler's
-      own estimates, and "roofline" for the bound of each instruction on a GPU. "mfu" is the share
-      of the chip's peak that the model's own operations use in that time.
+      rates of the chip's data sheet, a bound that no program reaches. "by_instruction" is the sum
+      over instructions, with collectives at the rates of the data sheet; its "source" is "compiler"
+      for the TPU compiler's own estimates, and "roofline" for the bound of each instruction on a
+      GPU. Its "mfu" is the share of the chip's peak that the model's own operations use.
     """
     kinds = collections.defaultdict(lambda: {"count": 0, "bytes": 0.0})
     for collective in program.collectives:
@@ -50,19 +50,16 @@ def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dic
         "model_flops": own_flops,
         "memory_traffic": program.memory_traffic_bytes,
         "collectives": dict(kinds),
-        "data_sheet": {"seconds": seconds, **_step(sum(seconds.values()), own_flops, chip)},
+        "data_sheet": {"seconds": seconds, "step_seconds": sum(seconds.values())},
         "compile_seconds": program.compile_seconds,
     }
     summary = summarize(program.instructions)
     if summary["seconds"]:
         step = summary["seconds"] + seconds["links"] + seconds["network"]
         source = {"source": "compiler" if chip.platform == "tpu" else "roofline"}
-        found["by_instruction"] = source | summary | _step(step, own_flops, chip)
+        estimate = {"step_seconds": step, "mfu": own_flops / step / chip.flops}
+        found["by_instruction"] = source | summary | estimate
     return found
-
-
-def _step(seconds, own_flops, chip):
-    return {"step_seconds": seconds, "mfu": own_flops / seconds / chip.flops}
 
 
 def suggestions(config: ConfigDict, mesh: Mesh, state: Any, images: int, what: str) -> list[str]:
