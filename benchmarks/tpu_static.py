@@ -5,11 +5,11 @@ python benchmarks/tpu_static.py [--chip v5e …] [--shapes PATTERN …] [--dtype
     [--memory-only] [--json benchmarks/results/tpu_static_v5e.json] [--table]
 
 The program compiles both kernels of every call of the published models (`pallas_kernels.shapes`)
-for one image. For each kernel it prints the memory that it holds and the
-instruction bundles that it runs. These are the bundles of its loops, counted in the compiler's
-listing, times the trips that typical points cause. Typical points of DCNv3 are up to one pixel from
-the 3 × 3 grid. Those of deformable attention are up to four pixels from the place of the query.
-Waiting for memory is not included. `--table` also writes the bundles into
+for one image, unless it is too large for them. For each kernel it prints the memory that it holds
+and the instruction bundles that it runs. These are the bundles of its loops, counted in the
+compiler's listing, times the trips that typical points cause. Typical points of DCNv3 are up to one
+pixel from the 3 × 3 grid. Those of deformable attention are up to four pixels from the place of the
+query. Waiting for memory is not included. `--table` also writes the bundles into
 `jaxseg/aot/kernel_cycles.json`, from which `jaxseg compile` takes the cycles of kernels.
 """
 
@@ -193,6 +193,13 @@ KERNELS = {
 }
 
 
+def has_kernel(call: shapes.Call, dtype: str) -> bool:
+    """Returns whether the kernel takes a call; otherwise the operator runs without one."""
+    if not isinstance(call, shapes.SelfAttention):
+        return True
+    return attention.fits(call.tokens, call.head_channels, jnp.dtype(dtype), call.grid)
+
+
 def same_program(call) -> tuple:
     """Returns what calls have in common whose kernels are the same program."""
     if isinstance(call, shapes.DCNv3):
@@ -294,6 +301,9 @@ def main():
             os.environ["LIBTPU_INIT_ARGS"] = dump
         compiled = {}  # models share calls, and groups are padded to eight
         for chip, (name, call), dtype in itertools.product(options.chip, calls, options.dtype):
+            if not has_kernel(call, dtype):
+                print(f"{name}, {dtype}: too large for the kernel", file=sys.stderr)
+                continue
             program = chip, same_program(call), dtype
             if program not in compiled:
                 compiled[program] = compile_call(call, chip, jnp.dtype(dtype), listings)

@@ -62,12 +62,20 @@ def test_kernels_compile_for_the_other_chips():
     assert len(rows) == 2 * len(names) * len(CHIPS[1:])
 
 
+# In float32, all tokens of an image of this size need more memory than a kernel has.
+TOO_LARGE = {"bfloat16": set(), "float32": {"beit_l 896x896 block"}}
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize(
+    ("chip", "dtype"),
+    # The chips differ in their memory; in float32, those with the most and the least are enough.
+    [*((chip, "bfloat16") for chip in CHIPS), ("v5e", "float32"), ("v7x", "float32")],
+)
 def test_kernels_compile_at_every_size(chip, dtype):
     rows = compiled("--chip", chip, "--memory-only", "--dtype", dtype)
-    assert {shape for shape, *_ in rows} == {name for name, _ in shapes.every_call()}
+    names = {name for name, _ in shapes.every_call()}
+    assert {shape for shape, *_ in rows} == names - TOO_LARGE[dtype]
 
 
 def test_split_over_sixteen_chips_only_the_loss_and_sums_are_communicated():
