@@ -166,8 +166,9 @@ def conv3x3_of_resized(
         matrices, batch = interpolation_matrices(x.shape[1:3], hw, sizes, out_sizes), "b"
     rows, columns = (jnp.asarray(_shifted(matrix), x.dtype) for matrix in matrices)
     precision = lax.Precision.HIGHEST
-    wide = jnp.einsum(f"{batch}Wjw,bhwijd->bhiWd", columns, taps, precision=precision)
-    return jnp.einsum(f"{batch}Hih,bhiWd->bHWd", rows, wide, precision=precision)
+    # Columns come last: their product has the channels in the lanes of a TPU, as the result needs.
+    tall = jnp.einsum(f"{batch}Hih,bhwijd->bHwjd", rows, taps, precision=precision)
+    return jnp.einsum(f"{batch}Wjw,bHwjd->bHWd", columns, tall, precision=precision)
 
 
 def _shifted(matrix):
