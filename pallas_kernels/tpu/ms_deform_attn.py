@@ -71,11 +71,16 @@ class Level(NamedTuple):
 
 
 def _to_blocks(value: Float[Array, "b heads d hw"], level: Level) -> Float[Array, "i blocks d k"]:
-    b, heads, depth, _ = value.shape
+    b, heads, depth, pixels = value.shape
     height, width = level.blocks * level.rows, level.strips * level.columns
-    value = value.reshape(b * heads, depth, level.height, level.width)
-    margin = (0, height - level.height), (0, width - level.width)
-    value = jnp.pad(value, ((0, 0), (0, 0), *margin))
+    if level.width == width:
+        value = jnp.pad(value, ((0, 0),) * 3 + ((0, height * width - pixels),))
+    else:
+        value = value.reshape(b * heads, depth, level.height, level.width)
+        margin = (0, height - level.height), (0, width - level.width)
+        value = jnp.pad(value, ((0, 0), (0, 0), *margin))
+    if level.strips == 1:  # a block is a few whole rows, so that one copy suffices
+        return value.reshape(b * heads, depth, level.blocks, -1).swapaxes(1, 2)
     value = value.reshape(
         b * heads, depth, level.blocks, level.rows, level.strips, level.columns
     ).transpose(0, 4, 2, 1, 3, 5)
