@@ -68,9 +68,9 @@ TOO_LARGE = {"bfloat16": set(), "float32": {"beit_l 896x896 block"}}
 
 @pytest.mark.full
 @pytest.mark.parametrize(
+    # v7x has the least memory for kernels, and v5p and v6e as much as v5e.
     ("chip", "dtype"),
-    # The chips differ in their memory; in float32, those with the most and the least are enough.
-    [*((chip, "bfloat16") for chip in CHIPS), ("v5e", "float32"), ("v7x", "float32")],
+    [("v5e", "bfloat16"), ("v5e", "float32"), ("v7x", "bfloat16")],
 )
 def test_kernels_compile_at_every_size(chip, dtype):
     rows = compiled("--chip", chip, "--memory-only", "--dtype", dtype)
@@ -94,15 +94,14 @@ def test_split_over_sixteen_chips_only_the_loss_and_sums_are_communicated():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("size", "most_bytes"), [("t", 4e9), ("xl", 8e9)])
-def test_step_of_internimage_only_sums_gradients(size, most_bytes):
-    name = f"configs/cityscapes.py:upernet_internimage_{size}"
+def test_step_of_internimage_only_sums_gradients():
+    name = "configs/cityscapes.py:upernet_internimage_t"
     (report,) = output_lines("tests/support/full_size_for_tpu.py", name, "1")
     assert list(report["sent"]) == ["all-reduce"]
     weights = sum(report["weights"])
     # Statistics of the batch and of the offsets are a thousandth more.
     assert weights < sum(report["sent"]["all-reduce"]) < 1.01 * weights
-    assert report["needed_bytes"] < most_bytes
+    assert report["needed_bytes"] < 4e9
 
 
 @pytest.mark.full
