@@ -8,8 +8,9 @@ implementations are optimizations: they give the same values and gradients for a
 from pallas_kernels.choice import KernelChoice, platform
 from pallas_kernels.dispatch import (
     IMPLEMENTATIONS,
+    GroupOrder,
     dcnv3,
-    dcnv3_group_multiple,
+    dcnv3_group_order,
     ms_deform_attn,
     ms_deform_attn_takes_tokens_last,
     self_attention,
@@ -17,9 +18,10 @@ from pallas_kernels.dispatch import (
 
 __all__ = [
     "IMPLEMENTATIONS",
+    "GroupOrder",
     "KernelChoice",
     "dcnv3",
-    "dcnv3_group_multiple",
+    "dcnv3_group_order",
     "ms_deform_attn",
     "ms_deform_attn_takes_tokens_last",
     "platform",

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from pallas_kernels.tpu import attention as tpu_attention
 from pallas_kernels.tpu import dcnv3 as tpu_dcnv3
 from pallas_kernels.tpu import ms_deform_attn as tpu_ms_deform_attn
 from pallas_kernels.tpu import operators as tpu
+from pallas_kernels.tpu.planes import padded_groups
 
 IMPLEMENTATIONS = {"reference": reference, "xla": xla, "gpu": gpu, "tpu": tpu}
 ATTENTION = {
@@ -70,13 +72,32 @@ def _sampling(operator: str, choice: KernelChoice, call: Callable[..., Array]):
     return {name: functools.partial(call, function) for name, function in found.items()}
 
 
-def dcnv3_group_multiple(implementation: str | None = None) -> int:
-    """Returns the number whose multiples DCNv3 takes as group counts without copying the data.
+class GroupOrder(NamedTuple):
+    """Says which number and order of groups `dcnv3` takes without copying the data.
 
-    DCNv3 supports any number of groups; other numbers cost a copy.
+    It supports any number of groups, and takes the same arrays in any case.
+
+    Attributes:
+      padded: the number of groups; those that are added have zeros.
+      last: whether the groups come last in memory, after the channels of a group. The transposes of
+        arrays that were computed in this order cancel with those of the kernel.
     """
-    by_kernel = implementation == "tpu" or (implementation is None and platform() == "tpu")
-    return tpu_dcnv3.SUBLANES if by_kernel else 1
+
+    padded: int
+    last: bool
+
+
+def dcnv3_group_order(groups: int, width: int, implementation: str | None = None) -> GroupOrder:
+    """Returns the number and order of groups that `dcnv3` takes without copying the data.
+
+    Args:
+      groups: the number of groups of a layer.
+      width: the number of columns of its maps.
+      implementation: as in `dcnv3`.
+    """
+    if implementation == "tpu" or (implementation is None and platform() == "tpu"):
+        return GroupOrder(padded_groups(groups, width), last=True)
+    return GroupOrder(groups, last=False)
 
 
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "offset_scale")

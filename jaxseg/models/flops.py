@@ -30,7 +30,7 @@ from flax import linen as nn
 from jaxseg.models import deformable_attention, layers
 from jaxseg.models.backbones import beit, vit
 from jaxseg.models.backbones.internimage import DCNv3
-from jaxseg.models.group_linear import FromGroups, ToGroups, padded
+from jaxseg.models.group_linear import FromGroups, ToGroups
 from jaxseg.models.heads import mask2former_layers, pixel_decoder
 from jaxseg.models.heads.mask2former_head import Mask2FormerHead
 from jaxseg.models.heads.uper_head import UPerHead
@@ -54,8 +54,7 @@ def count_module(module: nn.Module, inputs: tuple, output) -> int:
         case ToGroups():  # padded groups, which only the kernel needs, do not count
             return inputs[0].size * module.groups * module.features
         case FromGroups():
-            groups = padded(module.groups, module.implementation)
-            return output.size * inputs[0].shape[-1] // groups * module.groups
+            return output.size * inputs[0].shape[-1] // module.order.padded * module.groups
         case deformable_attention.MSDeformAttn(parent=pixel_decoder.EncoderLayer()):
             return 0
         case layers.Linear():

@@ -1,10 +1,9 @@
 """Lays the groups of images out in a TPU's registers.
 
-An *instance* is one group of one image. Lanes hold the columns of an instance and sublanes hold
-eight instances, so that one vector instruction serves all of them. The axes that loops count (rows
-of pixels, channels and points) come first. *Planes* are [image, row, channel or point, group,
-column], with groups rounded up to eight and columns to whole registers. Narrow images are *folded*:
-several instances, of any image, lie side by side in the lanes.
+Lanes hold the columns of a group and sublanes hold eight groups, so that one vector instruction
+serves all of them. The axes that loops count (rows of pixels, channels and points) come first.
+*Planes* are [image, row, channel or point, group, column], with groups rounded up to eight and
+columns to whole registers. In narrow images, several groups lie side by side in the lanes.
 """
 
 import jax.numpy as jnp
@@ -13,43 +12,41 @@ from jaxtyping import Array, Float
 SUBLANES, LANES = 8, 128
 
 
-def to_planes(x: Float[Array, "n h w g k"]) -> Float[Array, "b h k s l"]:
-    """Converts images to planes: wide ones by a transpose, narrow ones by folding.
+def padded_groups(groups: int, width: int) -> int:
+    """Returns the number of groups that fill whole registers, at least `groups`.
+
+    Args:
+      groups: the number of groups.
+      width: the number of columns of an image.
+    """
+    multiple = SUBLANES * _side_by_side(groups, width)
+    return -(-groups // multiple) * multiple
+
+
+def _side_by_side(groups, width):
+    """Returns how many groups lie side by side; it is the same for the padded number of groups."""
+    return max(1, min(LANES // width, -(-groups // SUBLANES)))
+
+
+def to_planes(x: Float[Array, "n h w g k"]) -> Float[Array, "n h k s l"]:
+    """Converts images to planes.
 
     The last two axes of planes are multiples of the 8 sublanes and 128 lanes of a register.
     """
+    n, height, width, groups, k = x.shape
+    lanes = _side_by_side(groups, width) * width
     x = x.transpose(0, 1, 4, 3, 2)
-    if x.shape[-1] <= LANES // 2:
-        x = _fold(x)
-    groups, width = x.shape[-2:]
-    return jnp.pad(x, ((0, 0),) * 3 + ((0, -groups % SUBLANES), (0, -width % LANES)))
+    x = jnp.pad(x, ((0, 0),) * 3 + ((0, padded_groups(groups, width) - groups), (0, 0)))
+    return jnp.pad(x.reshape(n, height, k, -1, lanes), ((0, 0),) * 4 + ((0, -lanes % LANES),))
 
 
-def from_planes(x: Float[Array, "b h k s l"], shape: tuple[int, ...]) -> Float[Array, "n h w g k"]:
+def from_planes(x: Float[Array, "n h k s l"], shape: tuple[int, ...]) -> Float[Array, "n h w g k"]:
     """Converts planes back to images, the inverse of `to_planes`.
 
     Args:
       x: the planes.
       shape: the shape of the result.
     """
-    n, _, width, groups, _ = shape
-    x = x[..., :groups, :width] if width > LANES // 2 else _unfold(x, n, groups, width)
-    return x.transpose(0, 1, 4, 3, 2)
-
-
-def _fold(x: Float[Array, "n h k g w"]) -> Float[Array, "b h k 8 fw"]:
-    """Puts the groups of all images side by side in the lanes, f at a time."""
-    n, height, k, groups, width = x.shape
-    side_by_side = LANES // width
-    x = x.transpose(0, 3, 1, 2, 4).reshape(n * groups, height, k, width)
-    x = jnp.pad(x, ((0, -len(x) % (SUBLANES * side_by_side)), (0, 0), (0, 0), (0, 0)))
-    x = x.reshape(-1, SUBLANES, side_by_side, height, k, width)
-    return x.transpose(0, 3, 4, 1, 2, 5).reshape(-1, height, k, SUBLANES, side_by_side * width)
-
-
-def _unfold(x: Float[Array, "b h k 8 l"], n, groups, width) -> Float[Array, "n h k g w"]:
-    _, height, k, _, _ = x.shape
-    side_by_side = LANES // width
-    x = x[..., : side_by_side * width].reshape(-1, height, k, SUBLANES, side_by_side, width)
-    x = x.transpose(0, 3, 4, 1, 2, 5).reshape(-1, height, k, width)[: n * groups]
-    return x.reshape(n, groups, height, k, width).transpose(0, 2, 3, 1, 4)
+    n, height, width, groups, k = shape
+    x = x[..., : _side_by_side(groups, width) * width].reshape(n, height, k, -1, width)
+    return x[..., :groups, :].transpose(0, 1, 4, 3, 2)

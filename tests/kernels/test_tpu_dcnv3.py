@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from test_dcnv3 import GEOMETRY, GROUPS, SCALE, arguments, definition, operator
 
-from pallas_kernels.tpu import dcnv3
+from pallas_kernels.tpu import dcnv3, planes
 from support import operators
 from support.operators import with_gradients
 
@@ -40,3 +40,24 @@ def test_lowers_to_two_named_kernels_for_tpu():
     assert text.count("tpu_custom_call") == 2
     assert "dcnv3_forward" in text
     assert "dcnv3_backward" in text
+
+
+@pytest.mark.parametrize(
+    ("groups", "width", "padded", "shape"),
+    [
+        (4, 256, 8, (8, 256)),
+        (40, 64, 48, (24, 128)),  # two groups side by side
+        (80, 32, 96, (24, 128)),
+        (5, 16, 8, (8, 128)),  # one register holds them
+        (20, 40, 24, (8, 128)),
+        (3, 100, 8, (8, 128)),
+    ],
+)
+def test_planes_hold_every_group_once_in_whole_registers(groups, width, padded, shape):
+    assert planes.padded_groups(groups, width) == padded
+    assert planes.padded_groups(padded, width) == padded
+    images = jnp.arange(2.0 * 3 * width * groups * 2).reshape(2, 3, width, groups, 2) + 1
+    found = planes.to_planes(images)
+    assert found.shape == (2, 3, 2, *shape)
+    assert jnp.count_nonzero(found) == images.size
+    assert jnp.array_equal(planes.from_planes(found, images.shape), images)

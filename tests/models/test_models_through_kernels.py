@@ -11,10 +11,11 @@ import pallas_kernels
 from converters import rules, verify
 from jaxseg import parameter_paths
 from jaxseg.models.segmentation_model import apply_model, build_model
-from pallas_kernels import reference
+from pallas_kernels import GroupOrder, reference
 from pallas_kernels.gpu import operators as gpu
 from pallas_kernels.tpu import attention
 from pallas_kernels.tpu import operators as tpu
+from pallas_kernels.tpu.planes import padded_groups
 from support.operators import GRADIENTS, INTERPRET
 from support.reference_files import relative_error
 from support.tiny import tiny_config
@@ -38,7 +39,7 @@ REFERENCE = {
 }
 # The order in memory that models give their arrays on TPU.
 TPU_ORDER = {
-    "dcnv3_group_multiple": lambda _: 8,
+    "dcnv3_group_order": lambda groups, width, _: GroupOrder(padded_groups(groups, width), True),
     "ms_deform_attn_takes_tokens_last": lambda _: True,
 }
 OPERATORS = {

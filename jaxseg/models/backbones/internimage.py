@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 import pallas_kernels
 from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.models.displacement import sow_range
-from jaxseg.models.group_linear import FromGroups, ToGroups, padded
+from jaxseg.models.group_linear import FromGroups, ToGroups
 from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, layer_norm
 from jaxseg.models.remat import remat_block
 from jaxseg.ops.layout import fix_layout
@@ -50,9 +50,10 @@ class DCNv3(nn.Module):
         # Initialization needs only shapes, so it must not compile a kernel.
         kernels = KernelChoice("xla") if self.is_initializing() else self.kernels
         implementation = kernels.implementation
-        points, groups = self.kernel_size**2, padded(self.groups, implementation)
+        order = pallas_kernels.dcnv3_group_order(self.groups, w, implementation)
+        points, groups = self.kernel_size**2, order.padded
         xavier, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros
-        to_groups = functools.partial(ToGroups, self.groups, implementation=implementation)
+        to_groups = functools.partial(ToGroups, self.groups, order)
 
         per_group = channels // self.groups
         value = to_groups(per_group, xavier, dtype=self.dtype, name="input_proj")(x)
@@ -87,9 +88,7 @@ class DCNv3(nn.Module):
             blend = nn.sigmoid(scale(query)).astype(self.dtype)
             blend = jnp.repeat(blend, per_group, axis=-1)
             sampled = sampled * (1 - blend) + value * blend
-        project = FromGroups(
-            self.groups, channels, xavier, implementation, self.dtype, name="output_proj"
-        )
+        project = FromGroups(self.groups, order, channels, xavier, self.dtype, name="output_proj")
         return project(sampled)
 
 
