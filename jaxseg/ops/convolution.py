@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -20,19 +21,60 @@ def _margin(x: Array, size: int) -> Array:
     return jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
 
 
-@jax.custom_vjp
 def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
-    """Computes a 3×3 convolution with stride 1 and zero padding of 1."""
+    """Computes a 3×3 convolution with stride 1 and zero padding of 1.
+
+    On a TPU, maps of few channels have their columns in the lanes (`ops.layout`), where XLA's
+    convolution is slow. There, one matrix product sums over the nine taps of all channels.
+    """
+    return (_stride1_by_product if _columns_in_lanes(x) else _stride1)(x, kernel)
+
+
+def _columns_in_lanes(x):
+    return fixes_layouts() and columns_in_lanes(*x.shape[2:])
+
+
+def _taps(x):
+    """Returns the nine neighbors of every cell, [b, h, 9, c, w]."""
+    _, height, width, _ = x.shape
+    padded = _margin(x, 3).swapaxes(2, 3)
+    taps = [padded[:, i : i + height, :, j : j + width] for i in range(3) for j in range(3)]
+    return jnp.stack(taps, axis=2)
+
+
+@jax.custom_vjp
+def _stride1_by_product(x, kernel):
+    return jnp.einsum("bhtcw,tcd->bhwd", _taps(x), kernel.reshape(9, *kernel.shape[2:]))
+
+
+def _by_product_forward(x, kernel):
+    return _stride1_by_product(x, kernel), (x, kernel)
+
+
+def _by_product_backward(residuals, cotangent):
+    # The neighbors of the cotangent serve both gradients, so that none are kept until then.
+    x, kernel = residuals
+    taps, flipped = _taps(cotangent), kernel[::-1, ::-1].reshape(9, *kernel.shape[2:])
+    x_gradient = jnp.einsum("bhtdw,tcd->bhwc", taps, flipped)
+    flipped_gradient = jnp.einsum("bhwc,bhtdw->tcd", x, taps)
+    return x_gradient, flipped_gradient[::-1].reshape(kernel.shape)
+
+
+_stride1_by_product.defvjp(_by_product_forward, _by_product_backward)
+
+
+@jax.custom_vjp
+def _stride1(x, kernel):
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
 
 
-def _conv3x3_forward(x, kernel):
-    return conv3x3(x, kernel), (x, kernel)
+def _stride1_forward(x, kernel):
+    return _stride1(x, kernel), (x, kernel)
 
 
-def _conv3x3_backward(residuals, cotangent):
+def _stride1_backward(residuals, cotangent):
     x, kernel = residuals
-    x_gradient = conv3x3(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
+    x_gradient = _stride1(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
 
     def by_matmul(x, cotangent):
         # XLA's own weight gradient takes three times as long as nine matrix products on CPU, and
@@ -56,7 +98,7 @@ def _conv3x3_backward(residuals, cotangent):
     return x_gradient, kernel_gradient
 
 
-conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
+_stride1.defvjp(_stride1_forward, _stride1_backward)
 
 
 def conv3x3_stride2(
@@ -64,12 +106,10 @@ def conv3x3_stride2(
 ) -> Float[Array, "b p q d"]:
     """Computes a 3×3 convolution with stride 2 and zero padding of 1.
 
-    On a TPU, maps of few channels have their columns in the lanes (`ops.layout`), where XLA's
-    convolution is slow. There, a matrix product with zeros and ones picks the columns of each tap.
-    A second product sums over rows, taps and channels.
+    On a TPU, maps of few channels are treated as by `conv3x3`. A matrix product with zeros and ones
+    picks the columns of each tap. A second product sums over rows, taps and channels.
     """
-    by_products = fixes_layouts() and columns_in_lanes(*x.shape[2:])
-    return (_stride2_by_products if by_products else _stride2)(x, kernel)
+    return (_stride2_by_products if _columns_in_lanes(x) else _stride2)(x, kernel)
 
 
 def _stride2(x, kernel):
@@ -90,6 +130,17 @@ def _stride2_by_products(x, kernel):
     columns = jnp.pad(columns, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
     rows = [columns[:, i : i + 2 * out_height - 1 : 2] for i in range(3)]
     return jnp.einsum("bpijcq,ijcd->bpqd", jnp.stack(rows, axis=2), kernel)
+
+
+def max_pool3x3_stride2(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
+    """Takes the maximum over 3×3 cells with stride 2 and padding of 1, of maps without values < 0.
+
+    Padding with zeros is then the same as padding with the least value. It becomes an operation of
+    its own, which a TPU would copy the map for, but without which the pooling has no form in ONNX.
+    """
+    if fixes_layouts():
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    return nn.max_pool(_margin(x, 3), (3, 3), (2, 2))
 
 
 @jax.custom_vjp

@@ -31,6 +31,7 @@ from jaxseg.models.layers import (
     layer_norm,
 )
 from jaxseg.models.remat import remat_block
+from jaxseg.ops.convolution import max_pool3x3_stride2
 from jaxseg.ops.linear import gelu
 from jaxseg.ops.resize import resize_bilinear
 from pallas_kernels import KernelChoice
@@ -154,9 +155,7 @@ class SpatialPriorModule(nn.Module):
         x = conv_bn_relu(images, ("stem_0", "stem_1"), width, 2)
         x = conv_bn_relu(x, ("stem_3", "stem_4"), width, 1)
         x = conv_bn_relu(x, ("stem_6", "stem_7"), width, 1)
-        # After a ReLU, padding with zeros is the same as padding with the least value.
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        maps = [nn.max_pool(padded, window_shape=(3, 3), strides=(2, 2))]
+        maps = [max_pool3x3_stride2(x)]
         for i, features in ((2, 2 * width), (3, 4 * width), (4, 4 * width)):
             maps.append(conv_bn_relu(maps[-1], (f"conv{i}_0", f"conv{i}_1"), features, 2))
         fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
