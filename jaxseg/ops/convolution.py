@@ -34,17 +34,19 @@ def _columns_in_lanes(x):
     return fixes_layouts() and columns_in_lanes(*x.shape[2:])
 
 
-def _taps(x):
-    """Returns the nine neighbors of every cell, [b, h, 9, c, w]."""
-    _, height, width, _ = x.shape
-    padded = _margin(x, 3).swapaxes(2, 3)
-    taps = [padded[:, i : i + height, :, j : j + width] for i in range(3) for j in range(3)]
-    return jnp.stack(taps, axis=2)
+def _neighbors(x):
+    """Returns the nine neighbors of every cell, neighbor after neighbor: [b, h, 9c, w]."""
+    x, zero = x.swapaxes(2, 3), jnp.zeros((), x.dtype)
+
+    def neighbor(i, j):
+        return lax.pad(x, zero, ((0, 0, 0), (1 - i, i - 1, 0), (0, 0, 0), (1 - j, j - 1, 0)))
+
+    return jnp.concatenate([neighbor(i, j) for i in range(3) for j in range(3)], axis=2)
 
 
 @jax.custom_vjp
 def _stride1_by_product(x, kernel):
-    return jnp.einsum("bhtcw,tcd->bhwd", _taps(x), kernel.reshape(9, *kernel.shape[2:]))
+    return jnp.einsum("bhkw,kd->bhwd", _neighbors(x), kernel.reshape(-1, kernel.shape[3]))
 
 
 def _by_product_forward(x, kernel):
@@ -54,10 +56,10 @@ def _by_product_forward(x, kernel):
 def _by_product_backward(residuals, cotangent):
     # The neighbors of the cotangent serve both gradients, so that none are kept until then.
     x, kernel = residuals
-    taps, flipped = _taps(cotangent), kernel[::-1, ::-1].reshape(9, *kernel.shape[2:])
-    x_gradient = jnp.einsum("bhtdw,tcd->bhwc", taps, flipped)
-    flipped_gradient = jnp.einsum("bhwc,bhtdw->tcd", x, taps)
-    return x_gradient, flipped_gradient[::-1].reshape(kernel.shape)
+    neighbors, flipped = _neighbors(cotangent), kernel[::-1, ::-1].swapaxes(2, 3)
+    x_gradient = jnp.einsum("bhkw,kc->bhwc", neighbors, flipped.reshape(-1, kernel.shape[2]))
+    flipped_gradient = jnp.einsum("bhwc,bhkw->kc", x, neighbors).reshape(flipped.shape)
+    return x_gradient, flipped_gradient[::-1, ::-1].swapaxes(2, 3)
 
 
 _stride1_by_product.defvjp(_by_product_forward, _by_product_backward)
