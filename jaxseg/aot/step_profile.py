@@ -3,9 +3,10 @@
 The TPU compiler leaves its own estimate beside each instruction, as `estimated_cycles`. It chooses
 fusions and layouts by it. It is not a measurement, but the same program always gets the same
 figure, so two versions of a program can be compared without the device. The few instructions
-without an estimate count by their bytes. The cycles of a Pallas kernel are not known to the
-compiler; `jaxseg.aot.kernel_cycles` has them. XLA:GPU leaves no estimates; `jaxseg.aot.roofline`
-bounds the time of its instructions.
+without an estimate count by their bytes, but for copies that run beside the computation, such as
+those into the chip's own memory ahead of use: they count nothing. The cycles of a Pallas kernel are
+not known to the compiler; `jaxseg.aot.kernel_cycles` has them. XLA:GPU leaves no estimates;
+`jaxseg.aot.roofline` bounds the time of its instructions.
 """
 
 import re
@@ -35,16 +36,17 @@ CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 UNKNOWN = 10**12  # the compiler writes 2^63 - 1 where it has no estimate
 OP_NAME = re.compile(r'op_name="([^"]*)"')
 KERNEL_CALL = 'custom_call_target="tpu_custom_call"'
-ALLOCATION = 'custom_call_target="AllocateBuffer"'
+NO_OPERATION = re.compile('custom_call_target="(AllocateBuffer|ConcatBitcast)"')
 TRITON_CALL = 'custom_call_target="__gpu$xla.gpu.triton"'
 
 _PRODUCTS = {"convolution", "dot"}
-_COPIES = {"copy", "transpose", "copy-start", "copy-done"}
+_COPIES = {"copy", "transpose"}
+_ASYNCHRONOUS = {"copy-start", "copy-done", "async-start", "async-update", "async-done"}
 _REDUCTIONS = {"reduce", "reduce-window", "sort", "scatter", "select-and-scatter", "topk"}
 _MOVES = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "reshape", "broadcast"),
     *("pad", "slice", "concatenate", "dynamic-slice", "dynamic-update-slice", "reverse", "iota"),
-    *("convert", "bitcast-convert", "slice-start", "slice-done"),
+    *("convert", "bitcast-convert"),
 }
 # Parts of an op_name that JAX's transformations and control flow add, not modules.
 _NO_MODULE = re.compile(
@@ -83,8 +85,8 @@ class Cost:
 def instruction_costs(text: str, chip_name: str) -> list[Cost]:
     """Returns the cost of every instruction that runs by itself.
 
-    Those inside a fusion are part of it. The time of collectives is not known: it depends on the
-    links.
+    Those inside a fusion are part of it. On a TPU, asynchronous copies are left out. The time of
+    collectives is not known: it depends on the links.
 
     Args:
       text: the text of a TPU program after code generation, or of a GPU program after
@@ -93,11 +95,13 @@ def instruction_costs(text: str, chip_name: str) -> list[Cost]:
     """
     module, chip = hlo.parse(text), find_chip(chip_name)
     on_gpu = chip.platform == "cuda"
-    counts = module.run_counts(lambda instruction, _: instruction.operation != "fusion")
+    free = roofline.FREE if on_gpu else roofline.FREE | _ASYNCHRONOUS
+    within = {"fusion"} if on_gpu else {"fusion", "async-start"}
+    counts = module.run_counts(lambda instruction, _: instruction.operation not in within)
     found = []
     for computation, times in counts.items():
         for instruction in module.computations[computation]:
-            if instruction.operation in roofline.FREE or ALLOCATION in instruction.rest:
+            if instruction.operation in free or NO_OPERATION.search(instruction.rest):
                 continue
             kind, moved = _kind(instruction, module), 0.0
             if kind == COLLECTIVE:

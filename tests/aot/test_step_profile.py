@@ -21,7 +21,8 @@ def attributes(name: str, cycles: int) -> str:
 
 
 # A program as the compiler for TPUs writes it. It has a convolution within a fusion, a loop of nine
-# rounds, a kernel for two images, an instruction without an estimate, and the optimizer.
+# rounds, a kernel for two images, an instruction without an estimate, the optimizer, and copies
+# beside the computation.
 PROGRAM = f"""HloModule jit_train_step
 
 %fused_convolution (p: bf16[2,8,8,3]) -> bf16[2,8,8,4] {{
@@ -47,8 +48,18 @@ PROGRAM = f"""HloModule jit_train_step
   ROOT %less = pred[] compare(%i, %limit), direction=LT
 }}
 
+%ahead (p: f32[512,512]) -> f32[128,512] {{
+  %q = f32[512,512] parameter(0)
+  ROOT %slice.1 = f32[128,512]{{1,0:T(8,128)S(1)}} slice(%q), slice={{[0:128], [0:512]}}
+}}
+
 ENTRY %main (images: bf16[2,8,8,3]) -> bf16[2,8,8,4] {{
   %images = bf16[2,8,8,3]{{3,2,1,0}} parameter(0)
+  %copy-start.1 = (f32[4], f32[4]{{0:S(1)}}, u32[]) copy-start(%images)
+  %copy-done.1 = f32[4]{{0:S(1)}} copy-done(%copy-start.1)
+  %slice-start.1 = ((f32[512,512]), f32[128,512], s32[]) async-start(%images), calls=%ahead
+  %slice-done.1 = f32[128,512]{{1,0:S(1)}} async-done(%slice-start.1)
+  %custom-call.1 = f32[128,512] custom-call(%slice-done.1), custom_call_target="ConcatBitcast"
   %fusion.1 = bf16[2,8,8,4]{{3,2,1,0}} fusion(%images), kind=kOutput, calls=%fused_convolution, \
 {attributes("jvp(SegmentationModel)/backbone/levels_0/blocks_1/conv/conv_general_dilated", 1000)}
   %while.1 = (s32[], f32[4]) while(%images), condition=%condition, body=%body
