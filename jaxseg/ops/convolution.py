@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -140,9 +139,11 @@ def max_pool3x3_stride2(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
     Padding with zeros is then the same as padding with the least value. It becomes an operation of
     its own, which a TPU would copy the map for, but without which the pooling has no form in ONNX.
     """
-    if fixes_layouts():
-        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-    return nn.max_pool(_margin(x, 3), (3, 3), (2, 2))
+    by_itself = fixes_layouts()
+    margin = (1, 1) if by_itself else (0, 0)
+    x = x if by_itself else _margin(x, 3)
+    padding = ((0, 0), margin, margin, (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
 
 @jax.custom_vjp
