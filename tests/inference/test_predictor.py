@@ -252,18 +252,6 @@ class Counting(Batcher):
         super()._start(group)
 
 
-class Fetching(Batcher):
-    """Keeps the types of what it fetched from the devices."""
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.fetched = set()
-
-    def _fetch(self):
-        self.fetched.add(self._running[0][1].dtype)
-        super()._fetch()
-
-
 def every_fourth_pixel(images):
     return images[:, ::4, ::4]
 
@@ -325,8 +313,9 @@ def test_images_of_fifty_sizes_need_a_handful_of_programs(compilations):
     compilations.clear()
     images = [image_of(*hw) for hw in sizes]
     maps = list(predictor.class_maps(images))
-    assert [classes.shape for classes in maps] == sizes
     assert not compilations
+    for classes, image in zip(maps, images, strict=True):
+        np.testing.assert_array_equal(classes, predictor.probabilities(image).argmax(axis=-1))
     unpadded = Predictor(Batcher(compile_forward(model, None, mesh), variables, mesh, 1), config)
     found, expected = (p.probabilities(images[7]) for p in (predictor, unpadded))
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -350,22 +339,6 @@ def test_class_maps_are_the_most_probable_classes_of_every_tile():
         logits(view_of(batcher, pixels, (270, 550), slide), batcher, (270, 550))
     )
     np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("devices", [1, 4])
-def test_logits_of_one_window_stay_on_the_devices(devices):
-    """Of images that are reduced, enlarged and padded, of one tile and of many."""
-    config = tiny_config(**{"data.test_scale_wh": (640, 320), "data.test_multiple": 32})
-    sizes = [(64, 128), (700, 1400), (320, 640), (300, 637), (1030, 515), (64, 130)]
-    images = [image_of(*hw) for hw in sizes]
-    batcher = make_batcher(every_fourth_pixel, devices, crops_per_device=2, kind=Fetching)
-    predictor = Predictor(batcher, config)
-    expected = [np.argmax(found, axis=-1) for found in predictor.probability_maps(images)]
-
-    batcher.fetched.clear()
-    for classes, probable in zip(predictor.class_maps(images), expected, strict=True):
-        np.testing.assert_array_equal(classes, probable)
-    assert batcher.fetched == {np.dtype("uint8")}
 
 
 @pytest.mark.full
