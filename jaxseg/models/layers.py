@@ -20,7 +20,7 @@ from jaxseg.ops.convolution import (
     conv3x3_stride2,
     depthwise_conv,
 )
-from jaxseg.ops.layout import fix_layout
+from jaxseg.ops.layout import fix_layout, fixes_layouts
 from jaxseg.ops.linear import gelu, matmul
 from jaxseg.ops.padding import Sizes, clear_padding
 from jaxseg.ops.resize import resize_bilinear
@@ -281,6 +281,20 @@ def drop_path(rate: float, train: bool) -> nn.Dropout:
       train: whether branches are dropped at all.
     """
     return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
+
+
+def max_pool3x3_stride2(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
+    """Takes the maximum over 3×3 cells with stride 2 and padding of 1, of maps without values < 0.
+
+    Padding with zeros is then the same as padding with the least value. It becomes an operation of
+    its own, which a TPU would copy the map for. In ONNX, only flax's pooling without padding has a
+    form that runs.
+    """
+    margin = (1, 1)
+    if fixes_layouts():
+        return nn.max_pool(x, (3, 3), (2, 2), (margin, margin))
+    x = jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
 
 
 class Upsample(nn.Module):

@@ -133,19 +133,6 @@ def _stride2_by_products(x, kernel):
     return jnp.einsum("bpijcq,ijcd->bpqd", jnp.stack(rows, axis=2), kernel)
 
 
-def max_pool3x3_stride2(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
-    """Takes the maximum over 3×3 cells with stride 2 and padding of 1, of maps without values < 0.
-
-    Padding with zeros is then the same as padding with the least value. It becomes an operation of
-    its own, which a TPU would copy the map for, but without which the pooling has no form in ONNX.
-    """
-    by_itself = fixes_layouts()
-    margin = (1, 1) if by_itself else (0, 0)
-    x = x if by_itself else _margin(x, 3)
-    padding = ((0, 0), margin, margin, (0, 0))
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
-
-
 @jax.custom_vjp
 def depthwise_conv(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"]

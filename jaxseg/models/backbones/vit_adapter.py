@@ -29,9 +29,9 @@ from jaxseg.models.layers import (
     Upsample,
     drop_path,
     layer_norm,
+    max_pool3x3_stride2,
 )
 from jaxseg.models.remat import remat_block
-from jaxseg.ops.convolution import max_pool3x3_stride2
 from jaxseg.ops.linear import gelu
 from jaxseg.ops.resize import resize_bilinear
 from pallas_kernels import KernelChoice
