@@ -124,6 +124,8 @@ def parts(platform: str, tiny: bool) -> list[Part]:
         found.append(Part(f"bench_{operator}", bench))
         if platform == "gpu":
             found.append(Part(f"autotune_{operator}", [*bench, "--autotune", "--write"]))
+    tiny_attention = ["--shapes", "vit_b_512", "--rounds", "1"] if tiny else []
+    found.append(Part("attention", ["benchmarks/attention.py", *tiny_attention]))
     if platform == "gpu":
         torch = ["benchmarks/torch_internimage.py"]
         torch += ["--tiny", "--hw", "64", "64", "--batch", "2", "--steps", "1"] if tiny else []
@@ -209,11 +211,18 @@ def table(output: pathlib.Path, failed: Mapping[str, str]) -> str:
         elif "skipped" in found:
             others.append(f"- {file.stem}: {found['skipped']}")
         elif "milliseconds" in found:
-            times = ", ".join(f"{k} {v} ms" for k, v in found["milliseconds"].items())
             size = "{} x {}".format(*found["hw"])
+            times = _listed(found["milliseconds"])
             others.append(f"- PyTorch, batch {found['batch']} of {size}: {times}")
+        elif "attention_milliseconds" in found:
+            for shape, times in found["attention_milliseconds"].items():
+                others.append(f"- attention, {shape}, batch {found['batch']}: {_listed(times)}")
     others += [f"- {name}: {outcome}" for name, outcome in failed.items()]
     return markdown_table(measurements) + "".join(f"{line}\n" for line in others)
+
+
+def _listed(milliseconds):
+    return ", ".join(f"{name} {time} ms" for name, time in milliseconds.items())
 
 
 def device_name(wanted: str, environment: dict[str, str]) -> str:

@@ -279,10 +279,11 @@ def self_attention(
                 f"self_attention: a grid of {grid} patches has {expected[0]} tokens and a table of"
                 f" {expected[1]}, but qkv is {qkv.shape} and the table {table.shape}"
             )
+    channels = width // 3 // num_heads
     settings = {"num_heads": num_heads, "grid": grid}
     supported = {
-        "gpu": gpu_attention.supports(qkv.dtype),
-        "tpu": tpu_attention.fits(tokens, width // 3 // num_heads, qkv.dtype, grid),
+        "gpu": gpu_attention.fits(channels, qkv.dtype, grid),
+        "tpu": tpu_attention.fits(tokens, channels, qkv.dtype, grid),
     }
     unsupported = {name for name, supports in supported.items() if not supports}
     return _run(

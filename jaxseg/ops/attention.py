@@ -23,6 +23,6 @@ def attend(
       value: the vectors that are averaged.
       bias: values added to the scaled products before the softmax, or None.
     """
-    if bias is None and gpu_attention.supports(query.dtype):
+    if bias is None and gpu_attention.cudnn_supports(query.dtype):
         return gpu_attention.attend(query, key, value)
     return xla_attention.attend(query, key, value, bias)

@@ -1,29 +1,37 @@
-"""Attention on NVIDIA GPUs, with cuDNN's fused kernel, which stores no array of queries × keys.
+"""Self-attention on NVIDIA GPUs, which stores no array of queries × keys.
 
-The biases of all pairs are such an array. BEiT's are the same for all images, and stored once. With
-a bias, cuDNN computes gradients for even numbers of tokens only. BEiT's class token makes the
-number odd, so tokens are added that nothing attends to.
+Without a bias, in half precision, cuDNN's fused kernel runs where there is a GPU; programs for a
+GPU that is absent cannot be made with its library. With a bias, cuDNN reads the bias of every pair
+and writes its gradient. The kernels of this project read BEiT's from their table instead.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from pallas_kernels.choice import platform
-from pallas_kernels.relative_positions import bias_of_pairs
+from pallas_kernels.gpu import attention_bias, attention_kernels
+from pallas_kernels.gpu.attention_bias import LOG2E
+from pallas_kernels.gpu.attention_kernels import Layout, Residuals
+from pallas_kernels.relative_positions import OF_CLASS_TOKEN
 from pallas_kernels.xla_attention import merge_heads, split_heads
 
-LOWEST_CAPABILITY = (8, 0)  # of the GPUs that run the kernel
-MULTIPLE = 8  # of the number of tokens, with a bias
-# The bias of a token that nothing attends to. cuDNN subtracts biases, so they must stay finite.
-LOW = -1e9
+LOWEST_CAPABILITY = (8, 0)  # of the GPUs that run cuDNN's kernel
+CHANNELS = (16, 32, 64, 128)  # of a head, in the kernels: powers of two
+WIDEST_GRID = 128  # a block of biases in registers holds the pairs of two rows of the grid
+WARPS = 4
+# The queries or keys of a block, by the bytes of a value. A warpgroup of Hopper multiplies 64 rows
+# at once. Products in float32 are unrolled: with 64 rows, the kernels compile for minutes.
+BLOCK = {2: 64, 4: 32}
 
 
-def supports(dtype: jnp.dtype) -> bool:
-    """Returns whether the kernel takes arrays of a type on the GPUs of this machine.
-
-    It is not used for GPUs that are absent: a program with it is made by cuDNN's library.
-    """
+def cudnn_supports(dtype: jnp.dtype) -> bool:
+    """Returns whether cuDNN's kernel takes arrays of a type on the GPUs of this machine."""
     if dtype not in (jnp.bfloat16, jnp.float16):
         return False
     if not platform() == jax.default_backend() == "gpu":
@@ -32,14 +40,119 @@ def supports(dtype: jnp.dtype) -> bool:
     return tuple(map(int, capability.split("."))) >= LOWEST_CAPABILITY
 
 
+def fits(channels: int, dtype: jnp.dtype, grid: tuple[int, int] | None) -> bool:
+    """Returns whether `self_attention` takes a call.
+
+    Args:
+      channels: the number of channels of a head.
+      dtype: the type of the model.
+      grid: height and width of the grid of patches, if there is a bias.
+    """
+    if grid is None and cudnn_supports(dtype):
+        return True
+    return channels in CHANNELS and (grid is None or grid[1] <= WIDEST_GRID)
+
+
 def attend(
-    query: Float[Array, "b n g d"],
-    key: Float[Array, "b m g d"],
-    value: Float[Array, "b m g d"],
-    bias: Float[Array, "#b #g #n m"] | None = None,
+    query: Float[Array, "b n g d"], key: Float[Array, "b m g d"], value: Float[Array, "b m g d"]
 ) -> Float[Array, "b n g d"]:
-    """Computes attention of every query to all keys; sums are in float32."""
-    return jax.nn.dot_product_attention(query, key, value, bias=bias, implementation="cudnn")
+    """Computes attention of every query to all keys with cuDNN's kernel; sums are in float32."""
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def _launch(body, layout, grid, outputs, *operands):
+    return pl.pallas_call(
+        functools.partial(body, layout),
+        out_shape=outputs,
+        grid=grid,
+        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=2),
+        interpret=layout.interpret,
+        name=f"jaxseg_attention_{body.__name__.removesuffix('_kernel')}",
+    )(*operands)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _attend(qkv, table, layout):
+    return _forward(qkv, table, layout)[0]
+
+
+def _entries(table, layout):
+    return [] if table is None else [attention_bias.entries(table, layout.grid)]
+
+
+def _forward(qkv, table, layout):
+    b, n, width = qkv.shape
+    outputs = [
+        jax.ShapeDtypeStruct((b, n * width // 3), qkv.dtype),
+        jax.ShapeDtypeStruct((b, layout.heads * n), jnp.float32),
+    ]
+    grid = b, layout.heads, layout.blocks
+    read = qkv.reshape(b, -1), *_entries(table, layout)
+    output, log_sum = _launch(attention_kernels.forward_kernel, layout, grid, outputs, *read)
+    output = output.reshape(b, n, width // 3)
+    return output, (qkv, table, output, log_sum)
+
+
+def _backward(layout, residuals, cotangent):
+    qkv, table, output, log_sum = residuals
+    b, n, width = qkv.shape
+    product = output.astype(jnp.float32) * cotangent.astype(jnp.float32)
+    product = product.reshape(b, n, layout.heads, -1).sum(axis=-1).swapaxes(1, 2).reshape(b, -1)
+    read = Residuals(qkv.reshape(b, -1), cotangent.reshape(b, -1), log_sum, product)
+    read = read, *_entries(table, layout)
+    grid = b, layout.heads, layout.blocks
+    part = jax.ShapeDtypeStruct((b, n * width // 3), qkv.dtype)
+    query = _launch(attention_kernels.query_gradient_kernel, layout, grid, part, *read)
+    key, value = _launch(attention_kernels.key_gradient_kernel, layout, grid, [part] * 2, *read)
+    of_qkv = jnp.concatenate([x.reshape(b, n, -1) for x in (query, key, value)], axis=-1)
+    if table is None:
+        return of_qkv, None
+    rows, size = 2 * layout.grid[0] - 1, layout.row_block
+    of_pairs = _launch(
+        attention_kernels.bias_gradient_kernel,
+        layout,
+        (layout.heads, rows),
+        jax.ShapeDtypeStruct((layout.heads, rows, size, size), jnp.float32),
+        *read,
+    )
+    of_patches = attention_bias.sum_by_displacement(of_pairs, layout.grid[1])
+    of_class_token = _class_token_gradients(qkv, cotangent, log_sum, product, table, layout)
+    of_table = jnp.concatenate([of_patches, of_class_token], axis=1).T
+    return of_qkv, of_table.astype(table.dtype)
+
+
+def _class_token_gradients(qkv, cotangent, log_sum, product, table, layout):
+    """Returns the gradients of the biases of the class token, [heads, 3], as the table has them."""
+    query, key, value = split_heads(qkv, layout.heads)
+    cotangent = cotangent.reshape(value.shape)
+    log_sum, product = (x.reshape(-1, layout.heads, layout.tokens) for x in (log_sum, product))
+    to_patch, from_patch, of_token = LOG2E * table[-OF_CLASS_TOKEN:, :, None]
+
+    def of_logits(queries, keys, bias):
+        dot = functools.partial(
+            jnp.einsum,
+            "bngd,bmgd->bgnm",
+            preferred_element_type=jnp.float32,
+            precision=lax.Precision.HIGHEST,
+        )
+        logits = LOG2E * layout.scale * dot(query[:, queries], key[:, keys]) + bias
+        weights = jnp.exp2(logits - log_sum[:, :, queries, None])
+        of_weights = dot(cotangent[:, queries], value[:, keys])
+        gradients = weights * (of_weights - product[:, :, queries, None])
+        return gradients.sum(axis=(0, 2, 3))
+
+    first, patches = slice(0, 1), slice(1, None)
+    return jnp.stack(
+        [
+            of_logits(first, patches, to_patch[..., None]),
+            of_logits(patches, first, from_patch[..., None]),
+            of_logits(first, first, of_token[..., None]),
+        ],
+        axis=1,
+    )
+
+
+_attend.defvjp(_forward, _backward)
 
 
 def self_attention(
@@ -48,14 +161,22 @@ def self_attention(
     *,
     num_heads: int,
     grid: tuple[int, int] | None = None,
+    interpret: bool = False,
 ) -> Float[Array, "b n e"]:
-    """Computes `reference.self_attention` with cuDNN's kernel."""
-    if table is None:
+    """Computes `reference.self_attention` with kernels for NVIDIA GPUs; sums are in float32.
+
+    Args:
+      qkv: queries, keys and values, concatenated; each of them head after head.
+      table: the biases of relative positions, or None.
+      num_heads: the number of heads.
+      grid: height and width of the grid of patches.
+      interpret: whether the kernels run without a GPU, slowly.
+    """
+    if table is None and not interpret and cudnn_supports(qkv.dtype):
         return merge_heads(attend(*split_heads(qkv, num_heads)))
-    tokens = qkv.shape[1]
-    more = (0, -tokens % MULTIPLE)
-    bias = bias_of_pairs(table, grid)[None].astype(qkv.dtype)
-    bias = jnp.pad(bias, ((0, 0), (0, 0), more, (0, 0)))
-    bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 0), more), constant_values=LOW)
-    qkv = jnp.pad(qkv, ((0, 0), more, (0, 0)))
-    return merge_heads(attend(*split_heads(qkv, num_heads), bias))[:, :tokens]
+    b, tokens, width = qkv.shape
+    channels = width // 3 // num_heads
+    layout = Layout(
+        b, tokens, num_heads, channels, grid, BLOCK[qkv.dtype.itemsize], interpret=interpret
+    )
+    return _attend(qkv, table, layout)

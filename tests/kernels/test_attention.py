@@ -15,10 +15,10 @@ from pallas_kernels.gpu import attention as gpu
 from pallas_kernels.relative_positions import table_rows
 from pallas_kernels.tpu import attention as tpu
 from pallas_kernels.tpu import attention_layout
-from support.operators import GRADIENTS, VALUES, check, over, with_gradients
+from support.operators import GRADIENTS, INTERPRET, VALUES, check, over, with_gradients
 from support.reference_files import relative_error
 
-EVERY = over(["xla", "tpu"])
+EVERY = over(["xla", "tpu", "gpu"])
 HEADS, CHANNELS = 2, 64  # those of the published models, as many as a kernel computes at once
 GRID = (3, 40)  # for what does not depend on it
 
@@ -42,6 +42,10 @@ def grid_arguments(grid, images=2, seed=0, heads=HEADS, channels=CHANNELS):
 
 @functools.cache
 def operator(implementation, grid=None, heads=HEADS):
+    if implementation == "gpu":
+        return functools.partial(
+            gpu.self_attention, num_heads=heads, grid=grid, interpret=INTERPRET
+        )
     return functools.partial(
         pallas_kernels.self_attention, num_heads=heads, grid=grid, implementation=implementation
     )
@@ -166,22 +170,21 @@ def test_eight_devices_sum_the_gradient_of_the_table(implementation):
     assert len(results[0].sharding.device_set) == 8
 
 
-@pytest.mark.parametrize("grid", [None, (3, 4), (3, 40)], ids=str)
-def test_what_is_added_for_cudnn_changes_nothing(grid, monkeypatch):
-    """Tokens that nothing attends to. XLA takes the place of cuDNN, which needs a GPU."""
-    given = []
+def test_cudnn_takes_calls_without_a_bias_where_it_is(monkeypatch):
+    """XLA takes the place of cuDNN, which needs a GPU."""
+    called = []
 
-    def attend(query, key, value, bias=None):
-        given.append(query.shape[1])
-        return xla_attention.attend(query, key, value, bias)
+    def attend(*arrays):
+        called.append(arrays)
+        return xla_attention.attend(*arrays)
 
+    monkeypatch.setattr(gpu, "cudnn_supports", lambda dtype: True)
     monkeypatch.setattr(gpu, "attend", attend)
-    inputs = arguments(13) if grid is None else grid_arguments(grid)
-    run = functools.partial(gpu.self_attention, num_heads=HEADS, grid=grid)
-    results = with_gradients.__wrapped__(run)(*inputs)
-    (check if grid is None else check_bias)(results, with_gradients(definition(grid))(*inputs))
-    tokens = results[0].shape[1]
-    assert given == [tokens if grid is None else tokens + -tokens % 8]
+    qkv, _ = arguments(13)
+    output = gpu.self_attention(qkv, num_heads=HEADS)
+    assert relative_error(output, definition()(qkv)) < VALUES
+    assert len(called) == 1
+    assert gpu.fits(24, qkv.dtype, grid=None)
 
 
 @pytest.fixture
@@ -205,6 +208,14 @@ def test_a_tpu_has_kernels(on_tpu):
     assert lowered(arguments(800), "tpu").count("tpu_custom_call") == 2
     # The same machine's CPU can run it, too.
     assert "tpu_custom_call" not in lowered(grid_arguments(grid), "cpu", grid)
+
+
+def test_what_the_kernels_of_a_gpu_do_not_take_goes_without():
+    float32 = jnp.dtype("float32")
+    assert gpu.fits(64, float32, grid=(56, 56))
+    assert gpu.fits(64, float32, grid=None)
+    assert not gpu.fits(24, float32, grid=None)
+    assert not gpu.fits(64, float32, grid=(2, 129))
 
 
 def test_what_the_kernels_of_a_tpu_do_not_take_goes_without(on_tpu):

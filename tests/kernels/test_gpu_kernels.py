@@ -1,6 +1,7 @@
 """The GPU kernels as programs for CUDA, lowered without a GPU.
 
-Their values and gradients are compared in test_dcnv3.py and test_ms_deform_attn.py.
+Their values and gradients are compared in test_dcnv3.py, test_ms_deform_attn.py and
+test_attention.py.
 """
 
 import functools
@@ -10,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from pallas_kernels.gpu import attention
 from pallas_kernels.gpu import operators as gpu
+from pallas_kernels.relative_positions import table_rows
 from support.absent_gpu import absent_gpu
 
 # Jax says so from 0.11 on; `pallas_kernels.gpu.samples` is the only file that knows of Triton.
@@ -22,6 +25,12 @@ DCNV3 = {  # n, h, w, groups, channels of a group
     "T 16x32": (2, 16, 32, 32, 16),
     "L 128x256": (2, 128, 256, 10, 16),
     "H 224x224": (1, 224, 224, 10, 32),
+}
+SELF_ATTENTION = {  # grid of patches, or tokens; heads
+    "BEiT-L at 896": ((56, 56), 16),
+    "BEiT-B at 640": ((40, 40), 12),
+    "DeiT-B at 512": (1025, 12),
+    "ViT-T at 512": (1025, 3),
 }
 PYRAMID = ((112, 112), (56, 56), (28, 28))
 PYRAMID_PIXELS = sum(height * width for height, width in PYRAMID)
@@ -121,3 +130,25 @@ def test_lowers_under_vmap(operator, shapes):
     stacked = (jax.ShapeDtypeStruct((3, *x.shape), x.dtype) for x in shapes)
     text = lowered(jax.vmap(with_gradients), *stacked)
     assert text.count("__gpu$xla.gpu.triton") == 3
+
+
+@types
+@pytest.mark.parametrize(("tokens", "heads"), SELF_ATTENTION.values(), ids=SELF_ATTENTION)
+def test_self_attention_lowers_at_full_size_without_an_array_of_all_pairs(tokens, heads, dtype):
+    grid = None if isinstance(tokens, int) else tokens
+    tokens = 1 + grid[0] * grid[1] if grid else tokens
+    operator = functools.partial(attention.self_attention, num_heads=heads, grid=grid)
+    shapes = [jax.ShapeDtypeStruct((1, tokens, 3 * heads * 64), dtype)]
+    if grid:
+        shapes.append(jax.ShapeDtypeStruct((table_rows(grid), heads), jnp.float32))
+
+    def loss(*inputs):
+        return operator(*inputs).astype(jnp.float32).sum()
+
+    text = lowered(jax.grad(loss, argnums=tuple(range(len(shapes)))), *shapes)
+    of_bias = {"jaxseg_attention_bias_gradient"} if grid else set()
+    assert set(re.findall(r'name = "(jaxseg_\w+)"', text)) == of_bias | {
+        f"jaxseg_attention_{name}" for name in ("forward", "query_gradient", "key_gradient")
+    }
+    assert f"{tokens}x{tokens}x" not in text
+    assert "atomic_rmw" not in text
