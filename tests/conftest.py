@@ -20,11 +20,14 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 
 import jax
 import jaxtyping
+import psutil
 import pytest
 from absl import flags, logging
 
 import jaxseg
 from jaxseg.data.synthetic.writer import write_street_scenes
+
+KEPT_BYTES = 2 * 2**30  # of a worker's memory, from one file of tests to the next
 
 jaxseg.configure_cpu()  # as the programs do
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -64,6 +67,16 @@ def memory_is_given_back(request):
     """A worker of full-size tests would keep 11 GB that it does not use, and the others run out."""
     yield
     if request.node.get_closest_marker("full"):
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def caches_are_bounded():
+    """After a thousand tests, a worker would keep 5 GB of what it has traced and compiled."""
+    yield
+    if psutil.Process().memory_info().rss > KEPT_BYTES:
+        jax.clear_caches()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -30,6 +30,7 @@ SHORTER = {  # by a part of the name; the first one that fits
     "internimage_g": POST_NORM,
     "internimage": {"depths": "(1, 1, 2, 1)"},
     "adapter": {"depth": 4, "interaction_indexes": "((0, 0), (1, 1), (2, 2), (3, 3))"},
+    "beit": {"depth": 4, "out_indices": "(0, 1, 2, 3)"},
 }
 KINDS, SPLITS = ("leftImg8bit", "gtFine"), ("train", "val")
 FILES = RECIPES | {"custom": custom}
