@@ -24,7 +24,7 @@ FULL_DEPTH = {
     ("ade20k", "upernet_deit_adapter_t"),
     ("coco_stuff10k", "mask2former_beit_adapter_b"),
 }
-POST_NORM = {"depths": "(1, 1, 6, 1)", "level2_post_norm_after": "(5,)"}
+POST_NORM = {"depths": "(1, 1, 2, 1)", "level2_post_norm_after": "(1,)"}
 SHORTER = {  # by a part of the name; the first one that fits
     "internimage_h": POST_NORM,
     "internimage_g": POST_NORM,
