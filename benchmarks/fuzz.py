@@ -193,7 +193,7 @@ def read_classes(rng, folder):
     lines = rng.choice((LINES, LINES[1:4], ("road", "car", "", "# note", "地面")))
     text = "\n".join(rng.sample(lines, rng.randint(0, len(lines))))
     path.write_bytes(mutated(text.encode(), rng) if rng.random() < 0.3 else text.encode())
-    names, _ = class_list.parse_lines(class_list.read_lines(str(path)))
+    names = class_list.parse_lines(class_list.read_lines(str(path))).classes
     assert names
 
 

@@ -89,7 +89,10 @@ def readable_errors() -> Iterator[None]:
 
 
 def load_config(
-    recipe: str, overrides: Sequence[str] | Mapping[str, Any] = ()
+    recipe: str,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    classes_needed: bool = True,
 ) -> ml_collections.ConfigDict:
     """Loads a recipe, applies overrides and resolves the result.
 
@@ -97,6 +100,7 @@ def load_config(
       recipe: FILE[:VARIANT], as `find_config` takes it.
       overrides: arguments of the form `--config.KEY=VALUE`, or a mapping from keys to values:
         `{"data.root": "cityscapes", "steps": 1000}`.
+      classes_needed: whether a recipe for a user's own data must name a file of class names.
 
     Raises:
       ConfigError: for a file, variant or key that does not exist, a value of the wrong type, or an
@@ -110,7 +114,7 @@ def load_config(
         )
         _check_all_used(values(arguments))
         config = values["config"].value
-    resolve(config)
+    resolve(config, classes_needed=classes_needed)
     return config
 
 
@@ -131,11 +135,15 @@ def override_config(
     resolve(config)
 
 
-def resolve(config: ml_collections.ConfigDict):
+def resolve(config: ml_collections.ConfigDict, *, classes_needed: bool = True):
     """Upgrades a config in place, and fills in what follows from the classes of a user's own data.
 
     The lines of the file `config.data.classes` are copied to `config.data.class_lines`, so that
     checkpoints do not need the file. Each head gets one output per class.
+
+    Args:
+      config: the config.
+      classes_needed: whether a recipe for a user's own data must name that file.
 
     Raises:
       ConfigError: if the file cannot be read, or does not list classes, or if a number is outside
@@ -149,10 +157,12 @@ def resolve(config: ml_collections.ConfigDict):
     if config.data.classes:
         config.data.class_lines = class_list.read_lines(config.data.classes)
         config.data.classes = ""
-    classes, _ = class_list.parse_lines(config.data.class_lines)
+    if not (config.data.class_lines or classes_needed):
+        return
+    count = len(class_list.parse_lines(config.data.class_lines).classes)
     for head in HEADS:
         if config.model.get(head):
-            config.model[head].num_classes = len(classes)
+            config.model[head].num_classes = count
 
 
 def upgrade(config: ml_collections.ConfigDict | dict[str, Any]):

@@ -103,7 +103,8 @@ def run_mode(arguments: Sequence[str]):
         start.quiet_orbax()
     start.use_compile_cache()
     if CONFIG.value:
-        config = load_config(CONFIG.value, overrides)
+        # To show data without a file of class names is to propose one.
+        config = load_config(CONFIG.value, overrides, classes_needed=MODE.value != "show")
         workdir = WORKDIR.value or f"runs/{config.variant}"
     elif MODE.value != "eval":
         raise ConfigError("--config FILE[:VARIANT] is needed, e.g. --config configs/cityscapes.py")

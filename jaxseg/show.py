@@ -8,7 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg import parameter_paths
-from jaxseg.atomic_files import write_png
+from jaxseg.atomic_files import write_png, write_text
+from jaxseg.data.class_proposal import propose_classes
 from jaxseg.data.pipeline import training_batches
 from jaxseg.data.source import Source, evaluated_on, trained_on
 from jaxseg.data.survey import survey
@@ -21,21 +22,27 @@ from jaxseg.workdir import WorkDirectory
 from jaxseg.zoo import catalogue
 
 SAMPLES = 12
+PROPOSAL = "names.txt"
 WHOLE = "model"  # the last row of the model's table
 
 
 def show(config: ConfigDict, workdir: str | pathlib.Path):
     """Prints the resolved config, the parameters and a survey of the data; writes `samples.png`.
 
+    For a user's own data without a file of class names, it writes a proposal, `names.txt`, instead.
+
     Args:
       config: the resolved config.
-      workdir: where `samples.png` is written.
+      workdir: where the files are written.
 
     Raises:
       ConfigError: for sizes that the model cannot take.
       DataError: if the data are missing or faulty, after the config and the model were printed.
-      OutputError: if `samples.png` cannot be written.
+      OutputError: if a file cannot be written.
     """
+    if "class_lines" in config.data and not config.data.class_lines:
+        propose(config, workdir)
+        return
     check_image_sizes(config)
     print(config)
     print(f"kernels: {kernels.describe_kernels(config.model)}")
@@ -50,6 +57,23 @@ def show(config: ConfigDict, workdir: str | pathlib.Path):
     with WorkDirectory(workdir) as directory:
         write_png(directory.folder / "samples.png", sample_sheet(config))
     print(f"augmented training samples in {directory.path / 'samples.png'}")
+
+
+def propose(config: ConfigDict, workdir: str | pathlib.Path):
+    """Prints a proposal for the file of class names, and writes it to `names.txt`.
+
+    Raises:
+      DataError: if there are no labels, or they do not hold classes.
+      OutputError: if the file cannot be written.
+    """
+    lines = propose_classes(config.data)
+    print("\n".join(lines))
+    with WorkDirectory(workdir) as directory:
+        write_text(directory.folder / PROPOSAL, "\n".join(lines) + "\n")
+    print(
+        f"a proposal for the file of class names is in {directory.path / PROPOSAL}; edit the names,"
+        " and set config.data.classes to it"
+    )
 
 
 def show_data(source: Source) -> int:

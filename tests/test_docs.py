@@ -64,12 +64,12 @@ def known_keys():
     recipes += (
         "coco_stuff164k:mask2former_beit_adapter_l",
         "coco_stuff164k:upernet_beit_adapter_l",
+        "custom:upernet_internimage_t",
     )
     found = set()
     for recipe in recipes:
-        found |= set(flatten_config(load_config(recipe).to_dict()))
-    found |= {f"data.{key}" for key in ("classes", "images", "image_suffix", "labels")}
-    return found | {"data.label_suffix"}
+        found |= set(flatten_config(load_config(recipe, classes_needed=False).to_dict()))
+    return found
 
 
 def commands(page):

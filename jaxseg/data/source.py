@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxseg.data import picture_files
 from jaxseg.data.datasets import custom, get_dataset
-from jaxseg.data.datasets.description import Dataset
+from jaxseg.data.datasets.description import CUSTOM, Dataset
 from jaxseg.data.readers import folders, packed, tfds
 from jaxseg.data.samples import Pairs, Sample
 from jaxseg.errors import ConfigError
@@ -116,7 +116,7 @@ def _kind(config) -> str:
 
 
 def _described(name: str, config) -> Dataset:
-    return custom.describe(config) if name == custom.NAME else get_dataset(name)
+    return custom.describe(config) if name == CUSTOM else get_dataset(name)
 
 
 def find_samples(dataset_name: str, root: str | os.PathLike, split: str) -> tuple[Sample, ...]:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from jaxseg.data import picture_files
+from jaxseg.data.annotations.drawn_label import DrawnLabel
 from jaxseg.data.datasets.description import IGNORE, UNKNOWN, Dataset, LabelFormat, ranges
 from jaxseg.data.decoding import pictures
 from jaxseg.data.picture_files import Skipped
@@ -40,6 +41,7 @@ class Survey:
       faults: what training or evaluation would stop at, one line each.
       labels_alone: the labels that have no image.
       skipped: files and folders beside them that are not read, and why.
+      overlaps: the number of pixels in shapes of several classes, for each label that has some.
     """
 
     dataset: Dataset
@@ -48,6 +50,7 @@ class Survey:
     faults: list[str]
     labels_alone: tuple
     skipped: tuple[Skipped, ...]
+    overlaps: list[int] = dataclasses.field(default_factory=list)
 
     def class_pixels(self) -> np.ndarray:
         """Returns the number of pixels of every class, int64 [K]."""
@@ -68,6 +71,12 @@ class Survey:
             lines.append(f"  classes without a pixel ({len(absent)}): {names}")
         if len(self.dataset.classes) - len(absent) == 1:
             lines.append("  all labels hold one class; a model learns nothing from that")
+        if self.overlaps:
+            count = f"{len(self.overlaps)} label" + "s" * (len(self.overlaps) > 1)
+            lines.append(
+                f"  {sum(self.overlaps)} pixels of {count} belong to shapes of several classes; the"
+                " last shape in a file counts"
+            )
         if self.labels_alone:
             shown = first_few(self.labels_alone)
             lines.append(f"  labels without an image ({len(self.labels_alone)}):{shown}")
@@ -85,8 +94,9 @@ def survey(dataset: Dataset, pairs: Pairs) -> Survey:
     result = Survey(dataset, collections.Counter(), {}, faults, pairs.labels_alone, pairs.skipped)
     with ThreadPoolExecutor(THREADS) as threads:
         for sample, found in zip(pairs.samples, threads.map(_look, pairs.samples), strict=True):
-            hw, pixels, fault = found
+            hw, pixels, fault, overlap = found
             faults.extend([fault] if fault else [])
+            result.overlaps.extend([overlap] if overlap else [])
             if hw:
                 result.sizes[hw] += 1
             if pixels is not None and (form := sample.label_format):
@@ -99,25 +109,33 @@ def survey(dataset: Dataset, pairs: Pairs) -> Survey:
 
 
 def _look(sample):
-    """Returns (image size, pixel count of each label value, fault), each of which may be None."""
+    """Returns (image size, pixels of each label value, fault, pixels in several shapes).
+
+    The first three may be None.
+    """
     hw = pixels = None
+    overlap = 0
     try:
         pictures.check_image(sample.image)
         hw = pictures.image_hw(sample.image)
-        raw = pictures.read_raw_label(sample.label)
+        if isinstance(sample.label, DrawnLabel):
+            canvas = sample.label.draw()
+            raw, overlap = canvas.label, int(canvas.overlap.sum())
+        else:
+            raw = pictures.read_raw_label(sample.label)
     except DataError as error:
-        return hw, pixels, str(error)
+        return hw, pixels, str(error), overlap
     pixels = np.bincount(raw.ravel(), minlength=256)
     unknown = np.flatnonzero((sample.label_format.train_ids == UNKNOWN) & (pixels > 0))
     if len(unknown):
-        return hw, pixels, f"{sample.label} holds {ranges(unknown)}: not in the table"
+        return hw, pixels, f"{sample.label} holds {ranges(unknown)}: not in the table", overlap
     if raw.shape != hw:
         (h, w), (label_h, label_w) = hw, raw.shape
         fault = f"{sample.image} is {h}x{w}, its label {label_h}x{label_w}"
         if raw.shape == hw[::-1]:
             fault += " (images are rotated according to their EXIF data, labels are not)"
-        return hw, pixels, fault
-    return hw, pixels, None
+        return hw, pixels, fault, overlap
+    return hw, pixels, None, overlap
 
 
 def _table(dataset, form, values):
@@ -132,7 +150,8 @@ def _table(dataset, form, values):
     yield f"  *{form.suffix}: value, class, share of the pixels, images"
     for value in np.flatnonzero(values.pixels):
         share = values.pixels[value] / total
-        yield f"  {value:>5}  {meaning(value):<30}{share:>9.3%}{values.images[value]:>9}"
+        name = form.value_names[value] if form.value_names else value
+        yield f"  {name:>5}  {meaning(value):<30}{share:>9.3%}{values.images[value]:>9}"
 
 
 def _joins(form, values):

@@ -1,19 +1,56 @@
 """Reads the file of class names that comes with a user's own data.
 
-The file has one class per line. The number of a line, counted from 0, is the class's value in the
-masks. For other values, every line begins with its value, as in `255: vessel`. Values with the same
-name are one class. Values named `ignore` are ignored. Empty lines and lines that begin with # do
-not count.
+The file has one class per line. A line says what the labels hold and which class that is:
+
+    road                   the number of the line, counted from 0
+    7: road                a value of the masks
+    #804080: road          a color of the masks
+    road:128,64,128::      the same, as CVAT writes it in labelmap.txt
+    trottoir: pavement     a name in annotations (COCO, LabelMe), besides the class names themselves
+
+Several lines may name one class. What is named `ignore` is ignored. A color at the end of a line,
+as in `7: road #804080`, is the one that the class is drawn in. Empty lines and other lines that
+begin with # do not count.
 """
 
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from jaxseg.errors import ConfigError
 
 IGNORED = "ignore"
 MOST_CLASSES = 254  # 255 is ignored
+
+Color = tuple[int, int, int]
+COLOR = "#[0-9a-fA-F]{6}"
+MASK_COLOR = re.compile(rf"({COLOR})\s*:\s*(\S.*)")
+CVAT = re.compile(r"([^:]+):(\d+),\s*(\d+),\s*(\d+):[^:]*:[^:]*")
+DRAWN_COLOR = re.compile(rf"(.*\S)\s+({COLOR})")
+VALUE = re.compile(r"(\d+)\s*:\s*(\S.*)")
+ALIAS = re.compile(r"([^:]*[^:\s])\s*:\s+(\S.*)")
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Says which class belongs to what the labels hold.
+
+    Class indices are None for what is ignored.
+
+    Attributes:
+      classes: the class names.
+      values: the class index of each value in masks.
+      colors: the class index of each RGB color in masks; empty if they hold values.
+      names: the class index of each name in annotations.
+      drawn: the color that a class is drawn in, by class index, where the file gives one.
+    """
+
+    classes: tuple[str, ...]
+    values: Mapping[int, int | None]
+    colors: Mapping[Color, int | None]
+    names: Mapping[str, int | None]
+    drawn: Mapping[int, Color]
 
 
 def read_lines(file: str) -> tuple[str, ...]:
@@ -27,42 +64,100 @@ def read_lines(file: str) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config.data.classes={file} cannot be read: {error}") from error
     lines = (line.strip() for line in lines)
-    found = tuple(line for line in lines if line and not line.startswith("#"))
+    found = tuple(
+        line for line in lines if line and (MASK_COLOR.fullmatch(line) or not line.startswith("#"))
+    )
     if not found:
         raise ConfigError(f"config.data.classes={file} lists no classes")
     return found
 
 
-def parse_lines(lines: Sequence[str]) -> tuple[tuple[str, ...], dict[int, int | None]]:
+def parse_lines(lines: Sequence[str]) -> ClassList:
     """Parses the lines of a file of class names.
-
-    Returns:
-      The class names, and the class index of each value in the masks, None for `ignore`.
 
     Raises:
       ConfigError: for lines that are not a valid list of classes.
     """
     if not lines:
         raise ConfigError("config.data.classes=FILE is needed: a file of class names, one per line")
-    numbered = [re.fullmatch(r"(\d+)\s*:\s*(\S.*)", line) for line in lines]
-    given = [match for match in numbered if match]
-    if given and len(given) < len(lines):
-        odd = next(line for line, match in zip(lines, numbered, strict=True) if not match)
-        raise ConfigError(f"config.data.classes: {odd!r} has no value, but other lines do")
-    pairs = [(int(match[1]), match[2]) for match in given] or list(enumerate(lines))
-    values = [value for value, _ in pairs]
-    if repeated := {value for value in values if values.count(value) > 1}:
-        raise ConfigError(f"config.data.classes: the value {min(repeated)} is listed twice")
-    if not given and len(set(lines)) < len(lines):
-        twice = next(line for line in lines if lines.count(line) > 1)
-        raise ConfigError(f"config.data.classes: {twice!r} is listed twice")
-    if max(values) > 255:
-        raise ConfigError(f"config.data.classes: the value {max(values)} is above 255")
-    classes = tuple(dict.fromkeys(name for _, name in pairs if name != IGNORED))
+    values, colors, names, numbered, drawn, order = {}, {}, {}, {}, {}, []
+    for line in lines:
+        text, color = _split_drawn_color(line)
+        if found := MASK_COLOR.fullmatch(line):
+            name, color = found[2], parse_color(found[1])
+            _add(colors, color, name, f"the color {found[1]}")
+        elif found := CVAT.fullmatch(line):
+            name, color = found[1], _cvat_color(found)
+            _add(colors, color, name, f"the color of {line!r}")
+        elif found := VALUE.fullmatch(text):
+            name = found[2]
+            _add(values, int(found[1]), name, f"the value {found[1]}")
+        elif found := ALIAS.fullmatch(text):
+            name = found[2]
+            _add(names, found[1], name, repr(found[1]))
+        else:
+            name = text
+            _add(numbered, name, line, repr(name))
+        order.append(name)
+        if color:
+            drawn.setdefault(name, color)
+    _check(values, colors, numbered)
+
+    classes = tuple(name for name in dict.fromkeys(order) if name != IGNORED)
     if not 1 <= len(classes) <= MOST_CLASSES:
         raise ConfigError(
             f"config.data.classes lists {len(classes)} classes; it must list 1 to {MOST_CLASSES}"
         )
-    return classes, {
-        value: None if name == IGNORED else classes.index(name) for value, name in pairs
-    }
+    index = {IGNORED: None} | {name: k for k, name in enumerate(classes)}
+    if numbered:
+        values = dict(enumerate(numbered))
+    return ClassList(
+        classes,
+        {value: index[name] for value, name in values.items()},
+        {color: index[name] for color, name in colors.items()},
+        {name: index[name] for name in classes} | {key: index[name] for key, name in names.items()},
+        {classes.index(name): color for name, color in drawn.items() if name != IGNORED},
+    )
+
+
+def _split_drawn_color(line: str) -> tuple[str, Color | None]:
+    found = DRAWN_COLOR.fullmatch(line)
+    return (found[1], parse_color(found[2])) if found else (line, None)
+
+
+def _cvat_color(found: re.Match) -> Color:
+    red, green, blue = (int(part) for part in found.groups()[1:])
+    if max(red, green, blue) > 255:
+        raise ConfigError(f"config.data.classes: {found[0]!r} has a color above 255")
+    return red, green, blue
+
+
+def _add(found: dict, key: int | Color | str, name: str, described: str):
+    if key in found:
+        raise ConfigError(f"config.data.classes: {described} is listed twice")
+    found[key] = name
+
+
+def _check(values, colors, numbered):
+    """Checks that all lines say in the same way what masks hold."""
+    if numbered and (values or colors):
+        odd = next(iter(numbered.values()))
+        raise ConfigError(f"config.data.classes: {odd!r} has no value, but other lines do")
+    if values and colors:
+        red, green, blue = next(iter(colors))
+        raise ConfigError(
+            f"config.data.classes: #{red:02x}{green:02x}{blue:02x} is a color, but other lines have"
+            " values"
+        )
+    if values and max(values) > 255:
+        raise ConfigError(f"config.data.classes: the value {max(values)} is above 255")
+
+
+def parse_color(text: str) -> Color:
+    """Returns the color of #RRGGBB.
+
+    >>> parse_color("#804080")
+    (128, 64, 128)
+    """
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue

@@ -1,11 +1,10 @@
 """Lists the datasets by name."""
 
-from jaxseg.data.datasets import custom
 from jaxseg.data.datasets.ade20k import ADE20K
 from jaxseg.data.datasets.chase_db1 import CHASE_DB1
 from jaxseg.data.datasets.cityscapes import CITYSCAPES
 from jaxseg.data.datasets.coco_stuff import COCO_STUFF_10K, COCO_STUFF_164K
-from jaxseg.data.datasets.description import Dataset
+from jaxseg.data.datasets.description import CUSTOM, Dataset
 from jaxseg.data.datasets.mapillary import (
     MAPILLARY_65,
     MAPILLARY_66,
@@ -44,6 +43,6 @@ def get_dataset(name: str) -> Dataset:
       ConfigError: if there is none. The message lists the known names.
     """
     if name not in DATASETS:
-        known = ", ".join([*DATASETS, f"{custom.NAME} (configs/custom.py)"])
+        known = ", ".join([*DATASETS, f"{CUSTOM} (configs/custom.py)"])
         raise ConfigError(f"Unknown dataset {name!r}. Known: {known}.")
     return DATASETS[name]

@@ -1,41 +1,69 @@
-"""Describes a user's own images and masks by settings and a list of class names."""
+"""Describes a user's own images and labels by settings and a list of class names."""
 
-import colorsys
+import functools
+from collections.abc import Iterable
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg.data.datasets.description import IGNORE, Dataset, LabelFormat, label_table
-from jaxseg.recipes.class_list import parse_lines
+from jaxseg.data.annotations.color_masks import ColorMask
+from jaxseg.data.annotations.labelme import LabelMeLabel
+from jaxseg.data.datasets.class_colors import class_colors
+from jaxseg.data.datasets.description import (
+    CUSTOM,
+    IGNORE,
+    ClassNames,
+    Dataset,
+    LabelFormat,
+    label_table,
+)
+from jaxseg.data.division import Division
+from jaxseg.recipes.class_list import ClassList, parse_lines
 
-NAME = "custom"
+MASKS, ANNOTATIONS = (".png", ".tif", ".tiff", ".bmp"), ".json"
 
 
 def describe(data: ConfigDict) -> Dataset:
     """Returns the dataset that the settings describe.
 
     Args:
-      data: has class_lines, images, labels, image_suffix and label_suffix.
+      data: has class_lines, images, labels, image_suffix and label_suffix. Unless it comes from an
+        earlier version, it also has split_list, val_share, share_by and share_seed.
     """
-    classes, meanings = parse_lines(data.class_lines)
-    train_ids = {value: IGNORE if k is None else k for value, k in meanings.items()}
+    found = parse_lines(data.class_lines)
+    names = ClassNames.of(found.names)
+    division = None
+    if share := data.get("val_share", 0.0):
+        division = Division(data.train_split, data.val_split, share, data.share_by, data.share_seed)
+    suffixes = tuple(data.label_suffix.split()) or (*MASKS, ANNOTATIONS)
     return Dataset(
-        name=NAME,
-        classes=classes,
-        palette=palette(len(classes)),
+        name=CUSTOM,
+        classes=found.classes,
+        palette=class_colors(len(found.classes), found.drawn),
         images=data.images,
         image_suffix=data.image_suffix,
         labels=(data.labels,),
-        label_formats=(LabelFormat(data.label_suffix, label_table(train_ids)),),
-        label_origin="A mask has one value per pixel; config.data.classes lists the values. Set"
-        " folders and suffixes in config.data.images, labels, image_suffix and label_suffix.",
+        label_formats=tuple(_format(suffix, found, names) for suffix in suffixes),
+        split_list=data.get("split_list", ""),
+        label_origin="config.data.classes lists what the labels hold. Set folders and suffixes in"
+        " config.data.images, labels, image_suffix and label_suffix.",
+        class_names=names,
+        division=division,
     )
 
 
-def palette(count: int) -> np.ndarray:
-    """Returns colors that differ from their neighbors, uint8 [count, 3] in RGB.
+def _format(suffix: str, found: ClassList, names: ClassNames) -> LabelFormat:
+    drawn = label_table({k: k for k in range(len(found.classes))})
+    if suffix.lower().endswith(ANNOTATIONS):
+        return LabelFormat(suffix, drawn, functools.partial(LabelMeLabel, names=names))
+    if found.colors:
+        return LabelFormat(
+            suffix,
+            label_table(_train_ids(enumerate(found.colors.values()))),
+            functools.partial(ColorMask, colors=tuple(found.colors)),
+            tuple(f"#{bytes(color).hex()}" for color in found.colors),
+        )
+    return LabelFormat(suffix, label_table(_train_ids(found.values.items())))
 
-    Their hues are a golden ratio apart.
-    """
-    colors = [colorsys.hsv_to_rgb(k * 0.618 % 1, 0.75, (0.95, 0.65)[k % 2]) for k in range(count)]
-    return np.round(255 * np.array(colors)).astype(np.uint8)
+
+def _train_ids(pairs: Iterable[tuple[int, int | None]]) -> dict[int, int]:
+    return {value: IGNORE if k is None else k for value, k in pairs}

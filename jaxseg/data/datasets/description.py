@@ -4,15 +4,20 @@ Each family of datasets has one file with its description, from `ade20k` to `pot
 `jaxseg.data.datasets` finds a description by its name, and `jaxseg.data.readers` reads the files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from jaxseg.data.decoding.pictures import PictureFile
+from jaxseg.data.division import Division
 from jaxseg.data.picture_files import SUFFIXES
+from jaxseg.errors import DataError
 
+CUSTOM = "custom"  # the name of a user's own data in configs
 IGNORE = 255
+BACKGROUND = ("background", "_background_")  # the second one is LabelMe's
 UNKNOWN = 254  # in a label table: the raw value does not exist, so a pixel with it is an error
 
 
@@ -23,10 +28,53 @@ class LabelFormat:
     Attributes:
       suffix: replaces the image suffix in the file name.
       train_ids: uint8 [256], the class index, `IGNORE` or `UNKNOWN` of every raw value.
+      opened: makes a label with one value per pixel of a file that holds something else. Without
+        it, the file has these values.
+      value_names: what the values stand for in the file, such as colors; empty for numbers.
     """
 
     suffix: str
     train_ids: np.ndarray
+    opened: Callable[[Path], PictureFile] | None = None
+    value_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Says which train id belongs to the names in annotations.
+
+    Attributes:
+      train_ids: the train id of each name.
+      background: the train id of pixels that no annotation covers.
+    """
+
+    train_ids: Mapping[str, int]
+    background: int
+
+    @classmethod
+    def of(cls, names: Mapping[str, int | None]) -> "ClassNames":
+        """Returns them for class indices by name, None for what is ignored.
+
+        A class named background is what no annotation covers; without one, this is ignored.
+        """
+        train_ids = {name: IGNORE if k is None else k for name, k in names.items()}
+        background = [k for name, k in train_ids.items() if name.lower() in BACKGROUND]
+        return cls(train_ids, background[0] if background else IGNORE)
+
+    def train_id(self, name: str, file: Path) -> int:
+        """Returns the train id of a name in a file.
+
+        Raises:
+          DataError: for a name without a class.
+        """
+        if name not in self.train_ids:
+            known = ", ".join(self.train_ids)
+            raise DataError(
+                f"{file} has annotations of {name!r}, and config.data.classes has no such name"
+                f" (it has {known}). Add it to the file of class names: a line {name}, or"
+                f" '{name}: CLASS' for another class, or '{name}: ignore'."
+            )
+        return self.train_ids[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +96,8 @@ class Dataset:
         order, one per line and without suffix. If it is "", a split is all that its folder holds.
       subfolders: the subfolders that the release has below images and labels, for messages.
       label_origin: how to obtain the labels, for messages.
+      class_names: what the names in annotations mean, for labels that are drawn from them.
+      division: how the images of one split become two, or None.
     """
 
     name: str
@@ -61,6 +111,8 @@ class Dataset:
     split_list: str = ""
     subfolders: str = ""
     label_origin: str = "Labels are read as released; nothing has to be converted first."
+    class_names: ClassNames | None = None
+    division: Division | None = None
 
     @property
     def image_suffixes(self) -> tuple[str, ...]:
@@ -69,12 +121,15 @@ class Dataset:
 
     def image_folder(self, split: str) -> str:
         """Returns the folder of a split's images, below the root."""
-        return self.images.format(split=split)
+        return self.images.format(split=self._stored_split(split))
 
     def label_folders(self, split: str) -> list[str]:
         """Returns the folders of a split's labels below the root, in order of preference."""
         folders = self.labels_of.get(split, self.labels)
-        return [folder.format(split=split) for folder in folders]
+        return [folder.replace("{split}", self._stored_split(split)) for folder in folders]
+
+    def _stored_split(self, split):
+        return self.division.whole if self.division else split
 
     def split_list_file(self, split: str) -> str:
         """Returns the file that names a split's images, below the root."""

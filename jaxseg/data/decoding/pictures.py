@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from jaxseg.data.decoding import arrays, jpeg, png
@@ -178,6 +179,40 @@ def read_raw_label(picture: PictureFile) -> np.ndarray:
             " hold values from 0 to 255. Is it a map of instances or of depth?"
         )
     return raw.astype(np.uint8, copy=False)
+
+
+def read_colors(picture: PictureFile) -> np.ndarray:
+    """Reads the colors of a mask as uint8 [h, w, 3] in RGB; a palette gives its colors.
+
+    Raises:
+      CorruptFileError: if the file cannot be read.
+    """
+    content = read_bytes(picture)
+    with _decoding(picture):
+        _check_pixels(picture, content)
+        with _pillow(io.BytesIO(png.uncompressed(content))) as mask:
+            return np.array(mask.convert("RGB"))
+
+
+def has_colors(picture: PictureFile) -> bool:
+    """Returns whether a mask has a color for every pixel, rather than a value or an index.
+
+    Raises:
+      CorruptFileError: if the header cannot be read.
+    """
+    with _opened(picture) as file, _pillow(file) as header:
+        return len(header.getbands()) > 2
+
+
+def palette_of(picture: PictureFile) -> UInt8[np.ndarray, "n 3"] | None:
+    """Returns the palette of a mask in RGB, or None if it has none.
+
+    Raises:
+      CorruptFileError: if the header cannot be read.
+    """
+    with _opened(picture) as file, _pillow(file) as header:
+        palette = header.getpalette("RGB") if header.mode == "P" else None
+    return None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
 
 
 def raw_label_hw(picture: PictureFile) -> tuple[int, int]:

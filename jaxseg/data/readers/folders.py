@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from jaxseg.data import picture_files
-from jaxseg.data.datasets import custom
 from jaxseg.data.datasets.cityscapes import CITYSCAPES
-from jaxseg.data.datasets.description import Dataset
+from jaxseg.data.datasets.description import CUSTOM, Dataset
 from jaxseg.data.picture_files import Skipped
+from jaxseg.data.readers import label_files
 from jaxseg.data.samples import NamedSample, Pairs
 from jaxseg.errors import DataError, first_few
 
@@ -37,14 +37,14 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
     """
     image_dir = root / dataset.image_folder(split)
     label_dirs = [root / folder for folder in dataset.label_folders(split)]
-    label_dir = next((folder for folder in label_dirs if folder.is_dir()), label_dirs[0])
+    label_dir = next((folder for folder in label_dirs if folder.exists()), label_dirs[0])
     images = picture_files.find(image_dir, dataset.image_suffixes)
     if not images.names:
         remedy = (
             "Set data.root (data.val_root, if evaluation has a root of its own) to the folder "
             "that holds these"
         )
-        if dataset.name == custom.NAME:
+        if dataset.name == CUSTOM:
             remedy += ", or set data.images and data.image_suffix to what was found"
         if dataset is CITYSCAPES:
             remedy += f", or generate street scenes there: jaxseg synth --output {root}"
@@ -55,33 +55,30 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
             + remedy
         )
 
-    suffixes = [form.suffix for form in dataset.label_formats]
     if image_dir == label_dir and not dataset.image_suffix:
+        suffixes = [form.suffix for form in dataset.label_formats]
         labels_there = set(picture_files.find(label_dir, suffixes).names)
         images = images._replace(names=[name for name in images.names if name not in labels_there])
     reason = f"it does not end with {' or '.join(dataset.image_suffixes)}"
     skipped = images.skipped + [Skipped(file, reason) for file in images.others]
     # The image of each stem, the path without its suffix.
-    image_names = _by_stem(image_dir, images.names, dataset.image_suffixes)
+    image_names = label_files.by_stem(image_dir, images.names, dataset.image_suffixes)
     stems = list(image_names)
     if dataset.split_list:
         stems = _listed(dataset, root, split, splits, image_names)
+    elif dataset.division:
+        chosen = dataset.division.chosen([image_names[stem] for stem in stems], split)
+        stems = [stem for stem, taken in zip(stems, chosen, strict=True) if taken]
     if not labeled:
         files = ((image_dir / image_names[stem], PurePosixPath(stem).name) for stem in stems)
         return [NamedSample(name, file, file, None) for file, name in files], [], [], skipped
-    labels = picture_files.find(label_dir, suffixes)
+    labels = label_files.find(dataset, label_dir)
     samples, unlabeled = [], []
-    label_names = {
-        form.suffix: _by_stem(label_dir, labels.names, [form.suffix])
-        for form in dataset.label_formats
-    }
     for stem in stems:
         image = image_dir / image_names[stem]
-        for form in dataset.label_formats:
-            if label := label_names[form.suffix].get(stem):
-                name = PurePosixPath(stem).name
-                samples.append(NamedSample(name, image, label_dir / label, form))
-                break
+        if stem in labels.by_stem:
+            label, form = labels.by_stem[stem][0]
+            samples.append(NamedSample(PurePosixPath(stem).name, image, label, form))
         else:
             unlabeled.append(image)
     if unlabeled and complete:
@@ -92,39 +89,23 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
             f"{dataset.label_origin} Unpack them into the same root, or remove the images without "
             "labels. (--mode eval --format-only needs no labels.)"
         )
-    used = {
-        label
-        for by_stem in label_names.values()
-        for stem, label in by_stem.items()
-        if stem in image_names
-    }
-    alone = [label_dir / name for name in labels.names if name not in used]
+    # A file may be the label of one image by one format, and of another image by another one.
+    used, alone = set(), {}
+    for stem, found in labels.by_stem.items():
+        for label, _ in found:
+            if stem in image_names:
+                used.add(str(label))
+            else:
+                alone[str(label)] = label
+    alone = [label for name, label in sorted(alone.items()) if name not in used]
     return samples, unlabeled, alone, skipped + labels.skipped
-
-
-def _by_stem(folder, names, suffixes) -> dict[str, str]:
-    """Returns the names that end with one of the suffixes, by their stem, in the given order.
-
-    Two files with one stem are a DataError.
-    """
-    found = {}
-    for name in names:
-        stem = picture_files.without_suffix(name, suffixes)
-        if stem == name:
-            continue
-        if stem in found:
-            raise DataError(
-                f"{folder / found[stem]} and {folder / name} have the same name; a label could"
-                " belong to either. Remove or rename one of them."
-            )
-        found[stem] = name
-    return found
 
 
 def _listed(dataset, root, split, splits, image_names) -> list[str]:
     """Returns the stems of a split in the order of its list.
 
-    A listed stem that is not among `image_names` is a DataError.
+    A line names an image below its folder or below the root, with or without its suffix. A listed
+    image that is not among `image_names` is a DataError.
     """
     path = root / dataset.split_list_file(split)
     if not path.is_file():
@@ -133,15 +114,25 @@ def _listed(dataset, root, split, splits, image_names) -> list[str]:
             f"{_expected_and_found(dataset, root, splits, path.parent)}\n{dataset.label_origin}"
         )
     lines = path.read_text(errors="replace").splitlines()
-    listed = [line.strip() for line in lines if line.strip()]
-    if not listed:
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
         raise DataError(f"{path} names no images of {dataset.name}. Restore it.")
-    missing = [stem + dataset.image_suffixes[0] for stem in listed if stem not in image_names]
+    folder = f"{dataset.image_folder(split).rstrip('/')}/"
+    listed = []
+    for line in lines:
+        forms = [line, picture_files.without_suffix(line)]
+        forms += [form.removeprefix(folder) for form in forms]
+        listed.append(next((form for form in forms if form in image_names), None))
+    missing = [line for line, stem in zip(lines, listed, strict=True) if stem is None]
     if missing:
         image_dir = root / dataset.image_folder(split)
+        files = [
+            image_dir / (picture_files.without_suffix(name) + dataset.image_suffixes[0])
+            for name in missing
+        ]
         raise DataError(
             f"{len(missing)} of {len(listed)} {dataset.name} images of the split {split!r} are "
-            f"missing:{first_few([image_dir / name for name in missing])}\n"
+            f"missing:{first_few(files)}\n"
             f"{path} names them. Add the missing images, or remove these lines from the list."
         )
     return listed
