@@ -1,6 +1,7 @@
 """Configs: finds a recipe, applies overrides, and resolves what follows from the data."""
 
 import contextlib
+import copy
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxseg.errors import ConfigError
-from jaxseg.recipes import class_list
+from jaxseg.recipes import base, class_list
 from jaxseg.recipes.ranges import check_ranges
 
 HEADS = ("decode_head", "auxiliary_head")
@@ -20,6 +21,8 @@ OF_NOTHING = re.compile(r'Override (\S+) can not be applied because field "(\w+)
 # And for a value that is no literal of Python.
 UNREADABLE = re.compile(r"Could not parse (.*): SyntaxError")
 # Kinds of modules that earlier versions called differently.
+# Settings of a user's own data that earlier versions did not have.
+LATER_OF_OWN_DATA = {"split_list": "", "val_share": 0.0, "share_by": "file", "share_seed": 0}
 RENAMED_KINDS = {"intern_image": "internimage", "uper": "upernet"}
 
 
@@ -166,7 +169,7 @@ def resolve(config: ml_collections.ConfigDict, *, classes_needed: bool = True):
 
 
 def upgrade(config: ml_collections.ConfigDict | dict[str, Any]):
-    """Renames in place what a config of an earlier version calls differently."""
+    """Renames in place what an earlier version calls differently, and adds what it did not have."""
     model = config["model"]
     for part in ("backbone", *HEADS):
         settings = model.get(part)
@@ -178,6 +181,12 @@ def upgrade(config: ml_collections.ConfigDict | dict[str, Any]):
     if "importance_ratio" in mask2former:
         mask2former["importance_sample_ratio"] = mask2former["importance_ratio"]
         del mask2former["importance_ratio"]
+    later = {"loss": base.BASE["loss"]}
+    if "class_lines" in config.get("data", ()):
+        later["data"] = LATER_OF_OWN_DATA
+    for section, defaults in later.items():
+        for key in defaults.keys() - set(config.get(section, defaults)):
+            config[section][key] = copy.deepcopy(defaults[key])
 
 
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

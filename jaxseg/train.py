@@ -18,6 +18,7 @@ from jaxseg.checkpoints.manager import Checkpoints
 from jaxseg.checkpoints.resuming import allowed_keys
 from jaxseg.checkpoints.run_lock import run_lock
 from jaxseg.config import flatten_config
+from jaxseg.data.class_weights import find_class_weights
 from jaxseg.data.pipeline import training_batches
 from jaxseg.data.source import evaluated_on, trained_on
 from jaxseg.distributed import multihost, processes
@@ -33,6 +34,7 @@ from jaxseg.errors import ConfigError, JaxsegError
 from jaxseg.evaluation.evaluator import Stopped, evaluate
 from jaxseg.evaluation.results import report_evaluation, what_was_evaluated, write_evaluation
 from jaxseg.inference.image_sizes import check_image_sizes
+from jaxseg.losses.terms import check_terms
 from jaxseg.models import kernels
 from jaxseg.models.segmentation_model import build_model
 from jaxseg.reporting.manifest import fingerprint, versions, write_manifest
@@ -76,6 +78,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     )
     mesh = make_mesh(config.mesh)
     check(config, mesh)
+    config = config.copy_and_resolve_references()
+    weights = find_class_weights(config.loss.class_weight, trained_on(config.data))
+    config.loss.class_weights = weights
     with WorkDirectory(workdir) as directory:
         make_writable(directory.path)
         if jax.process_index() == 0:
@@ -197,6 +202,14 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
     tracker_names(config.track)
     kernels.check_kernels(config.model, mesh.devices.flat[0].platform)
     check_image_sizes(config)
+    check_terms(config.loss.terms)
+    of_pixels = {"terms": (), "label_smoothing": 0.0, "ignored_in_mean": True}
+    for name, default in of_pixels.items():
+        if config.model.decode_head.kind == "mask2former" and config.loss[name] != default:
+            raise ConfigError(
+                f"config.loss.{name} is for heads that give logits of pixels; Mask2Former has a"
+                " loss of its own, which config.loss.class_weight changes"
+            )
     trained = trained_on(config.data).dataset
     evaluated = evaluated_on(config.data).dataset
     if trained.classes != evaluated.classes:

@@ -5,6 +5,7 @@ predictions have the same weight. Masks are compared only at random points (sect
 target masks are sampled from the label map and never formed. All arithmetic is in float32.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -41,6 +42,7 @@ def mask2former_loss(
     oversample_ratio: float = 3.0,
     importance_sample_ratio: float = 0.75,
     max_targets: int,
+    class_weights: Sequence[float] = (),
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Computes the sum of the class, mask and dice losses of all `p` predictions.
 
@@ -62,6 +64,7 @@ def mask2former_loss(
         points are uniformly random.
       max_targets: the number of classes per image that can be targets, in ascending order. The log
         `targets_dropped` counts the other classes that are present, over the batch.
+      class_weights: the weight of each class in the class loss; empty: 1.
 
     Returns:
       The loss, and the values to log: `loss_cls`, `loss_mask` and `loss_dice` of the last
@@ -90,7 +93,7 @@ def mask2former_loss(
         )
         # Intermediate values are recomputed in the backward pass: they are much larger than the
         # points.
-        return jax.checkpoint(image_losses)(
+        return jax.checkpoint(partial(image_losses, class_weights=class_weights))(
             class_logits, mask_logits, labels, targets, valid, assigned, points
         )
 
@@ -180,6 +183,7 @@ def image_losses(
     valid: Bool[Array, " t"],
     assigned: Integer[Array, " t"],
     points: Float[Array, "t n 2"],
+    class_weights: Sequence[float] = (),
 ) -> tuple[Float[Array, ""], ...]:
     """Computes the loss sums of one image and one prediction, before normalization.
 
@@ -195,24 +199,27 @@ def image_losses(
     )
     masks = jax.vmap(sample_class, in_axes=(None, 0, 0))(labels, targets, points)
     return (
-        *class_loss(class_logits, query_classes),
+        *class_loss(class_logits, query_classes, class_weights),
         jnp.sum(jnp.where(valid, mask_loss(logits, masks), 0.0)),
         jnp.sum(jnp.where(valid, dice_loss(logits, masks), 0.0)),
     )
 
 
 def class_loss(
-    logits: Float[Array, "q k1"], classes: Integer[Array, " q"]
+    logits: Float[Array, "q k1"],
+    classes: Integer[Array, " q"],
+    class_weights: Sequence[float] = (),
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Computes the weighted sum of the queries' cross-entropies, and the sum of the weights.
 
-    The weight of a query is 1, or 0.1 if its class is "no object".
+    The weight of a query is that of its class, by default 1, or 0.1 if its class is "no object".
     """
     every_class = jnp.arange(logits.shape[1], dtype=classes.dtype)
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     is_class = classes[:, None] == every_class[None]
     entropies = -jnp.sum(jnp.where(is_class, log_probabilities, 0.0), axis=1)
-    weights = jnp.where(classes == every_class[-1], NO_OBJECT_WEIGHT, 1.0)
+    of_classes = (*(class_weights or (1.0,) * (logits.shape[1] - 1)), NO_OBJECT_WEIGHT)
+    weights = jnp.sum(jnp.where(is_class, jnp.asarray(of_classes, jnp.float32)[None], 0.0), axis=1)
     return jnp.sum(weights * entropies), jnp.sum(weights)
 
 

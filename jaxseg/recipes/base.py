@@ -65,6 +65,19 @@ BASE = {
     },
     "loss": {
         "auxiliary_weight": 0.4,  # weight of the auxiliary head's loss
+        # Losses of logits and their weights, such as (("cross_entropy", 1.0), ("dice", 0.5)). The
+        # names are cross_entropy, dice, focal, lovasz, ohem and tversky. Empty: the cross-entropy.
+        "terms": (),
+        # A weight for each class, or "inverse" or "enet" to compute them from the classes' shares
+        # of the training labels.
+        "class_weight": "",
+        "class_weights": (),  # these weights, filled in when training starts
+        "label_smoothing": 0.0,  # share of a pixel's target that is spread over all classes
+        "ignored_in_mean": True,  # whether means over pixels count ignored ones, as the reference
+        "focal_gamma": 2.0,  # exponent of the focal loss
+        "ohem_threshold": 0.7,  # ohem counts pixels whose class has a lower probability
+        "ohem_kept": 0.1,  # least share of an image's pixels that ohem counts
+        "tversky": (0.3, 0.7),  # weights of false positives and of false negatives
         "mask2former": {
             "num_points": 12544,  # points at which masks are compared
             "oversample_ratio": 3.0,  # candidates per point, to choose uncertain ones from

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxseg.distributed.sharding import compiler_options, constrain_shardings
 from jaxseg.losses.cross_entropy import cross_entropy
 from jaxseg.losses.mask2former import mask2former_loss
+from jaxseg.losses.terms import TermSettings, sum_of_terms
 from jaxseg.models.segmentation_model import ModelOutput, SegmentationModel, apply_model
 from jaxseg.training.optimizer import squared_norms
 from jaxseg.training.state import TrainState
@@ -136,11 +137,48 @@ def total_loss(
     """
     if output.masks is not None:
         classes, masks = output.masks.class_logits, output.masks.mask_logits
-        return mask2former_loss(classes, masks, labels, rng, **settings.mask2former)
-    loss = cross_entropy(output.logits, labels)
-    logs = {"decode_loss": loss}
+        return mask2former_loss(
+            classes,
+            masks,
+            labels,
+            rng,
+            **settings.mask2former,
+            class_weights=settings.class_weights,
+        )
+    loss, terms = loss_of_logits(output.logits, labels, settings)
+    logs = {"decode_loss": loss, **terms}
     if output.aux_logits is not None:
-        auxiliary = cross_entropy(output.aux_logits, labels)
+        auxiliary, _ = loss_of_logits(output.aux_logits, labels, settings)
         logs["auxiliary_loss"] = settings.auxiliary_weight * auxiliary
         loss += logs["auxiliary_loss"]
     return loss, logs
+
+
+def loss_of_logits(
+    logits: Float[Array, "b h w k"], labels: Integer[Array, "b H W"], settings: ConfigDict
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Computes the loss of a head's logits.
+
+    Args:
+      logits: the logits, at any size.
+      labels: class indices, where 255 is the ignore index.
+      settings: `config.loss`.
+
+    Returns:
+      The loss, and its terms if `config.loss.terms` names several.
+    """
+    changed = settings.class_weights or settings.label_smoothing or not settings.ignored_in_mean
+    if not (settings.terms or changed):
+        return cross_entropy(logits, labels), {}
+    terms = settings.terms or (("cross_entropy", 1.0),)
+    total, parts = sum_of_terms(
+        logits,
+        labels,
+        terms,
+        TermSettings(**{name: settings[name] for name in TermSettings._fields}),
+        class_weights=settings.class_weights,
+        ignored_in_mean=settings.ignored_in_mean,
+    )
+    if len(terms) == 1:
+        return total, {}
+    return total, {f"{name}_loss": value for name, value in parts.items()}

@@ -35,8 +35,9 @@ def test_a_value_outside_its_range_is_refused(key, value, allowed):
 
 
 def test_every_range_is_that_of_a_setting_which_keeps_it():
-    settings = flatten_config(load_config(RECIPE).to_dict())
-    missing = set(RANGES) - set(settings)
+    recipes = (RECIPE, "configs/custom.py")
+    settings = (load_config(recipe, classes_needed=False).to_dict() for recipe in recipes)
+    missing = set(RANGES).difference(*map(flatten_config, settings))
     assert missing <= {"loss.auxiliary_weight"}
 
 

@@ -26,13 +26,13 @@ def describe(data: ConfigDict) -> Dataset:
     """Returns the dataset that the settings describe.
 
     Args:
-      data: has class_lines, images, labels, image_suffix and label_suffix. Unless it comes from an
-        earlier version, it also has split_list, val_share, share_by and share_seed.
+      data: has class_lines, images, labels, image_suffix, label_suffix, split_list, val_share,
+        share_by and share_seed.
     """
     found = parse_lines(data.class_lines)
     names = ClassNames.of(found.names)
     division = None
-    if share := data.get("val_share", 0.0):
+    if share := data.val_share:
         division = Division(data.train_split, data.val_split, share, data.share_by, data.share_seed)
     suffixes = tuple(data.label_suffix.split()) or (*MASKS, ANNOTATIONS)
     return Dataset(
@@ -43,7 +43,7 @@ def describe(data: ConfigDict) -> Dataset:
         image_suffix=data.image_suffix,
         labels=(data.labels,),
         label_formats=tuple(_format(suffix, found, names) for suffix in suffixes),
-        split_list=data.get("split_list", ""),
+        split_list=data.split_list,
         label_origin="config.data.classes lists what the labels hold. Set folders and suffixes in"
         " config.data.images, labels, image_suffix and label_suffix.",
         class_names=names,
