@@ -20,6 +20,7 @@ from jaxseg.models.segmentation_model import (
     build_model,
     variable_shapes,
 )
+from jaxseg.recipes.base import BASE
 from jaxseg.selftest.check import Errors, compiled, relative_error
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import TrainState
@@ -93,7 +94,7 @@ def config_of(backbone: dict[str, Any], head: dict[str, Any]) -> ConfigDict:
                 "auxiliary_head": None,
             },
             "loss": {
-                "auxiliary_weight": 0.4,
+                **BASE["loss"],
                 "mask2former": {"num_points": 64, "max_targets": CLASSES},
             },
             "optim": {

@@ -4,6 +4,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import pallas_kernels
+from jaxseg.recipes.base import BASE
 
 
 def config_of(recording, dtype):
@@ -15,7 +16,7 @@ def config_of(recording, dtype):
     settings = {
         "seed": hparams["seed"],
         "steps": hparams["max_iters"],
-        "loss": {"auxiliary_weight": hparams.get("aux_weight")},
+        "loss": BASE["loss"] | {"auxiliary_weight": hparams.get("aux_weight")},
         "sharding": (),
         "model": {
             "dtype": dtype,

@@ -5,6 +5,8 @@ import re
 
 from ml_collections import ConfigDict
 
+from jaxseg.recipes.base import BASE
+
 # The original's name of a setting and the one here, where they differ.
 NAMES = {"drop_path_rate": "drop_path", "n_points": "num_points", "cffn_ratio": "ffn_ratio"}
 AUXILIARY_WEIGHT = 0.4  # of the published recipes; the recordings do not say
@@ -74,7 +76,7 @@ def config_of(recording, dtype):
     settings = {
         "seed": meta["seed"],
         "steps": meta["max_iters"],
-        "loss": loss,
+        "loss": BASE["loss"] | loss,
         "sharding": (),
         "model": {"dtype": dtype, "backbone": backbone_of(meta["backbone"]), **heads},
         "optim": {
