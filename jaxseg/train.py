@@ -34,7 +34,7 @@ from jaxseg.errors import ConfigError, JaxsegError
 from jaxseg.evaluation.evaluator import Stopped, evaluate
 from jaxseg.evaluation.results import report_evaluation, what_was_evaluated, write_evaluation
 from jaxseg.inference.image_sizes import check_image_sizes
-from jaxseg.losses.terms import check_terms
+from jaxseg.losses.terms import check_no_terms, check_terms
 from jaxseg.models import kernels
 from jaxseg.models.segmentation_model import build_model
 from jaxseg.reporting.manifest import fingerprint, versions, write_manifest
@@ -203,13 +203,8 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
     kernels.check_kernels(config.model, mesh.devices.flat[0].platform)
     check_image_sizes(config)
     check_terms(config.loss.terms)
-    of_pixels = {"terms": (), "label_smoothing": 0.0, "ignored_in_mean": True}
-    for name, default in of_pixels.items():
-        if config.model.decode_head.kind == "mask2former" and config.loss[name] != default:
-            raise ConfigError(
-                f"config.loss.{name} is for heads that give logits of pixels; Mask2Former has a"
-                " loss of its own, which config.loss.class_weight changes"
-            )
+    if config.model.decode_head.kind == "mask2former":
+        check_no_terms(config.loss)
     trained = trained_on(config.data).dataset
     evaluated = evaluated_on(config.data).dataset
     if trained.classes != evaluated.classes:

@@ -6,7 +6,7 @@ memory (`jaxseg.losses.cross_entropy`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +180,20 @@ def check_terms(terms: Sequence[object]):
                 f"config.loss.terms: {term!r}: each of {', '.join(TERMS)} at most once; {example}"
             )
         names.append(name)
+
+
+def check_no_terms(settings: Any):
+    """Checks `config.loss` for Mask2Former, which has a loss of its own.
+
+    Raises:
+      ConfigError: for a setting of the loss of pixels that is not the default.
+    """
+    for name, default in {"terms": (), "label_smoothing": 0.0, "ignored_in_mean": True}.items():
+        if settings[name] != default:
+            raise ConfigError(
+                f"config.loss.{name} is for heads that give logits of pixels; Mask2Former has a"
+                " loss of its own, which config.loss.class_weight changes"
+            )
 
 
 def sum_of_terms(
