@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxseg.config import load_config
+from jaxseg.config import LATER_OF_OWN_DATA, load_config
 from jaxseg.data import pipeline
 from jaxseg.data.datasets.ade20k import ADE20K
 from jaxseg.data.datasets.cityscapes import CITYSCAPES
@@ -60,7 +60,7 @@ def scenes(root, split, **settings):
 def cells_config(root, source):
     settings = {"dataset": "custom", "class_lines": ("background", "nucleus", "wall")}
     settings |= {"images": "images/{split}", "image_suffix": ".jpg"}
-    settings |= {"labels": "masks/{split}", "label_suffix": ".png"}
+    settings |= {"labels": "masks/{split}", "label_suffix": ".png"} | LATER_OF_OWN_DATA
     return make_config(root, source=source, **settings)
 
 
