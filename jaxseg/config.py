@@ -20,9 +20,9 @@ HEADS = ("decode_head", "auxiliary_head")
 OF_NOTHING = re.compile(r'Override (\S+) can not be applied because field "(\w+)" is None')
 # And for a value that is no literal of Python.
 UNREADABLE = re.compile(r"Could not parse (.*): SyntaxError")
-# Kinds of modules that earlier versions called differently.
 # Settings of a user's own data that earlier versions did not have.
 LATER_OF_OWN_DATA = {"split_list": "", "val_share": 0.0, "share_by": "file", "share_seed": 0}
+# Kinds of modules that earlier versions called differently.
 RENAMED_KINDS = {"intern_image": "internimage", "uper": "upernet"}
 
 

@@ -13,7 +13,7 @@ from jaxseg.data.class_proposal import propose_classes
 from jaxseg.data.pipeline import training_batches
 from jaxseg.data.source import Source, evaluated_on, trained_on
 from jaxseg.data.survey import survey
-from jaxseg.errors import DataError
+from jaxseg.errors import DataError, OutputError
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.models import flops, kernels
 from jaxseg.models.segmentation_model import build_model, variable_shapes
@@ -64,12 +64,19 @@ def propose(config: ConfigDict, workdir: str | pathlib.Path):
 
     Raises:
       DataError: if there are no labels, or they do not hold classes.
-      OutputError: if the file cannot be written.
+      OutputError: if the file cannot be written, or exists with other content.
     """
-    lines = propose_classes(config.data)
-    print("\n".join(lines))
+    text = "\n".join(propose_classes(config.data)) + "\n"
+    print(text, end="")
     with WorkDirectory(workdir) as directory:
-        write_text(directory.folder / PROPOSAL, "\n".join(lines) + "\n")
+        file = directory.folder / PROPOSAL
+        if file.exists() and file.read_text("utf-8") != text:
+            raise OutputError(
+                f"{file} exists with other names, and is kept. To use it, set"
+                f" --config.data.classes={file}; for a new proposal, remove it or choose another"
+                " --workdir"
+            )
+        write_text(file, text)
     print(
         f"a proposal for the file of class names is in {directory.path / PROPOSAL}; edit the names,"
         " and set config.data.classes to it"

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg.aot.utilization import seconds_at_peak
@@ -17,10 +16,10 @@ from jaxseg.checkpoints import initial_weights
 from jaxseg.checkpoints.manager import Checkpoints
 from jaxseg.checkpoints.resuming import allowed_keys
 from jaxseg.checkpoints.run_lock import run_lock
+from jaxseg.checkpoints.weights import newest_saved_config
 from jaxseg.config import flatten_config
-from jaxseg.data.class_weights import find_class_weights
 from jaxseg.data.pipeline import training_batches
-from jaxseg.data.source import evaluated_on, trained_on
+from jaxseg.data.source import check_sources, evaluated_on, trained_on
 from jaxseg.distributed import multihost, processes
 from jaxseg.distributed.sharding import (
     check_batch,
@@ -30,18 +29,20 @@ from jaxseg.distributed.sharding import (
     put_batch,
     with_shardings,
 )
-from jaxseg.errors import ConfigError, JaxsegError
+from jaxseg.errors import ConfigError
 from jaxseg.evaluation.evaluator import Stopped, evaluate
 from jaxseg.evaluation.results import report_evaluation, what_was_evaluated, write_evaluation
 from jaxseg.inference.image_sizes import check_image_sizes
-from jaxseg.losses.terms import check_no_terms, check_terms
+from jaxseg.losses.terms import check_no_terms, check_settings
 from jaxseg.models import kernels
 from jaxseg.models.segmentation_model import build_model
 from jaxseg.reporting.manifest import fingerprint, versions, write_manifest
 from jaxseg.reporting.report import Report
 from jaxseg.reporting.trackers import IDENTITY, tracker_names
+from jaxseg.training.class_weights import find_class_weights
+from jaxseg.training.finite import check_finite
 from jaxseg.training.label_check import LabelCheck
-from jaxseg.training.optimizer import first_nonfinite, learning_rate_schedule, make_optimizer
+from jaxseg.training.optimizer import learning_rate_schedule, make_optimizer
 from jaxseg.training.profiler import Profile
 from jaxseg.training.state import TrainState, init_state
 from jaxseg.training.step import jit_train_step
@@ -50,10 +51,6 @@ from jaxseg.workdir import AnyPath, WorkDirectory, any_path
 
 # What an earlier start of a run has written and a later one adds to.
 RECORDS = ("metrics.jsonl", "run.json", IDENTITY)
-
-
-class NonFiniteError(JaxsegError):
-    """Signals that the loss or a gradient is not finite."""
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path):
@@ -79,13 +76,17 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
     mesh = make_mesh(config.mesh)
     check(config, mesh)
     config = config.copy_and_resolve_references()
-    weights = find_class_weights(config.loss.class_weight, trained_on(config.data))
-    config.loss.class_weights = weights
     with WorkDirectory(workdir) as directory:
         make_writable(directory.path)
         if jax.process_index() == 0:
             directory.fetch(*RECORDS)
         with run_lock(directory.folder):
+            # A run goes on with the weights that it began with.
+            saved = newest_saved_config(directory.checkpoints)
+            if saved and saved["loss"]["class_weight"] == config.loss.class_weight:
+                config.loss.class_weights = saved["loss"]["class_weights"]
+            else:
+                config.loss.class_weights = find_class_weights(config)
             _train(config, directory, mesh)
 
 
@@ -202,23 +203,23 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
     tracker_names(config.track)
     kernels.check_kernels(config.model, mesh.devices.flat[0].platform)
     check_image_sizes(config)
-    check_terms(config.loss.terms)
+    check_settings(config.loss)
+    if config.loss.class_weights:
+        raise ConfigError(
+            f"config.loss.class_weights={config.loss.class_weights} is filled in by training; set"
+            " config.loss.class_weight"
+        )
     if config.model.decode_head.kind == "mask2former":
         check_no_terms(config.loss)
+    check_sources(config.data)
     trained = trained_on(config.data).dataset
-    evaluated = evaluated_on(config.data).dataset
-    if trained.classes != evaluated.classes:
-        raise ConfigError(
-            f"config.data.val_dataset={evaluated.name}: its {len(evaluated.classes)} classes are"
-            f" not the {len(trained.classes)} of {trained.name}, which is trained on;"
-            " set config.data.val_dataset, val_root and val_split to data of these classes"
-        )
     if len(trained.classes) == 1 and config.model.decode_head.kind != "mask2former":
         raise ConfigError(
             f"{trained.name} has one class, {trained.classes[0]!r}. The softmax of one output is"
             " always 1, so nothing would be learned and every score would be 100. Give the rest a"
-            " class of its own, such as `0: background` instead of `0: ignore`, or take a"
-            " mask2former head, which has an output for no object"
+            " class of its own, such as `0: background` instead of `0: ignore`, or a line"
+            " `background` for what annotations leave out; or take a mask2former head, which has an"
+            " output for no object"
         )
     for head in ("decode_head", "auxiliary_head"):
         settings = config.model.get(head)
@@ -337,35 +338,6 @@ def describe(
                 "mesh": dict(mesh.shape),
             },
         )
-
-
-def check_finite(step: int, logs: dict[str, jax.Array] | None, state: TrainState):
-    """Checks that the loss and the gradients of an update are finite.
-
-    Args:
-      step: the number of the update.
-      logs: its logs, or None if there was no update yet.
-      state: a state whose parameters name the tensors.
-
-    Raises:
-      NonFiniteError: if the loss or a gradient is not finite. It names the first such tensor.
-    """
-    if logs is None:
-        return
-    loss, norm = float(logs["loss"]), float(logs["gradient_norm"])
-    if np.isfinite(loss) and np.isfinite(norm):
-        return
-    tensor = first_nonfinite(np.asarray(logs["norms"]).tolist(), state.params)
-    culprit = f"the gradient of {tensor}" if tensor else "the loss"
-    allow = "--config.checkpoint.allow"
-    raise NonFiniteError(
-        f"step {step}: loss {loss}, gradient norm {norm}; the first tensor that is not finite is"
-        f" {culprit}. Nothing after step {step - 1} was saved. Resume from the newest checkpoint"
-        f" with a lower rate, --config.optim.lr=LR {allow}=optim.lr, or with clipped gradients,"
-        f" --config.optim.clip_norm=1 {allow}=optim.clip_norm. If the loss is not finite again at"
-        " once, the weights of that checkpoint may be the cause: start from those of an earlier"
-        " one, --config.init=RUN/checkpoints/STEP --workdir NEW, or from scratch"
-    )
 
 
 def evaluate_now(config, model, state, mesh, directory, report, stop_signal) -> dict | None:

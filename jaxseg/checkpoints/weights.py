@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 import jax
+from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from jaxseg import parameter_paths
@@ -87,6 +88,21 @@ def load_saved_config(checkpoint: AnyPath) -> dict[str, Any]:
     A config of an earlier version is upgraded.
     """
     return config_from_json(ocp.checkpointables_metadata(checkpoint).custom_metadata["config"])
+
+
+def newest_saved_config(checkpoints: AnyPath) -> dict[str, Any] | None:
+    """Returns the config of a run's newest checkpoint whose config can be read, or None.
+
+    Args:
+      checkpoints: the directory of the run's checkpoints.
+    """
+    steps = sorted(int(path.name) for path in checkpoints.glob("[0-9]*") if path.name.isdigit())
+    for step in reversed(steps):
+        try:
+            return load_saved_config(checkpoints / str(step))
+        except Exception as error:  # of several kinds; restoring tells why and takes an earlier one
+            logging.info("no config in %s: %s", checkpoints / str(step), first_line(error))
+    return None
 
 
 def config_from_json(config: Mapping[str, Any]) -> dict[str, Any]:

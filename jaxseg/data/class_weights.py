@@ -1,13 +1,16 @@
 """Weights of classes in a loss, given or computed from the classes' shares of the pixels."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float, Integer
 
+from jaxseg.data.samples import read_label
 from jaxseg.data.source import Source
-from jaxseg.data.survey import survey
-from jaxseg.errors import ConfigError, DataError, first_few
+from jaxseg.errors import ConfigError, CorruptFileError, DataError
+
+THREADS = 8
 
 # By name: the weight of a class from its share.
 RULES: Mapping[str, Callable[[Float[np.ndarray, " k"]], Float[np.ndarray, " k"]]] = {
@@ -16,46 +19,62 @@ RULES: Mapping[str, Callable[[Float[np.ndarray, " k"]], Float[np.ndarray, " k"]]
 }
 
 
-def find_class_weights(setting: str, source: Source) -> tuple[float, ...]:
-    """Returns the weights that `config.loss.class_weight` asks for; none if it is empty.
-
-    For a rule, every label of the training data is read.
+def given_class_weights(setting: str, classes: tuple[str, ...]) -> tuple[float, ...] | None:
+    """Returns the weights that `config.loss.class_weight` holds, or None if it names a rule.
 
     Args:
-      setting: a name in `RULES`, or a number for each class, separated by commas.
-      source: the training data.
+      setting: a name in `RULES`, or a number for each class, separated by commas; or nothing.
+      classes: the class names.
 
     Raises:
-      ConfigError: for another name, or another count of numbers.
-      DataError: if labels are missing or faulty.
+      ConfigError: for another name, or numbers that do not fit.
     """
     if not setting:
         return ()
-    classes = source.dataset.classes
-    if setting not in RULES:
-        return _given(setting, classes)
-    found = survey(source.dataset, source.pairs())
-    if found.faults:
-        raise DataError(
-            f"config.loss.class_weight={setting} reads every label, and {len(found.faults)} faults"
-            f" were found:{first_few(found.faults)}"
-        )
-    return compute_class_weights(setting, found.class_pixels())
-
-
-def _given(setting, classes):
+    if setting in RULES:
+        return None
     try:
         weights = tuple(float(number) for number in setting.split(","))
     except ValueError as error:
         raise ConfigError(
-            f"config.loss.class_weight={setting}: {', '.join(RULES)}, or numbers"
+            f"config.loss.class_weight={setting}: must be {', '.join(RULES)}, or a number for each"
+            f" of the {len(classes)} classes"
         ) from error
-    if len(weights) != len(classes) or min(weights) < 0:
+    valid = np.isfinite(weights).all() and min(weights) >= 0 and sum(weights) > 0
+    if len(weights) != len(classes) or not valid:
         raise ConfigError(
-            f"config.loss.class_weight={setting}: {len(classes)} numbers of 0 or more are needed,"
-            f" for {', '.join(classes)}"
+            f"config.loss.class_weight={setting}: {len(classes)} numbers of 0 or more, not all 0,"
+            f" are needed, for {', '.join(classes)}"
         )
     return weights
+
+
+def count_class_pixels(source: Source, *, skip_corrupt: bool) -> Integer[np.ndarray, " k"]:
+    """Reads every label and returns the number of pixels of each class.
+
+    Args:
+      source: the training data.
+      skip_corrupt: whether labels that cannot be read are left out, as in training.
+
+    Raises:
+      CorruptFileError: if a label cannot be read, unless such labels are left out.
+      DataError: if labels are missing or faulty, or if none of them has a pixel of a class.
+    """
+    classes = len(source.dataset.classes)
+
+    def count(sample):
+        try:
+            return np.bincount(read_label(sample).ravel(), minlength=256)[:classes]
+        except CorruptFileError:
+            if not skip_corrupt:
+                raise
+            return 0
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        pixels = sum(threads.map(count, source.samples()), np.zeros(classes, np.int64))
+    if not pixels.any():
+        raise DataError(f"{source}: no label has a pixel of any class; jaxseg show lists them")
+    return pixels
 
 
 def compute_class_weights(rule: str, pixels: Integer[np.ndarray, " k"]) -> tuple[float, ...]:

@@ -9,6 +9,8 @@ from typing import Literal
 
 from jaxseg.errors import ConfigError, DataError
 
+VALIDATION = "val"  # the name of the part for validation
+
 
 @dataclass(frozen=True)
 class Division:
@@ -17,26 +19,30 @@ class Division:
     Whether an image is for validation depends on its name, the share and the seed. So a new image
     moves few of the others.
 
+    The part for validation is the split `VALIDATION`. The rest is named as the whole.
+
     Attributes:
       whole: the split that is divided.
-      validation: the name of the part for validation; the rest is named as the whole.
       share: the share of the images that are for validation, from 0 to 1.
       by: what stays together: a "file" alone, or all files of a "folder", as frames of a video.
       seed: another one draws other images.
     """
 
     whole: str
-    validation: str
     share: float
     by: Literal["file", "folder"]
     seed: int
+
+    def covers(self, split: str) -> bool:
+        """Tells whether a split is one of the two parts."""
+        return split in (self.whole, VALIDATION)
 
     def chosen(self, names: Sequence[str], split: str) -> list[bool]:
         """Returns which images belong to a split.
 
         Args:
           names: the paths of the images of the whole, below their folder.
-          split: one of the two names.
+          split: the name of a part.
 
         Raises:
           ConfigError: for another `by`.
@@ -53,11 +59,12 @@ class Division:
             validation.add(group)
             missing -= sizes[group]
         if not 0 < len(validation) < len(sizes):
+            units = self.by + "s" * (len(sizes) > 1)
             raise DataError(
                 f"config.data.val_share={self.share} leaves no images for one of the two parts:"
-                f" {len(names)} images in {len(sizes)} groups by {self.by}"
+                f" there are {len(names)} images, in {len(sizes)} {units}"
             )
-        return [(group in validation) == (split == self.validation) for group in groups]
+        return [(group in validation) == (split == VALIDATION) for group in groups]
 
     def _rank(self, group):
         return hashlib.blake2b(f"{self.seed}/{group}".encode(), digest_size=8).digest()

@@ -28,6 +28,8 @@ from ml_collections import ConfigDict
 
 from jaxseg.atomic_files import replacing, write_text
 from jaxseg.config import load_config
+from jaxseg.data.annotations.drawn_label import DrawnLabel
+from jaxseg.data.datasets.description import Dataset
 from jaxseg.data.decoding import arrays
 from jaxseg.data.decoding.pictures import PictureFile, read_bytes, read_image, read_raw_label
 from jaxseg.data.readers import packed
@@ -93,7 +95,7 @@ def pack(source: Source, output: Path, *, decoded: bool = False) -> None:
     if not folder.resolve().is_relative_to(output.resolve()):
         raise DataError(f"The split {source.split!r} would be packed outside of {output}.")
     samples = source.samples()
-    plan = _plan(samples, Path(source.root), decoded)
+    plan = _plan(source.dataset, samples, Path(source.root), decoded)
     names = packed.shard_names(len(plan["shard_samples"]))
     paths = [folder / name for name in names]
     _begin(output, packed.read_header(source.dataset, decoded), folder, plan)
@@ -114,7 +116,7 @@ def pack(source: Source, output: Path, *, decoded: bool = False) -> None:
     _write_json(folder / packed.SAMPLES, plan | {"finished": True, "shard_bytes": sizes})
 
 
-def _plan(samples: Sequence[Sample], root: Path, decoded: bool) -> dict[str, Any]:
+def _plan(dataset: Dataset, samples: Sequence[Sample], root: Path, decoded: bool) -> dict[str, Any]:
     """Returns what is packed, and how many samples each shard holds.
 
     The plan records the sizes of the files, so that a later start notices files that have changed.
@@ -134,19 +136,23 @@ def _plan(samples: Sequence[Sample], root: Path, decoded: bool) -> dict[str, Any
         for sample, both in zip(samples, sizes, strict=True)
     ]
     total = sum(map(sum, sizes))
-    if decoded:
+    drawn = [sample for sample in samples if isinstance(sample.label, DrawnLabel)]
+    if decoded or drawn:
         measured = samples[:: math.ceil(len(samples) / MEASURED)]
-        pixels = sum(math.prod(label_hw(sample)) for sample in measured)
-        total = 4 * pixels * len(samples) // len(measured)
+        pixels = sum(math.prod(label_hw(sample)) for sample in measured) * len(samples)
+        total = 4 * pixels // len(measured) if decoded else total + pixels // len(measured)
     shards = min(max(LEAST_SHARDS, math.ceil(total / SHARD_BYTES)), len(samples))
     fewest, more = divmod(len(samples), shards)
     return {
         "samples": entries,
         "shard_samples": [fewest + (index < more) for index in range(shards)],
+        "drawn_by": dataset.drawn_by if drawn else "",
     }
 
 
 def _size(picture: PictureFile) -> int:
+    if isinstance(picture, DrawnLabel):
+        return sum(map(_size, picture.files))
     if isinstance(picture, Path) and picture.is_file():
         return picture.stat().st_size
     return len(read_bytes(picture))
@@ -174,8 +180,10 @@ def _begin(output: Path, header: dict[str, Any], folder: Path, plan: dict[str, A
     path = folder / packed.SAMPLES
     if not path.exists():
         _write_json(path, plan | {"finished": False})
-    elif any(packed.read_json(path)[key] != plan[key] for key in plan):
-        raise DataError(f"{folder} was packed from files that have changed since. {remedy}")
+    elif any(packed.read_json(path).get(key, "") != plan[key] for key in plan):
+        raise DataError(
+            f"{folder} was packed from files or by class names that have changed since. {remedy}"
+        )
 
 
 def _is_whole(shard: Path, samples: int) -> bool:

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import cv2
 import numpy as np
 
+from jaxseg.data.annotations.drawn_label import DrawnLabel
 from jaxseg.data.datasets.description import IGNORE, UNKNOWN, LabelFormat, ranges
 from jaxseg.data.decoding.pictures import (
     OpenedImage,
@@ -78,6 +79,8 @@ def label_hw(sample: Sample) -> tuple[int, int]:
     """
     if sample.label_format is None:
         return image_hw(sample.image)
+    if isinstance(sample.label, DrawnLabel):
+        return sample.label.find_hw()
     return raw_label_hw(sample.label)
 
 

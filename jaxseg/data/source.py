@@ -1,5 +1,6 @@
 """Selects the samples of a dataset: its files, its reader and its splits."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from jaxseg.data import picture_files
 from jaxseg.data.datasets import custom, get_dataset
 from jaxseg.data.datasets.description import CUSTOM, Dataset
+from jaxseg.data.division import VALIDATION
 from jaxseg.data.readers import folders, packed, tfds
 from jaxseg.data.samples import Pairs, Sample
 from jaxseg.errors import ConfigError
@@ -72,6 +74,11 @@ class Source:
           DataError: if images, or the list that names them, are missing.
         """
         root, splits = Path(self.root), self.split.split("+")
+        if self.kind != FILES and self.dataset.division:
+            raise ConfigError(
+                f"config.data.val_share={self.dataset.division.share} divides folders of files, not"
+                f" config.data.source={self.kind}; set config.data.val_split to one of its splits"
+            )
         if self.kind.startswith(TFDS):
             name = self.kind.removeprefix(TFDS)
             return tfds.pairs(name, self.dataset, root, splits, labeled=self.labeled)
@@ -107,7 +114,50 @@ def evaluated_on(config) -> Source:
     """
     dataset = _described(config.val_dataset or config.dataset, config)
     kind = getattr(config, "val_source", "") or _kind(config)
-    return Source(dataset, config.val_root or config.root, config.val_split, kind=kind)
+    root = config.val_root or config.root
+    if (root, kind) != (config.root, _kind(config)):
+        dataset = dataclasses.replace(dataset, division=None)  # it is that of the training images
+    return Source(dataset, root, config.val_split, kind=kind)
+
+
+def check_sources(config):
+    """Checks that a config trains and evaluates on the same classes, and on different images.
+
+    A config may ask for the same images by the same name of a split.
+
+    Args:
+      config: `config.data`, as `trained_on` and `evaluated_on` take it.
+
+    Raises:
+      ConfigError: if it does not. The message names the settings.
+    """
+    training, evaluation = trained_on(config), evaluated_on(config)
+    trained, evaluated = training.dataset, evaluation.dataset
+    if trained.classes != evaluated.classes:
+        raise ConfigError(
+            f"config.data.val_dataset={evaluated.name}: its {len(evaluated.classes)} classes are"
+            f" not the {len(trained.classes)} of {trained.name}, which is trained on;"
+            " set config.data.val_dataset, val_root and val_split to data of these classes"
+        )
+    if evaluated.division and evaluation.split != VALIDATION:
+        raise ConfigError(
+            f"config.data.val_share={evaluated.division.share} makes the split {VALIDATION!r}, and"
+            f" config.data.val_split={evaluation.split} would not use it; leave one of them out"
+        )
+    if trained.split_list or trained.division or training.kind != FILES:
+        return
+    if training.split == evaluation.split or packed.is_packed(Path(training.root)):
+        return
+    one, other = (
+        Path(source.root, source.dataset.image_folder(source.split))
+        for source in (training, evaluation)
+    )
+    if one == other:
+        raise ConfigError(
+            f"config.data.images={trained.images} holds no {{split}}: the model would be scored on"
+            f" the images that it is trained on, those in {one}. Set config.data.val_share, such as"
+            " 0.1, or config.data.split_list"
+        )
 
 
 def _kind(config) -> str:

@@ -61,7 +61,7 @@ def check_same_config(settings: Mapping[str, Any]):
     if jax.process_count() == 1:
         return
     own = {key: repr(value) for key, value in settings.items()}
-    first = json.loads(_of_first(json.dumps(own)))
+    first = json.loads(text_of_process_0(json.dumps(own)))
     keys = [
         k
         for k in sorted(own | first)
@@ -76,8 +76,10 @@ def check_same_config(settings: Mapping[str, Any]):
         )
 
 
-def _of_first(text: str) -> str:
+def text_of_process_0(text: str) -> str:
     """Returns the text of process 0 in all processes."""
+    if jax.process_count() == 1:
+        return text
     given = np.frombuffer(text.encode(), np.uint8)
     length = int(np.max(multihost_utils.process_allgather(np.asarray(given.size))))
     padded = np.pad(given, (0, length - given.size))

@@ -218,7 +218,9 @@ def class_loss(
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     is_class = classes[:, None] == every_class[None]
     entropies = -jnp.sum(jnp.where(is_class, log_probabilities, 0.0), axis=1)
-    of_classes = (*(class_weights or (1.0,) * (logits.shape[1] - 1)), NO_OBJECT_WEIGHT)
+    # A head may have more outputs than the dataset has classes.
+    others = (1.0,) * (logits.shape[1] - 1 - len(class_weights))
+    of_classes = (*class_weights, *others, NO_OBJECT_WEIGHT)
     weights = jnp.sum(jnp.where(is_class, jnp.asarray(of_classes, jnp.float32)[None], 0.0), axis=1)
     return jnp.sum(weights * entropies), jnp.sum(weights)
 

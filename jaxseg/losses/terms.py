@@ -182,6 +182,21 @@ def check_terms(terms: Sequence[object]):
         names.append(name)
 
 
+def check_settings(settings: Any):
+    """Checks `config.loss` for heads that give logits of pixels.
+
+    Raises:
+      ConfigError: as `check_terms`, or for another number of weights in `tversky`.
+    """
+    check_terms(settings.terms)
+    numbers = settings.tversky
+    if not isinstance(numbers, Sequence) or len(numbers) != 2 or min(numbers) < 0:
+        raise ConfigError(
+            f"config.loss.tversky={numbers}: two numbers of 0 or more are needed, the weights of"
+            " false positives and of false negatives, such as 0.3,0.7"
+        )
+
+
 def check_no_terms(settings: Any):
     """Checks `config.loss` for Mask2Former, which has a loss of its own.
 
@@ -226,7 +241,9 @@ def sum_of_terms(
         classes = jnp.arange(resized.shape[-1], dtype=labels.dtype)
         targets = (labels[..., None] == classes[None, None, None]) & labeled[..., None]
         targets = targets.astype(jnp.float32)
-        weights = jnp.asarray(class_weights or (1.0,) * len(classes), jnp.float32)
+        # A head may have more outputs than the dataset has classes.
+        others = (1.0,) * (len(classes) - len(class_weights))
+        weights = jnp.asarray((*class_weights, *others), jnp.float32)
         count = labeled.size if ignored_in_mean else jnp.maximum(1, jnp.sum(labeled))
         pixels = Pixels(
             jax.nn.log_softmax(resized),

@@ -22,6 +22,7 @@ from jaxseg.errors import ConfigError
 
 IGNORED = "ignore"
 MOST_CLASSES = 254  # 255 is ignored
+MOST_COLORS = 256
 
 Color = tuple[int, int, int]
 COLOR = "#[0-9a-fA-F]{6}"
@@ -83,9 +84,10 @@ def parse_lines(lines: Sequence[str]) -> ClassList:
     values, colors, names, numbered, drawn, order = {}, {}, {}, {}, {}, []
     for line in lines:
         text, color = _split_drawn_color(line)
-        if found := MASK_COLOR.fullmatch(line):
-            name, color = found[2], parse_color(found[1])
-            _add(colors, color, name, f"the color {found[1]}")
+        if found := MASK_COLOR.fullmatch(text):
+            name, of_mask = found[2], parse_color(found[1])
+            _add(colors, of_mask, name, f"the color {found[1]}")
+            color = color or of_mask
         elif found := CVAT.fullmatch(line):
             name, color = found[1], _cvat_color(found)
             _add(colors, color, name, f"the color of {line!r}")
@@ -115,7 +117,7 @@ def parse_lines(lines: Sequence[str]) -> ClassList:
         classes,
         {value: index[name] for value, name in values.items()},
         {color: index[name] for color, name in colors.items()},
-        {name: index[name] for name in classes} | {key: index[name] for key, name in names.items()},
+        index | {key: index[name] for key, name in names.items()},
         {classes.index(name): color for name, color in drawn.items() if name != IGNORED},
     )
 
@@ -151,6 +153,10 @@ def _check(values, colors, numbered):
         )
     if values and max(values) > 255:
         raise ConfigError(f"config.data.classes: the value {max(values)} is above 255")
+    if len(colors) > MOST_COLORS:
+        raise ConfigError(
+            f"config.data.classes lists {len(colors)} colors; at most {MOST_COLORS} are possible"
+        )
 
 
 def parse_color(text: str) -> Color:

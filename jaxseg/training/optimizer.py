@@ -1,7 +1,5 @@
 """AdamW as in the published recipes, with learning rate and decay set by rules over paths."""
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jaxseg.parameter_paths import by_path, path_of
+from jaxseg.parameter_paths import path_of
 from jaxseg.training import parameter_groups
 
 
@@ -93,14 +91,3 @@ def squared_norms(gradients: Any) -> jax.Array:
     """Returns the squared norms of all tensors of a tree, as float32 [n] in the tree's order."""
     leaves = jax.tree.leaves(gradients)
     return jnp.stack([jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in leaves])
-
-
-def first_nonfinite(norms: Sequence[float], tree: Any) -> str | None:
-    """Returns the path of the first tensor whose norm is not finite, or None.
-
-    Args:
-      norms: one number per tensor of `tree`, in its order (see `squared_norms`).
-      tree: the tree that names the tensors.
-    """
-    bad = (path for path, norm in zip(by_path(tree), norms, strict=True) if not math.isfinite(norm))
-    return next(bad, None)

@@ -9,7 +9,7 @@ from jaxseg.config import load_config
 from jaxseg.data.class_proposal import propose_classes
 from jaxseg.data.samples import read_sample
 from jaxseg.data.source import trained_on
-from jaxseg.errors import DataError
+from jaxseg.errors import DataError, OutputError
 from jaxseg.show import show
 from support import label_exports
 from support.tiny_datasets import custom_config
@@ -59,8 +59,45 @@ def test_shares_and_the_value_255_are_told(tmp_path):
         "7: class_7",
         "255: ignore",
     ]
-    assert "# 12.500% of the pixels, in 1 masks" in lines
+    assert "# 12.500% of the pixels, in 1 mask" in lines
     assert "# 50.000% of the pixels, in 2 masks" in lines
+
+
+def test_a_proposal_that_was_edited_is_kept(tmp_path):
+    config = load_config(
+        "configs/custom.py",
+        {"data.root": masks(tmp_path, [[0, 1]]).root},
+        classes_needed=False,
+    )
+    show(config, tmp_path / "run")
+    show(config, tmp_path / "run")  # the same again
+    (tmp_path / "run/names.txt").write_text("0: road\n1: car\n")
+    with pytest.raises(OutputError, match=r"names\.txt exists with other names, and is kept"):
+        show(config, tmp_path / "run")
+    assert (tmp_path / "run/names.txt").read_text() == "0: road\n1: car\n"
+
+
+def test_suffixes_of_classes_are_found(tmp_path):
+    folder = tmp_path / "masks/train"
+    folder.mkdir(parents=True)
+    for name in ("a_cat", "b_cat", "b_dog"):
+        cv2.imwrite(str(folder / f"{name}.png"), np.ones((2, 2), np.uint8))
+    lines = propose_classes(unnamed(tmp_path, label_suffix="_{class}.png").data)
+    assert [line for line in lines if not line.startswith("#")] == ["cat", "dog"]
+    assert "# 2 masks" in lines
+
+
+def test_files_without_shapes_or_categories_are_told(tmp_path):
+    (tmp_path / "masks/train").mkdir(parents=True)
+    file = tmp_path / "masks/train/a.json"
+    file.write_text('{"shapes": null}')
+    with pytest.raises(DataError, match="names no classes"):
+        propose_classes(unnamed(tmp_path).data)
+    file.write_text('{"shapes": [{}]}')
+    with pytest.raises(DataError, match="a shape has no label"):
+        propose_classes(unnamed(tmp_path).data)
+    with pytest.raises(DataError, match="is not a COCO file: its categories need"):
+        propose_classes(unnamed(tmp_path, labels="masks/{split}/a.json").data)
 
 
 def test_colors_of_a_palette_are_proposed_for_drawing(tmp_path):
@@ -73,7 +110,7 @@ def test_colors_of_a_palette_are_proposed_for_drawing(tmp_path):
 
 def test_photographs_in_place_of_masks_are_refused(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3))
-    with pytest.raises(DataError, match=r"the 1 masks in .* have 400 colors, .*photographs"):
+    with pytest.raises(DataError, match=r"there are 400 colors in the first 1 mask.*photographs"):
         propose_classes(masks(tmp_path, noise))
 
 

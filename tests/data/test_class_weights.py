@@ -1,11 +1,16 @@
 """Weights of classes: given, or from the classes' shares of the pixels."""
 
+import cv2
 import numpy as np
 import pytest
 
-from jaxseg.data.class_weights import compute_class_weights, find_class_weights
+from jaxseg.data.class_weights import (
+    compute_class_weights,
+    count_class_pixels,
+    given_class_weights,
+)
 from jaxseg.data.source import trained_on
-from jaxseg.errors import ConfigError, DataError
+from jaxseg.errors import ConfigError, CorruptFileError, DataError
 from support import label_exports
 from support.tiny_datasets import custom_config
 
@@ -32,23 +37,36 @@ def source(tmp_path):
     return trained_on(custom_config(tmp_path, "\n".join(lines)).data)
 
 
-def test_a_rule_reads_every_label(source):
+def test_every_label_is_read(source):
     counts = np.bincount(np.concatenate([label.ravel() for *_, label in label_exports.painted()]))
-    assert find_class_weights("enet", source) == compute_class_weights("enet", counts)
+    np.testing.assert_array_equal(count_class_pixels(source, skip_corrupt=False), counts)
 
 
-def test_faults_in_labels_are_told(source, tmp_path):
+def test_damaged_labels_are_told_or_left_out_as_in_training(source, tmp_path):
     (tmp_path / "masks/train/scene_3.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"class_weight=enet reads every label.*\n.*scene_3\.png"):
-        find_class_weights("enet", source)
+    with pytest.raises(CorruptFileError, match=r"scene_3\.png"):
+        count_class_pixels(source, skip_corrupt=False)
+    others = [label.ravel() for name, _, label in label_exports.painted() if name != "scene_3"]
+    counts = np.bincount(np.concatenate(others), minlength=8)
+    np.testing.assert_array_equal(count_class_pixels(source, skip_corrupt=True), counts)
 
 
-def test_numbers_are_taken_as_they_are(source):
-    assert find_class_weights("1,2,3,4,5,6,7,0.5", source)[-2:] == (7.0, 0.5)
-    assert find_class_weights("", source) == ()
+def test_labels_without_a_class_are_told(source, tmp_path):
+    for mask in (tmp_path / "masks/train").iterdir():
+        cv2.imwrite(str(mask), np.full(label_exports.HW, 255, np.uint8))
+    with pytest.raises(DataError, match="no label has a pixel of any class"):
+        count_class_pixels(source, skip_corrupt=False)
 
 
-@pytest.mark.parametrize("setting", ["1,2", "-1,2,3,4,5,6,7,8", "median", "1,x"])
-def test_what_is_neither_a_rule_nor_a_weight_for_each_class_is_refused(source, setting):
-    with pytest.raises(ConfigError, match=r"loss\.class_weight=.* (enet, or|8) numbers"):
-        find_class_weights(setting, source)
+def test_numbers_are_taken_as_they_are():
+    assert given_class_weights("1,2,0.5", ("a", "b", "c")) == (1.0, 2.0, 0.5)
+    assert given_class_weights("", ("a", "b", "c")) == ()
+    assert given_class_weights("enet", ("a", "b", "c")) is None
+
+
+@pytest.mark.parametrize(
+    "setting", ["1,2", "-1,2,3", "median", "1,x,2", "nan,1,1", "inf,1,1", "0,0,0"]
+)
+def test_what_is_neither_a_rule_nor_a_weight_for_each_class_is_refused(setting):
+    with pytest.raises(ConfigError, match=r"loss\.class_weight=.*(of the 3 classes|3 numbers)"):
+        given_class_weights(setting, ("a", "b", "c"))

@@ -1,5 +1,7 @@
 """Labels as tools export them: one meaning in every format, and messages for what does not fit."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -68,6 +70,54 @@ def test_all_exports_of_six_scenes_give_the_same_train_ids(tmp_path, write, sett
     assert not looked.faults
     counts = np.bincount(np.concatenate([label.ravel() for *_, label in label_exports.painted()]))
     assert looked.class_pixels().tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize(
+    "kind", ["LabelMe", "COCO instances", "COCO panoptic", "one file per class"]
+)
+def test_values_in_the_class_file_do_not_count_for_annotations(tmp_path, kind):
+    write, settings = EXPORTS[kind]
+    label_exports.write_images(tmp_path)
+    lines = [f"{10 * k + 7}: {name}" for k, name in enumerate(write(tmp_path))]
+    found = source(tmp_path, ["5: ignore", *lines], **settings)
+    for sample, (_, _, label) in zip(found.samples(), label_exports.painted(), strict=True):
+        np.testing.assert_array_equal(read_sample(sample)[1], label)
+
+
+def test_shapes_named_ignore_are_ignored(tmp_path):
+    one_image(tmp_path)
+    write_labelme(tmp_path, [shape("ignore", (0, 0), (6, 0), (6, 4), (0, 4))])
+    assert (only_label(source(tmp_path, ["cat", "background"])) == IGNORE).all()
+
+
+@pytest.mark.parametrize("name", ["train/a.jpg", "images/train/a.jpg", "images\\train\\a.jpg"])
+def test_a_coco_file_may_name_images_with_their_folder(tmp_path, name):
+    one_image(tmp_path)
+    write_coco(tmp_path, images=[{"id": 7, "file_name": name, "height": 4, "width": 6}])
+    assert (only_label(source(tmp_path, ["cat", "dog"], **COCO)) == 0).sum() == 6
+
+
+@pytest.mark.parametrize("folder", ["masks/{split}", "images/{split}"])
+def test_classes_may_have_suffixes(tmp_path, folder):
+    one_image(tmp_path)
+    place = tmp_path / folder.format(split="train")
+    for column, name in enumerate(("sign", "street_sign")):
+        mask = np.zeros((4, 6), np.uint8)
+        mask[:, column] = 255
+        cv2.imwrite(str(place / f"a_{name}.png"), mask)
+    found = source(tmp_path, ["sign", "street_sign"], labels=folder, label_suffix="_{class}.png")
+    assert only_label(found)[0].tolist() == [0, 1, *[IGNORE] * 4]
+
+
+def test_labelme_files_may_lie_beside_images_of_any_kind(tmp_path):
+    folder = tmp_path / "images/train"
+    folder.mkdir(parents=True)
+    cv2.imwrite(str(folder / "a.png"), np.zeros((4, 6, 3), np.uint8))
+    (tmp_path / "masks/train").mkdir(parents=True)
+    write_labelme(tmp_path, [shape("cat", (0, 0), (6, 0), (6, 4), (0, 4))])
+    (tmp_path / "masks/train/a.json").rename(folder / "a.json")
+    found = source(tmp_path, ["cat", "dog"], labels="images/{split}")
+    assert (only_label(found) == 0).all()
 
 
 def test_what_nothing_covers_is_ignored_or_the_background(tmp_path):
@@ -162,6 +212,10 @@ def test_drawn_labels_are_packed(tmp_path):
     pack(before, tmp_path / "packed")
     config.data.root = str(tmp_path / "packed")
     np.testing.assert_array_equal(only_label(trained_on(config.data)), only_label(before))
+    other = custom_config(tmp_path, "dog\ncat", **COCO).data
+    other.root = config.data.root
+    with pytest.raises(DataError, match=r"drawn by other class names .*:\ncat\ndog\nSet"):
+        trained_on(other).samples()
 
 
 def test_a_share_of_the_images_is_for_validation(tmp_path):
@@ -185,7 +239,15 @@ def test_a_share_of_the_images_is_for_validation(tmp_path):
     one_image(tmp_path, "z")
     cv2.imwrite(str(tmp_path / "masks/train/z.png"), np.zeros((4, 6), np.uint8))
     assert len(set(names()[1]) ^ set(val)) <= 2  # one more image moves few of the others
-    with pytest.raises(DataError, match=r"leaves no images .* 21 images in 1 groups"):
+    whole = custom_config(tmp_path, "a\nb", val_share=0.2, val_split="test")
+    (tmp_path / "images/test").mkdir()
+    (tmp_path / "masks/test").mkdir()
+    for kind, suffix in (("images", ".jpg"), ("masks", ".png")):
+        shutil.copy(tmp_path / kind / f"train/z{suffix}", tmp_path / kind / f"test/t{suffix}")
+    assert [sample.name for sample in evaluated_on(whole.data).samples()] == ["t"]
+    whole = custom_config(tmp_path, "a\nb", val_share=0.2, val_root=tmp_path, val_split="train")
+    assert len(evaluated_on(whole.data).samples()) == len(names()[0])
+    with pytest.raises(DataError, match=r"leaves no images .* 21 images, in 1 folder$"):
         names(share_by="folder")
 
 

@@ -1,12 +1,14 @@
 """Labels that do not fit: each gets a message that says what is wrong, and where."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
 
 from jaxseg.data.samples import read_sample
-from jaxseg.data.source import trained_on
-from jaxseg.errors import DataError
+from jaxseg.data.source import check_sources, trained_on
+from jaxseg.errors import ConfigError, CorruptFileError, DataError
 from support.label_exports import COCO, one_image, shape, write_coco, write_labelme
 from support.tiny_datasets import custom_config
 
@@ -40,14 +42,15 @@ def color_mask(pixels):
 @pytest.mark.parametrize(
     ("count", "said"),
     [
-        (1, "1 colors that config.data.classes does not list:\n  #010203 in 1 pixels\nAdd a line"),
+        (1, "config.data.classes does not list (1):\n  #010203 in 1 pixels\nAdd a line"),
         (23, "and 18 more\nSo many colors come from smoothing or resizing"),
     ],
 )
 def test_colors_that_are_not_listed(tmp_path, count, said):
     pixels = [(3, 2, 1 + number) for number in range(count)]
     text = message(tmp_path, color_mask(pixels), OF_COLORS)
-    assert f"masks/train/a.png holds {count} colors" in text
+    assert "masks/train/a.png holds colors that" in text
+    assert f"({count}):" in text
     assert said in text
 
 
@@ -105,7 +108,8 @@ def test_files_that_are_no_annotations(tmp_path, text, said):
 
 def annotation(**changes):
     square = [[0, 0, 3, 0, 3, 2, 0, 2]]
-    return {"annotations": [{"image_id": 7, "category_id": 1, "segmentation": square} | changes]}
+    entry = {"id": 12, "image_id": 7, "category_id": 1, "segmentation": square}
+    return {"annotations": [entry | changes]}
 
 
 COCO_FILES = {
@@ -126,7 +130,28 @@ COCO_FILES = {
     ),
     "two corners": (
         annotation(segmentation=[[0, 0, 3, 0]]),
-        "(a.jpg): a segmentation cannot be drawn: a polygon has fewer than three corners",
+        "(a.jpg): the annotation 12 cannot be drawn: a polygon has fewer than three corners",
+    ),
+    "a box alone": (
+        annotation(segmentation=[]),
+        "(a.jpg): the annotation 12 cannot be drawn: it has no segmentation; a box alone covers no",
+    ),
+    "an image twice": (
+        {"images": [{"id": k, "file_name": "a.jpg", "height": 4, "width": 6} for k in (7, 8)]},
+        "labels.json lists 2 images with the file_name 'a.jpg'; join them",
+    ),
+    "two images of one id": (
+        {"images": [{"id": 7, "file_name": f, "height": 4, "width": 6} for f in ("a.jpg", "b")]},
+        "labels.json lists 2 images with the id 7; join them",
+    ),
+    "images of one stem": (
+        {
+            "images": [
+                {"id": k, "file_name": f"a.{kind}", "height": 4, "width": 6}
+                for k, kind in ((7, "jpg"), (8, "png"))
+            ]
+        },
+        "labels.json lists images of the same name",
     ),
     "run lengths of another size": (
         annotation(segmentation={"size": [9, 9], "counts": [81]}),
@@ -149,3 +174,77 @@ def test_a_category_without_a_class(tmp_path):
 def test_a_file_without_anything(tmp_path):
     text = message(tmp_path, lambda root: (root / "labels.json").write_text("{}"), **COCO)
     assert "labels.json has no images" in text
+
+
+def test_images_that_a_coco_file_does_not_name(tmp_path):
+    images = [{"id": 7, "file_name": "elsewhere/b.jpg", "height": 4, "width": 6}]
+    text = message(tmp_path, lambda root: write_coco(root, images=images), **COCO)
+    assert "have no label" in text
+    assert "labels.json is a file" in text
+    assert "labels.json names\n  elsewhere/b" in text
+
+
+def test_a_class_folder_or_suffix_that_is_not_listed(tmp_path):
+    def folders(root):
+        for name in ("cat", "cow"):
+            (root / f"masks/train/{name}").mkdir()
+            cv2.imwrite(str(root / f"masks/train/{name}/a.png"), np.ones((4, 6), np.uint8))
+
+    def suffixes(root):
+        for name in ("cat", "cow"):
+            cv2.imwrite(str(root / f"masks/train/a_{name}.png"), np.ones((4, 6), np.uint8))
+
+    text = message(tmp_path / "1", folders, **CLASS_FILES)
+    assert "masks/train/cow has annotations of 'cow'" in text
+    text = message(tmp_path / "2", suffixes, label_suffix="_{class}.png")
+    assert "a_cow.png has annotations of 'cow'" in text
+
+
+def test_pictures_that_all_end_as_labels_do(tmp_path):
+    text = message(tmp_path, lambda _: None, labels="images/{split}", label_suffix=".jpg")
+    assert "All 1 pictures in" in text
+    assert "Set config.data.label_suffix to what only labels end with" in text
+
+
+def test_damaged_annotations_may_be_skipped_like_damaged_pictures(tmp_path):
+    one_image(tmp_path)
+    (tmp_path / "masks/train/a.json").write_text("{")
+    source = trained_on(custom_config(tmp_path, "cat\ndog").data)
+    with pytest.raises(CorruptFileError):
+        read_sample(source.samples()[0])
+
+
+DIVISIONS = {
+    "a list too": (
+        {"val_share": 0.5, "split_list": "{split}.txt"},
+        "does not go with config.data.split_list",
+    ),
+    "two splits": (
+        {"val_share": 0.5, "train_split": "a+b"},
+        "does not go with config.data.train_split=a+b",
+    ),
+    "val is trained on": ({"val_share": 0.5, "train_split": "val"}, "train_split=val cannot be it"),
+    "another split for validation": (
+        {"val_share": 0.5, "val_split": "test"},
+        "makes the split 'val', and config.data.val_split=test would not use it",
+    ),
+    "the same images": (
+        {"images": "images", "labels": "masks"},
+        "config.data.images=images holds no",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "said"), DIVISIONS.values(), ids=DIVISIONS)
+def test_images_for_validation_must_be_others(tmp_path, settings, said):
+    config = custom_config(tmp_path, "cat\ndog", **settings)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        check_sources(config.data)
+
+
+def test_records_are_not_divided(tmp_path):
+    config = custom_config(tmp_path, "cat\ndog", val_share=0.5, source="tfds:cells")
+    with pytest.raises(
+        ConfigError, match=r"divides folders of files, not config\.data"
+    ):
+        trained_on(config.data).pairs()

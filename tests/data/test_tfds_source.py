@@ -60,7 +60,7 @@ def scenes(root, split, **settings):
 def cells_config(root, source):
     settings = {"dataset": "custom", "class_lines": ("background", "nucleus", "wall")}
     settings |= {"images": "images/{split}", "image_suffix": ".jpg"}
-    settings |= {"labels": "masks/{split}", "label_suffix": ".png"} | LATER_OF_OWN_DATA
+    settings |= {"labels": "masks/{split}", "label_suffix": ""} | LATER_OF_OWN_DATA
     return make_config(root, source=source, **settings)
 
 

@@ -320,3 +320,13 @@ def test_more_targets_than_queries_are_refused():
         mask2former.mask2former_loss(
             class_logits, mask_logits, labels, jax.random.key(0), max_targets=7
         )
+
+
+def test_class_weights_are_those_of_a_weighted_cross_entropy():
+    logits = np.random.default_rng(0).normal(size=(5, 4))  # the last output is "no object"
+    classes = np.array([0, 1, 2, 3, 3], np.int32)
+    total, weights = mask2former.class_loss(logits.astype(np.float32), classes, (2.0, 0.5))
+    of_queries = np.array([2.0, 0.5, 1.0, 0.1, 0.1])
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert total == pytest.approx(-np.sum(of_queries * log_p[np.arange(5), classes]), rel=1e-5)
+    assert weights == pytest.approx(3.7)

@@ -74,6 +74,12 @@ def test_means_over_pixels(name, of_pixel, ignored_in_mean, weights):
     assert value(name, logits, labels, **options) == pytest.approx(expected, rel=1e-5)
 
 
+def test_outputs_beyond_the_classes_have_the_weight_one():
+    logits, labels = batch()
+    short = value("cross_entropy", logits, labels, class_weights=WEIGHTS[:2])
+    assert short == value("cross_entropy", logits, labels, class_weights=(*WEIGHTS[:2], 1.0, 1.0))
+
+
 @pytest.mark.parametrize("easy", [0.0, 9.0], ids=["some are hard", "all are easy"])
 def test_ohem_is_the_mean_over_hard_pixels(easy):
     logits, labels = batch()

@@ -10,9 +10,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxseg.recipes import base
+from jaxseg.training.finite import first_nonfinite
 from jaxseg.training.optimizer import (
     clip_by_global_norm,
-    first_nonfinite,
     learning_rate_schedule,
     make_optimizer,
     squared_norms,

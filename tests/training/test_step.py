@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxseg.models.segmentation_model import build_model
-from jaxseg.training.optimizer import first_nonfinite, make_optimizer
+from jaxseg.training.finite import first_nonfinite
+from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import init_state
 from jaxseg.training.step import make_train_step
 from support.tiny import smallest_config

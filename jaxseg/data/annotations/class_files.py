@@ -11,29 +11,35 @@ from jaxseg.errors import DataError
 class ClassFilesLabel(DrawnLabel):
     """The label of an image that has one mask for each class; values above 0 are the class."""
 
-    def __init__(self, stem: str, files: Mapping[Path, int], background: int):
+    def __init__(self, stem: str, masks: Mapping[Path, int], background: int):
         """Describes a label.
 
         Args:
           stem: the name of the label.
-          files: the train id of each mask, the lowest one first.
+          masks: the train id of each mask, the lowest one first.
           background: the train id of what no mask covers.
         """
-        self._stem, self.files, self.background = stem, files, background
+        self._stem, self.masks, self.background = stem, masks, background
 
     @property
     def stem(self) -> str:
         return self._stem
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(self.masks)
+
     def __str__(self) -> str:
-        first = next(iter(self.files))
-        return f"{first} and {len(self.files) - 1} more" if len(self.files) > 1 else str(first)
+        first, *others = self.files
+        return f"{first} and {len(others)} more" if others else str(first)
+
+    def find_hw(self) -> tuple[int, int]:
+        return pictures.raw_label_hw(self.files[0])
 
     def draw(self) -> Canvas:
         """Draws the masks, those of later classes over those of earlier ones."""
-        first, *_ = self.files
-        canvas = Canvas(pictures.raw_label_hw(first), self.background)
-        for file, train_id in self.files.items():
+        canvas = Canvas(self.find_hw(), self.background)
+        for file, train_id in self.masks.items():
             mask = pictures.read_raw_label(file) > 0
             if mask.shape != canvas.label.shape:
                 raise DataError(

@@ -5,20 +5,37 @@ every image, whose colors are the numbers of segments. https://cocodataset.org/#
 """
 
 import collections
+import contextlib
+import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxseg.data.annotations.color_masks import color_codes
-from jaxseg.data.annotations.drawn_label import Canvas, DrawnLabel
+from jaxseg.data.annotations.drawn_label import Canvas, DrawnLabel, LabelInFile
 from jaxseg.data.annotations.labelme import read_json
 from jaxseg.data.datasets.description import ClassNames
 from jaxseg.data.decoding import pictures
 from jaxseg.errors import ConfigError, DataError
 
 VOID = 0  # of the segments of a panoptic picture
+KEPT_FILES = 4  # whose labels stay in memory, so that a file is not read for every use
+
+
+class Object(NamedTuple):
+    """An object of an image.
+
+    Attributes:
+      number: the id of its annotation.
+      segmentation: its polygons or run lengths.
+      train_id: its class.
+    """
+
+    number: Any
+    segmentation: Any
+    train_id: int
 
 
 class InstanceLabel(DrawnLabel):
@@ -29,16 +46,16 @@ class InstanceLabel(DrawnLabel):
         file: Path,
         image: str,
         hw: tuple[int, int],
-        objects: Sequence[tuple[Any, int]],
+        objects: Sequence[Object],
         background: int,
     ):
         """Describes a label.
 
         Args:
-          file: the JSON file, for messages.
+          file: the JSON file.
           image: the image's file name in it.
           hw: the image's (height, width).
-          objects: the segmentation and the train id of each object, the lowest one first.
+          objects: the objects, the lowest one first.
           background: the train id of what no object covers.
         """
         self.file, self.image, self.hw = file, image, hw
@@ -46,45 +63,60 @@ class InstanceLabel(DrawnLabel):
 
     @property
     def stem(self) -> str:
-        return Path(self.image).stem
+        return PurePosixPath(self.image).stem
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.file,)
 
     def __str__(self) -> str:
         return f"{self.file} ({self.image})"
 
+    def find_hw(self) -> tuple[int, int]:
+        return self.hw
+
     def draw(self) -> Canvas:
         """Draws the objects in the order of the file."""
-        canvas = Canvas(self.hw, self.background)
-        for segmentation, train_id in self.objects:
-            canvas.draw(_mask(segmentation, self.hw, self), train_id)
+        canvas, tools = Canvas(self.hw, self.background), _mask_tools()
+        for number, segmentation, train_id in self.objects:
+            try:
+                runs = _runs(segmentation, self.hw, tools)
+                left, top, width, height = map(int, tools.toBbox(runs))
+                # Only the box is looked at: an aerial image has hundreds of small objects.
+                part = tools.decode(runs)[top : top + height, left : left + width]
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{self}: the annotation {number} cannot be drawn: {error}"
+                ) from error
+            canvas.draw(part.astype(bool), train_id, corner=(top, left))
         return canvas
 
 
-def _mask(segmentation: Any, hw: tuple[int, int], label: InstanceLabel) -> np.ndarray:
-    """Draws the segmentation of an object: polygons or run lengths."""
+def _mask_tools() -> Any:
     try:
-        from pycocotools import mask as coco_mask
+        from pycocotools import mask
     except ImportError as error:
         raise ConfigError(f"{error}; install it: pip install 'jaxseg[coco]'") from error
-    tools: Any = coco_mask  # its types are narrower than what it takes
+    return mask
+
+
+def _runs(segmentation: Any, hw: tuple[int, int], tools: Any) -> Mapping[str, Any]:
+    """Returns the run lengths of an object, compressed as pycocotools does."""
     height, width = hw
-    try:
-        if isinstance(segmentation, Mapping):
-            if list(segmentation["size"]) != [height, width]:
-                raise ValueError(f"run lengths of {segmentation['size']}, not of {height}x{width}")
-            if isinstance(segmentation["counts"], str):
-                runs = dict(segmentation, counts=segmentation["counts"].encode())
-            else:
-                runs = tools.frPyObjects(segmentation, height, width)
-        else:
-            if not segmentation or min(map(len, segmentation)) < 6:
-                raise ValueError("a polygon has fewer than three corners")
-            runs = tools.merge(tools.frPyObjects(segmentation, height, width))
-        return tools.decode(runs).astype(bool)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{label}: a segmentation cannot be drawn: {error}") from error
+    if not segmentation:
+        raise ValueError("it has no segmentation; a box alone covers no pixels")
+    if not isinstance(segmentation, Mapping):
+        if min(map(len, segmentation)) < 6:
+            raise ValueError("a polygon has fewer than three corners")
+        return tools.merge(tools.frPyObjects(segmentation, height, width))
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"run lengths of {segmentation['size']}, not of {height}x{width}")
+    if isinstance(segmentation["counts"], str):
+        return dict(segmentation, counts=segmentation["counts"].encode())
+    return tools.frPyObjects(segmentation, height, width)
 
 
-class PanopticLabel(DrawnLabel):
+class PanopticLabel(LabelInFile):
     """The label of an image whose segments are numbers in a color picture."""
 
     def __init__(self, picture: Path, train_ids: Mapping[int, int], background: int):
@@ -95,14 +127,11 @@ class PanopticLabel(DrawnLabel):
           train_ids: the train id of each segment.
           background: the train id of pixels without a segment.
         """
-        self.picture, self.train_ids, self.background = picture, train_ids, background
+        super().__init__(picture)
+        self.train_ids, self.background = train_ids, background
 
-    @property
-    def stem(self) -> str:
-        return self.picture.stem
-
-    def __str__(self) -> str:
-        return str(self.picture)
+    def find_hw(self) -> tuple[int, int]:
+        return pictures.raw_label_hw(self.file)
 
     def draw(self) -> Canvas:
         """Draws the segments.
@@ -110,19 +139,20 @@ class PanopticLabel(DrawnLabel):
         Raises:
           DataError: if the picture cannot be read, or has a segment that the file does not list.
         """
-        segments = color_codes(pictures.read_colors(self.picture)[..., ::-1])
+        segments = color_codes(pictures.read_colors(self.file)[..., ::-1])
         canvas = Canvas(segments.shape, self.background)
-        found = np.unique(segments)
-        if missing := [int(k) for k in found if k != VOID and int(k) not in self.train_ids]:
+        found, place = np.unique(segments, return_inverse=True)
+        train_ids = {VOID: self.background, **self.train_ids}
+        if missing := [number for number in found.tolist() if number not in train_ids]:
             raise DataError(
-                f"{self.picture} has the segment {missing[0]}, which its JSON file does not list"
+                f"{self.file} has the segment {missing[0]}, which its JSON file does not list"
             )
-        for segment in found[found != VOID]:
-            canvas.draw(segments == segment, self.train_ids[int(segment)])
+        table = np.array([train_ids[number] for number in found.tolist()], np.uint8)
+        canvas.label[:] = table[place].reshape(segments.shape)
         return canvas
 
 
-def labels(file: Path, names: ClassNames) -> dict[str, DrawnLabel]:
+def labels(file: Path, names: ClassNames) -> Mapping[str, DrawnLabel]:
     """Reads a file of instances or a panoptic file.
 
     Panoptic pictures lie in the folder of the file's name without its suffix.
@@ -131,9 +161,23 @@ def labels(file: Path, names: ClassNames) -> dict[str, DrawnLabel]:
       The label of each image, by the image's file name.
 
     Raises:
-      DataError: if the file cannot be read, lists no images or no annotations, or has categories
-        without a class.
+      ConfigError: if the package pycocotools is missing.
+      DataError: if the file cannot be read, lists no images or no annotations, lists an image
+        twice, or has categories without a class.
     """
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    version = status.st_mtime_ns, status.st_size
+    return _labels(file, version, tuple(names.train_ids.items()), names.background)
+
+
+@functools.lru_cache(KEPT_FILES)
+def _labels(file, version, train_ids, background):
+    """Reads a file in the given version."""
+    del version
+    names = ClassNames(dict(train_ids), background)
     content = read_json(file)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list) or not content[key]:
@@ -143,7 +187,7 @@ def labels(file: Path, names: ClassNames) -> dict[str, DrawnLabel]:
             )
     try:
         categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-        images = {entry["id"]: entry for entry in content["images"]}
+        images = _images(file, content["images"])
         annotations = collections.defaultdict(list)
         for annotation in content["annotations"]:
             number = annotation["image_id"]
@@ -151,7 +195,7 @@ def labels(file: Path, names: ClassNames) -> dict[str, DrawnLabel]:
             annotations[number].append(annotation)
         train_ids = _TrainIds(file, names, categories)
         return {
-            str(entry["file_name"]): _label(file, entry, annotations[number], train_ids)
+            _file_name(entry): _label(file, entry, annotations[number], train_ids)
             for number, entry in images.items()
         }
     except DataError:
@@ -161,6 +205,25 @@ def labels(file: Path, names: ClassNames) -> dict[str, DrawnLabel]:
             f"{file} is not a COCO file: {type(error).__name__}: {error} in its images,"
             " annotations or categories"
         ) from error
+
+
+def _file_name(image: Mapping[str, Any]) -> str:
+    return str(image["file_name"]).replace("\\", "/")  # as tools on Windows write it
+
+
+def _images(file, entries):
+    """Returns the images by their id."""
+    for what, counted in (
+        ("id", [entry["id"] for entry in entries]),
+        ("file_name", map(_file_name, entries)),
+    ):
+        value, count = collections.Counter(counted).most_common(1)[0]
+        if count > 1:
+            raise DataError(
+                f"{file} lists {count} images with the {what} {value!r}; join them to one, so that"
+                " no annotation is lost"
+            )
+    return {entry["id"]: entry for entry in entries}
 
 
 class _TrainIds(NamedTuple):
@@ -186,9 +249,23 @@ def _check_listed(listed, number, what, file):
 def _label(file, image, annotations, train_ids):
     background = train_ids.names.background
     if annotations and "segments_info" in annotations[0]:
+        if len(annotations) > 1:
+            raise DataError(f"{file} has {len(annotations)} annotations of {_file_name(image)}")
         (annotation,) = annotations
         segments = {part["id"]: train_ids(part) for part in annotation["segments_info"]}
         return PanopticLabel(file.with_suffix("") / annotation["file_name"], segments, background)
-    objects = [(each["segmentation"], train_ids(each)) for each in annotations]
+    _mask_tools()  # a missing package shows before the first label is drawn
+    objects = [
+        Object(each.get("id"), _compact(each.get("segmentation")), train_ids(each))
+        for each in annotations
+    ]
     hw = int(image["height"]), int(image["width"])
-    return InstanceLabel(file, str(image["file_name"]), hw, objects, background)
+    return InstanceLabel(file, _file_name(image), hw, objects, background)
+
+
+def _compact(segmentation):
+    """Returns polygons as arrays, which take a quarter of the memory, also in each worker."""
+    if isinstance(segmentation, list):
+        with contextlib.suppress(TypeError, ValueError):
+            return [np.array(polygon, float) for polygon in segmentation]
+    return segmentation  # if it is no polygon, drawing it says so

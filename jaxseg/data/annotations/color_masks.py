@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer
 
-from jaxseg.data.annotations.drawn_label import Canvas, DrawnLabel
+from jaxseg.data.annotations.drawn_label import Canvas, LabelInFile
 from jaxseg.data.decoding import pictures
 from jaxseg.errors import DataError, first_few
 from jaxseg.recipes.class_list import Color
 
 
-class ColorMask(DrawnLabel):
+class ColorMask(LabelInFile):
     """A color mask whose label has the index of each pixel's color in a list."""
 
     def __init__(self, file: Path, colors: Sequence[Color]):
@@ -22,14 +22,11 @@ class ColorMask(DrawnLabel):
           file: the mask.
           colors: at most 255 colors.
         """
-        self.file, self.colors = file, tuple(colors)
+        super().__init__(file)
+        self.colors = tuple(colors)
 
-    @property
-    def stem(self) -> str:
-        return self.file.stem
-
-    def __str__(self) -> str:
-        return str(self.file)
+    def find_hw(self) -> tuple[int, int]:
+        return pictures.raw_label_hw(self.file)
 
     def draw(self) -> Canvas:
         """Draws the label.
@@ -48,7 +45,7 @@ class ColorMask(DrawnLabel):
             by_count = np.argsort(-counts)
             what = [f"#{found[i]:06x} in {counts[i]} pixels" for i in by_count]
             raise DataError(
-                f"{self.file} holds {len(what)} colors that config.data.classes does not list:"
+                f"{self.file} holds colors that config.data.classes does not list ({len(what)}):"
                 f"{first_few(what)}\n{_hint(self.file, len(what))}"
             )
         canvas = Canvas(codes.shape, 0)

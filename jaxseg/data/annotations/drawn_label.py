@@ -6,6 +6,7 @@ of `jaxseg.data.decoding.arrays`.
 
 import abc
 import io
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -56,6 +57,19 @@ class DrawnLabel(abc.ABC):
     def stem(self) -> str:
         """The name of the label without a suffix."""
 
+    @property
+    @abc.abstractmethod
+    def files(self) -> tuple[Path, ...]:
+        """The files that the label is drawn from."""
+
+    @abc.abstractmethod
+    def find_hw(self) -> tuple[int, int]:
+        """Returns the (height, width) of the label, without drawing it.
+
+        Raises:
+          DataError: if the annotations cannot be read or do not fit.
+        """
+
     @abc.abstractmethod
     def draw(self) -> Canvas:
         """Draws the label.
@@ -71,3 +85,25 @@ class DrawnLabel(abc.ABC):
     def open(self, mode: Literal["rb"]) -> io.BufferedIOBase:
         """Opens that content."""
         return io.BytesIO(self.read_bytes())
+
+
+class LabelInFile(DrawnLabel):
+    """A label that is drawn from a file of its own, which gives it its name.
+
+    Attributes:
+      file: the file.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    @property
+    def stem(self) -> str:
+        return self.file.stem
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.file,)
+
+    def __str__(self) -> str:
+        return str(self.file)

@@ -11,38 +11,27 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from jaxseg.data.annotations.drawn_label import Canvas, DrawnLabel
+from jaxseg.data.annotations.drawn_label import Canvas, LabelInFile
 from jaxseg.data.datasets.description import ClassNames
 from jaxseg.data.decoding import pictures
-from jaxseg.errors import DataError
+from jaxseg.errors import CorruptFileError, DataError
 
 CIRCLE_POINTS = 64  # of the polygon in place of a circle
 
 
-class LabelMeLabel(DrawnLabel):
+class LabelMeLabel(LabelInFile):
     """The label of a JSON file of LabelMe."""
 
     def __init__(self, file: Path, names: ClassNames):
-        self.file, self.names = file, names
+        super().__init__(file)
+        self.names = names
 
-    @property
-    def stem(self) -> str:
-        return self.file.stem
-
-    def __str__(self) -> str:
-        return str(self.file)
+    def find_hw(self) -> tuple[int, int]:
+        return self._read()[0]
 
     def draw(self) -> Canvas:
         """Draws the shapes in the order of the file; the first one is at the bottom."""
-        content = read_json(self.file)
-        try:
-            hw = int(content["imageHeight"]), int(content["imageWidth"])
-            shapes = [(str(shape["label"]), shape) for shape in content["shapes"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{self.file} is not a file of LabelMe: it needs imageHeight, imageWidth and"
-                f" shapes, each with a label ({type(error).__name__}: {error})"
-            ) from error
+        hw, shapes = self._read()
         canvas = Canvas(hw, self.names.background)
         for number, (name, shape) in enumerate(shapes):
             train_id = self.names.train_id(name, self.file)
@@ -52,17 +41,30 @@ class LabelMeLabel(DrawnLabel):
                 raise DataError(f"{self.file}: shape {number} ({name}): {error}") from error
         return canvas
 
+    def _read(self):
+        """Returns the size of the image, and the name and the content of each shape."""
+        content = read_json(self.file)
+        try:
+            hw = int(content["imageHeight"]), int(content["imageWidth"])
+            return hw, [(str(shape["label"]), shape) for shape in content["shapes"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.file} is not a file of LabelMe: it needs imageHeight, imageWidth and"
+                f" shapes, each with a label ({type(error).__name__}: {error})"
+            ) from error
+
 
 def read_json(file: Path) -> dict[str, Any]:
     """Reads a file of annotations.
 
     Raises:
-      DataError: if it cannot be read, or does not hold an object.
+      CorruptFileError: if it cannot be read.
+      DataError: if it does not hold an object.
     """
     try:
         content = json.loads(file.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
+        raise CorruptFileError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{file} holds no annotations: its JSON is not an object")
     return content

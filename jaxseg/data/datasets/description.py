@@ -14,8 +14,11 @@ from jaxseg.data.decoding.pictures import PictureFile
 from jaxseg.data.division import Division
 from jaxseg.data.picture_files import SUFFIXES
 from jaxseg.errors import DataError
+from jaxseg.recipes.class_list import IGNORED
 
 CUSTOM = "custom"  # the name of a user's own data in configs
+MASKS, ANNOTATIONS = (".png", ".tif", ".tiff", ".bmp"), ".json"  # the labels of own data
+EACH_CLASS = "{class}"  # in the folder or the suffix of labels: each class has a file
 IGNORE = 255
 BACKGROUND = ("background", "_background_")  # the second one is LabelMe's
 UNKNOWN = 254  # in a label table: the raw value does not exist, so a pixel with it is an error
@@ -68,7 +71,7 @@ class ClassNames:
           DataError: for a name without a class.
         """
         if name not in self.train_ids:
-            known = ", ".join(self.train_ids)
+            known = ", ".join(each for each in self.train_ids if each != IGNORED)
             raise DataError(
                 f"{file} has annotations of {name!r}, and config.data.classes has no such name"
                 f" (it has {known}). Add it to the file of class names: a line {name}, or"
@@ -98,6 +101,7 @@ class Dataset:
       label_origin: how to obtain the labels, for messages.
       class_names: what the names in annotations mean, for labels that are drawn from them.
       division: how the images of one split become two, or None.
+      drawn_by: what labels are drawn by, beside their files: the lines of the file of class names.
     """
 
     name: str
@@ -113,6 +117,7 @@ class Dataset:
     label_origin: str = "Labels are read as released; nothing has to be converted first."
     class_names: ClassNames | None = None
     division: Division | None = None
+    drawn_by: str = ""
 
     @property
     def image_suffixes(self) -> tuple[str, ...]:
@@ -129,7 +134,7 @@ class Dataset:
         return [folder.replace("{split}", self._stored_split(split)) for folder in folders]
 
     def _stored_split(self, split):
-        return self.division.whole if self.division else split
+        return self.division.whole if self.division and self.division.covers(split) else split
 
     def split_list_file(self, split: str) -> str:
         """Returns the file that names a split's images, below the root."""
@@ -141,12 +146,20 @@ class Dataset:
         lines = [f"  {root}/"]
         for split in splits:
             lines += [f"    {self.split_list_file(split)}"] * bool(self.split_list)
-            labels = (f"{f}/{self.subfolders}{label_names}" for f in self.label_folders(split))
+            labels = (
+                folder if is_coco_file(folder) else f"{folder}/{self.subfolders}{label_names}"
+                for folder in self.label_folders(split)
+            )
             lines += [
                 f"    {self.image_folder(split)}/{self.subfolders}*{'|'.join(self.image_suffixes)}",
                 f"    {' or '.join(labels)}",
             ]
         return "\n".join(lines)
+
+
+def is_coco_file(labels: str | Path) -> bool:
+    """Tells whether the labels of a split lie in one file, not in a folder."""
+    return str(labels).lower().endswith(ANNOTATIONS)
 
 
 def label_table(train_ids: Mapping[int, int]) -> np.ndarray:

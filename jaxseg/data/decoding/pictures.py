@@ -162,8 +162,8 @@ def read_raw_label(picture: PictureFile) -> np.ndarray:
     if raw.ndim != 2:
         raise DataError(
             f"{picture} is not a label: it has the shape {raw.shape}, but one value per pixel,"
-            " [h, w], is needed. Labels cannot be read from color pictures; use the label ids that"
-            " come with the dataset."
+            " [h, w], is needed. For masks of colors, config.data.classes lists the colors, such as"
+            " `#804080: road`. Of a published dataset, use the files with label ids."
         )
     if raw.dtype.kind == "f" and not np.array_equal(raw, np.rint(raw)):  # nor does NaN equal NaN
         missing, broken = np.isnan(raw), raw[np.isfinite(raw) & (raw != np.rint(raw))]

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from jaxseg.data import picture_files
 from jaxseg.data.datasets.cityscapes import CITYSCAPES
-from jaxseg.data.datasets.description import CUSTOM, Dataset
+from jaxseg.data.datasets.description import CUSTOM, EACH_CLASS, Dataset, is_coco_file
 from jaxseg.data.picture_files import Skipped
 from jaxseg.data.readers import label_files
 from jaxseg.data.samples import NamedSample, Pairs
@@ -45,7 +45,10 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
             "that holds these"
         )
         if dataset.name == CUSTOM:
-            remedy += ", or set data.images and data.image_suffix to what was found"
+            remedy += (
+                ", or set data.images and data.image_suffix to what was found. Without images for"
+                " validation, set data.val_share, such as 0.1"
+            )
         if dataset is CITYSCAPES:
             remedy += f", or generate street scenes there: jaxseg synth --output {root}"
         raise DataError(
@@ -55,10 +58,18 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
             + remedy
         )
 
-    if image_dir == label_dir and not dataset.image_suffix:
-        suffixes = [form.suffix for form in dataset.label_formats]
-        labels_there = set(picture_files.find(label_dir, suffixes).names)
-        images = images._replace(names=[name for name in images.names if name not in labels_there])
+    labels = label_files.find(dataset, label_dir) if labeled or image_dir == label_dir else None
+    if labels and image_dir == label_dir and not dataset.image_suffix:
+        files = labels.files()
+        names = [name for name in images.names if image_dir / name not in files]
+        if not names:
+            suffixes = " or ".join(f"*{form.suffix}" for form in dataset.label_formats)
+            raise DataError(
+                f"All {len(images.names)} pictures in {image_dir} end as labels do ({suffixes}), so"
+                " none is an image. Set config.data.label_suffix to what only labels end with, such"
+                " as _mask.png"
+            )
+        images = images._replace(names=names)
     reason = f"it does not end with {' or '.join(dataset.image_suffixes)}"
     skipped = images.skipped + [Skipped(file, reason) for file in images.others]
     # The image of each stem, the path without its suffix.
@@ -66,18 +77,22 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
     stems = list(image_names)
     if dataset.split_list:
         stems = _listed(dataset, root, split, splits, image_names)
-    elif dataset.division:
+    elif dataset.division and dataset.division.covers(split):
         chosen = dataset.division.chosen([image_names[stem] for stem in stems], split)
         stems = [stem for stem, taken in zip(stems, chosen, strict=True) if taken]
-    if not labeled:
+    if not labeled or labels is None:
         files = ((image_dir / image_names[stem], PurePosixPath(stem).name) for stem in stems)
         return [NamedSample(name, file, file, None) for file, name in files], [], [], skipped
-    labels = label_files.find(dataset, label_dir)
+    by_stem = labels.by_stem
+    if is_coco_file(label_dir):
+        by_stem = _below(dataset.image_folder(split), by_stem, image_names)
     samples, unlabeled = [], []
     for stem in stems:
         image = image_dir / image_names[stem]
-        if stem in labels.by_stem:
-            label, form = labels.by_stem[stem][0]
+        if dataset.class_names and stem in labels.unlisted:
+            dataset.class_names.train_id(*labels.unlisted[stem])
+        if stem in by_stem:
+            label, form = by_stem[stem][0]
             samples.append(NamedSample(PurePosixPath(stem).name, image, label, form))
         else:
             unlabeled.append(image)
@@ -86,12 +101,13 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
             f"{len(unlabeled)} of {len(stems)} {dataset.name} images of the split {split!r} "
             f"have no label:{first_few(unlabeled)}\n"
             f"{_expected_and_found(dataset, root, splits, label_dir)}\n"
+            f"{_listed_by(label_dir, by_stem)}"
             f"{dataset.label_origin} Unpack them into the same root, or remove the images without "
             "labels. (--mode eval --format-only needs no labels.)"
         )
     # A file may be the label of one image by one format, and of another image by another one.
     used, alone = set(), {}
-    for stem, found in labels.by_stem.items():
+    for stem, found in by_stem.items():
         for label, _ in found:
             if stem in image_names:
                 used.add(str(label))
@@ -99,6 +115,24 @@ def _pairs_of_split(dataset, root, split, splits, labeled, complete):
                 alone[str(label)] = label
     alone = [label for name, label in sorted(alone.items()) if name not in used]
     return samples, unlabeled, alone, skipped + labels.skipped
+
+
+def _below(image_folder, by_stem, image_names):
+    """Returns the labels of a COCO file by image paths below the folder of the images.
+
+    The file may name images by paths that begin with that folder, or with its last part.
+    """
+    prefixes = f"{image_folder.rstrip('/')}/", f"{PurePosixPath(image_folder).name}/"
+    found = {}
+    for stem, labels in by_stem.items():
+        forms = [stem, *(stem.removeprefix(prefix) for prefix in prefixes)]
+        found[next((form for form in forms if form in image_names), stem)] = labels
+    return found
+
+
+def _listed_by(label_dir, by_stem):
+    """Returns a line with the images that a COCO file names, for messages."""
+    return f"{label_dir} names{first_few(list(by_stem))}\n" if is_coco_file(label_dir) else ""
 
 
 def _listed(dataset, root, split, splits, image_names) -> list[str]:
@@ -148,11 +182,16 @@ def _listing(root: Path, wanted: Path, limit: int = 6) -> str:
         parent = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
         at = f"{parent}/".replace("//", "/")
         return f"  {root} does not exist\n  {at} holds {_names(parent, limit)}"
-    folders = [root, *reversed([f for f in (wanted, *wanted.parents) if root in f.parents])]
-    return "\n".join(
-        f"  {folder}/ " + (f"holds {_names(folder, limit)}" if folder.is_dir() else "is missing")
-        for folder in folders
-    )
+    paths = [root, *reversed([f for f in (wanted, *wanted.parents) if root in f.parents])]
+    return "\n".join(f"  {_described(path, limit)}" for path in paths)
+
+
+def _described(path: Path, limit: int) -> str:
+    if path.is_dir():
+        return f"{path}/ holds {_names(path, limit)}"
+    if EACH_CLASS in path.name:
+        return f"{path}/ is there for {', '.join(label_files.class_folders(path)) or 'no class'}"
+    return f"{path} is a file" if path.is_file() else f"{path}/ is missing"
 
 
 def _names(folder: Path, limit: int) -> str:

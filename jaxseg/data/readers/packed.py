@@ -6,7 +6,8 @@
 
 Record 2i of a shard is the image of the shard's sample i, and record 2i + 1 is its label. A record
 is the original file, or the decoded picture in the format of `jaxseg.data.decoding.arrays`. Labels
-keep their raw values, so one packed folder serves every dataset that reads the same files.
+keep their raw values, so one packed folder serves every dataset that reads the same files. Labels
+that are drawn from annotations or colors are stored as drawn, and serve one list of class names.
 """
 
 import functools
@@ -155,6 +156,12 @@ def _samples_of_split(dataset, root, split, labeled):
         raise DataError(
             f"The split {split!r} is packed in {root} only in part. Continue with the command that"
             f" began it: {COMMAND} --config FILE --output {root} …"
+        )
+    if (drawn_by := content.get("drawn_by")) and drawn_by != dataset.drawn_by:
+        raise DataError(
+            f"The labels in {folder} were drawn by other class names than those in"
+            f" config.data.classes:\n{drawn_by}\nSet config.data.classes to these, or pack the"
+            " dataset again."
         )
     shards = [folder / name for name in shard_names(len(content["shard_samples"]))]
     _check_sizes(shards, content["shard_bytes"])

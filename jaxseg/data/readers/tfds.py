@@ -35,7 +35,8 @@ def pairs(
 ) -> Pairs:
     """Finds the samples of these splits, one after the other, in the order of the records.
 
-    The label values are those of the release, which the last of `dataset.label_formats` describes.
+    The label values are those of the release, which the last of `dataset.label_formats` describes
+    that has one value per pixel.
 
     Args:
       name: NAME[/CONFIG][:VERSION]. Without a version, the newest is read.
@@ -43,7 +44,8 @@ def pairs(
       labeled: False ignores all labels, whether or not there are any.
 
     Raises:
-      ConfigError: if the package tensorflow_datasets is not installed.
+      ConfigError: if the package tensorflow_datasets is not installed, or if the labels of the
+        user's own classes have colors.
       DataError: if the dataset, one of its splits or one of its files is missing, if its format is
         not ArrayRecord, or if its image and label features cannot be determined.
     """
@@ -58,8 +60,8 @@ def pairs(
     instances = info.name == scene_parse150.NAME
     label_format = None
     if labeled:
-        released = dataset.label_formats[-1]
-        label_format = scene_parse150.LABELS if instances and dataset is ADE20K else released
+        label_format = scene_parse150.LABELS if instances and dataset is ADE20K else None
+        label_format = label_format or _stored_format(name, dataset)
     samples = []
     for wanted in splits:
         split = _split(name, info, wanted)
@@ -71,6 +73,16 @@ def pairs(
                 label = scene_parse150.RedChannel(label) if instances else label
             samples.append(Example(image, label, label_format))
     return Pairs(tuple(samples))
+
+
+def _stored_format(name: str, dataset: Dataset) -> LabelFormat:
+    for form in reversed(dataset.label_formats):
+        if form.opened is None:
+            return form
+    raise ConfigError(
+        f"tfds:{name}: config.data.classes lists colors, but labels of TFDS have a value per pixel;"
+        " list the values, such as '7: road'"
+    )
 
 
 @dataclass(frozen=True)
