@@ -3,7 +3,8 @@
 The rules for learning rates, weight decay, sharding, conversion and transfer match these paths.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,15 @@ import jax
 def path_of(key_path: tuple[Any, ...]) -> str:
     """Returns the path of a leaf, given its key path in a tree."""
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
+
+
+def begins_with(path: str, patterns: Sequence[str]) -> bool:
+    """Tells whether a regular expression matches the beginning of a path.
+
+    >>> begins_with("backbone/blocks_1/norm1/scale", ["decode_head/", "backbone/blocks_"])
+    True
+    """
+    return any(re.match(pattern, path) for pattern in patterns)
 
 
 def by_path(tree: Any) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from jaxseg.reporting.report import Report
 from jaxseg.reporting.trackers import IDENTITY, tracker_names
 from jaxseg.training.class_weights import find_class_weights
 from jaxseg.training.finite import check_finite
+from jaxseg.training.freezing import check_frozen
 from jaxseg.training.label_check import LabelCheck
 from jaxseg.training.optimizer import learning_rate_schedule, make_optimizer
 from jaxseg.training.profiler import Profile
@@ -106,6 +107,7 @@ def _train(config: ConfigDict, directory: WorkDirectory, mesh: jax.sharding.Mesh
 
     # Shapes first: nothing large is ever created unsharded.
     shapes = jax.eval_shape(fresh_state)
+    check_frozen(shapes.params, config.optim.freeze)
     shardings = infer_shardings(shapes, config.sharding, mesh)
     if config.init and not any(directory.checkpoints.glob("[0-9]*")):
         # Missing weights are reported before anything is computed.
@@ -151,7 +153,7 @@ def _train(config: ConfigDict, directory: WorkDirectory, mesh: jax.sharding.Mesh
             evaluation_due = due(config.eval.every_steps) and not saved.evaluated(step)
             save_due = due(config.checkpoint.every_steps)
             if evaluation_due or save_due or stopping:
-                check_finite(step, logs, state)
+                check_finite(step, logs, state, config.optim.freeze)
                 scores = None
                 if evaluation_due and not stopping:
                     scores = evaluate_now(
@@ -176,13 +178,13 @@ def _train(config: ConfigDict, directory: WorkDirectory, mesh: jax.sharding.Mesh
             with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
                 state, logs = train_step(state, batch)
             # Check the previous step while the devices compute this one.
-            check_finite(step, previous, state)
+            check_finite(step, previous, state, config.optim.freeze)
             step += 1
             profile.after(step - first_step, state)
 
             if step % config.log_steps == 0 or step == first_step + 1:
                 at_peak = step_seconds_at_peak()  # counted while the devices compute
-                check_finite(step, logs, state)
+                check_finite(step, logs, state, config.optim.freeze)
                 numbers = {name: float(value) for name, value in logs.items() if name != "norms"}
                 numbers["learning_rate"] = float(rate(step - 1))
                 report.train(step, numbers | timer.close(config.batch_size, at_peak))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxseg.models import displacement, kernels
 from jaxseg.models.backbones import BACKBONES
+from jaxseg.models.frozen import frozen_parts
 from jaxseg.models.heads import HEADS
 from jaxseg.models.heads.mask2former_head import MaskPredictions
 from jaxseg.ops.padding import Sizes
@@ -141,6 +142,7 @@ def apply_model(
     train: bool = False,
     dropout_rng: jax.Array | None = None,
     image_sizes: Sizes | None = None,
+    frozen: Sequence[str] = (),
 ) -> tuple[ModelOutput, Variables]:
     """Runs the model and returns its output and its batch statistics.
 
@@ -153,12 +155,14 @@ def apply_model(
       image_sizes: the sizes of the images without padding, for a model that `takes_padding` and
         not in training. Images are padded with zeros at the bottom and on the right. Their logits
         are those of each image alone, followed by meaningless ones for the padding.
+      frozen: patterns of the parts that run as in evaluation, also in training (`frozen_parts`).
     """
     if not train:
         output = model.apply(variables, images, train=False, image_sizes=image_sizes)
         return output, variables["batch_stats"]
     rngs = {"dropout": dropout_rng} if dropout_rng is not None else None
     kept = ["batch_stats", displacement.COLLECTION]
-    output, updated = model.apply(variables, images, train=True, rngs=rngs, mutable=kept)
+    with frozen_parts(frozen):
+        output, updated = model.apply(variables, images, train=True, rngs=rngs, mutable=kept)
     output = output.replace(displacement=displacement.mean_range(updated))
     return output, updated["batch_stats"]

@@ -98,6 +98,9 @@ BASE = {
         "power": 1.0,  # of the polynomial decay to 0
         "clip_norm": 0.0,  # 0: no clipping
         "accumulation": 1,  # sequential parts of the batch; their gradients are averaged
+        # Patterns of the beginning of paths, such as "backbone/": these parameters keep their
+        # values, and their modules run as in evaluation.
+        "freeze": (),
         "ema_decay": 0.0,  # decay of the weights' moving average, which is evaluated; 0: none
     },
     "mesh": {"data": -1, "fsdp": 1},  # devices per axis; -1: all remaining

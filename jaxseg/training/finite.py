@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxseg.errors import JaxsegError
 from jaxseg.parameter_paths import by_path
+from jaxseg.training.freezing import split_frozen
 from jaxseg.training.state import TrainState
 
 
@@ -16,13 +17,16 @@ class NonFiniteError(JaxsegError):
     """Signals that the loss or a gradient is not finite."""
 
 
-def check_finite(step: int, logs: dict[str, jax.Array] | None, state: TrainState):
+def check_finite(
+    step: int, logs: dict[str, jax.Array] | None, state: TrainState, frozen: Sequence[str] = ()
+):
     """Checks that the loss and the gradients of an update are finite.
 
     Args:
       step: the number of the update.
       logs: its logs, or None if there was no update yet.
       state: a state whose parameters name the tensors.
+      frozen: `config.optim.freeze`, what has no gradient.
 
     Raises:
       NonFiniteError: if the loss or a gradient is not finite. It names the first such tensor.
@@ -32,7 +36,8 @@ def check_finite(step: int, logs: dict[str, jax.Array] | None, state: TrainState
     loss, norm = float(logs["loss"]), float(logs["gradient_norm"])
     if np.isfinite(loss) and np.isfinite(norm):
         return
-    tensor = first_nonfinite(np.asarray(logs["norms"]).tolist(), state.params)
+    trained, _ = split_frozen(state.params, frozen)
+    tensor = first_nonfinite(np.asarray(logs["norms"]).tolist(), trained)
     culprit = f"the gradient of {tensor}" if tensor else "the loss"
     allow = "--config.checkpoint.allow"
     raise NonFiniteError(

@@ -9,6 +9,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, init_variables
+from jaxseg.training.freezing import split_frozen
 
 
 @struct.dataclass
@@ -22,7 +23,7 @@ class TrainState:
       step: number of updates made, int32.
       params: the parameters.
       batch_stats: the running statistics of batch norm.
-      opt_state: the state of the optimizer.
+      opt_state: the state of the optimizer, which holds nothing of frozen parameters.
       ema: a moving average of `params`, or None.
     """
 
@@ -51,7 +52,7 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(split_frozen(params, config.optim.freeze)[0]),
         # A copy, because one buffer under two names could not be donated to the step twice.
         ema=jax.tree.map(jnp.copy, params) if config.optim.ema_decay else None,
     )

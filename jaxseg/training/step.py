@@ -15,6 +15,7 @@ from jaxseg.losses.cross_entropy import cross_entropy
 from jaxseg.losses.mask2former import mask2former_loss
 from jaxseg.losses.terms import TermSettings, sum_of_terms
 from jaxseg.models.segmentation_model import ModelOutput, SegmentationModel, apply_model
+from jaxseg.training.freezing import join_frozen, split_frozen
 from jaxseg.training.optimizer import squared_norms
 from jaxseg.training.state import TrainState
 
@@ -27,19 +28,19 @@ def make_train_step(
     """Returns the function (state, batch) -> (state, logs) that makes one update.
 
     The batch holds "image" [b, h, w, 3] and "label" [b, h, w]. If the loss or a gradient is not
-    finite, the step returns the state unchanged.
+    finite, the step returns the state unchanged. No gradient of a frozen parameter is computed.
 
     Returns:
-      The step, not compiled yet. Its `logs["norms"]` holds the squared norm of every gradient
-      tensor, which tells the first one that is not finite.
+      The step, not compiled yet. Its `logs["norms"]` holds the squared norm of the gradient of
+      every trained parameter, which tells the first one that is not finite.
     """
     accumulation, ema_decay = config.optim.accumulation, config.optim.ema_decay
-    seed = config.seed
+    seed, freeze = config.seed, config.optim.freeze
 
-    def loss_of(params, batch_stats, batch, rng):
-        variables = {"params": params, "batch_stats": batch_stats}
+    def loss_of(trained, frozen, batch_stats, batch, rng):
+        variables = {"params": join_frozen(trained, frozen), "batch_stats": batch_stats}
         output, batch_stats = apply_model(
-            model, variables, batch["image"], train=True, dropout_rng=rng
+            model, variables, batch["image"], train=True, dropout_rng=rng, frozen=freeze
         )
         points_rng = jax.random.fold_in(rng, 1)
         with jax.named_scope("loss"):
@@ -53,7 +54,7 @@ def make_train_step(
         # Shard gradients like the parameters, so that each device reduces and holds only its shard.
         return constrain_shardings(gradients, config.sharding), rest
 
-    def accumulate(params, batch_stats, batch, rng):
+    def accumulate(trained, frozen, batch_stats, batch, rng):
         """Averages gradients and logs over parts of the batch. Batch norm sees one part a time."""
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]), batch)
         parts = jax.tree.map(lambda x: x.swapaxes(0, 1), parts)
@@ -61,12 +62,12 @@ def make_train_step(
         def add_part(carry, part):
             total, batch_stats, index = carry
             gradients, (batch_stats, logs) = gradient_of(
-                params, batch_stats, part, jax.random.fold_in(rng, index)
+                trained, frozen, batch_stats, part, jax.random.fold_in(rng, index)
             )
             total = jax.tree.map(lambda t, g: t + g / accumulation, total, gradients)
             return (total, batch_stats, index + 1), logs
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = jax.tree.map(jnp.zeros_like, trained)
         start = (zeros, batch_stats, jnp.zeros((), jnp.int32))
         (gradients, batch_stats, _), logs = lax.scan(add_part, start, parts)
         return gradients, (batch_stats, jax.tree.map(jnp.mean, logs))
@@ -74,11 +75,12 @@ def make_train_step(
     def train_step(state, batch):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         compute = gradient_of if accumulation == 1 else accumulate
-        gradients, (batch_stats, logs) = compute(state.params, state.batch_stats, batch, rng)
+        trained, frozen = split_frozen(state.params, freeze)
+        gradients, (batch_stats, logs) = compute(trained, frozen, state.batch_stats, batch, rng)
 
         with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+            params = join_frozen(optax.apply_updates(trained, updates), frozen)
             ema = state.ema
             if ema is not None:
                 ema = optax.incremental_update(params, ema, 1 - ema_decay)

@@ -244,7 +244,5 @@ def test_images_for_validation_must_be_others(tmp_path, settings, said):
 
 def test_records_are_not_divided(tmp_path):
     config = custom_config(tmp_path, "cat\ndog", val_share=0.5, source="tfds:cells")
-    with pytest.raises(
-        ConfigError, match=r"divides folders of files, not config\.data"
-    ):
+    with pytest.raises(ConfigError, match=r"divides folders of files, not config\.data"):
         trained_on(config.data).pairs()

@@ -90,6 +90,7 @@ def config_of(recording, dtype):
             "power": meta["power"],
             "clip_norm": 0.0,
             "accumulation": 1,
+            "freeze": (),
             "ema_decay": 0.0,
         },
     }

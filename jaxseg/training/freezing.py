@@ -1,0 +1,63 @@
+"""Splits the parameters into those that are trained and those that `config.optim.freeze` keeps."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxseg.errors import ConfigError, first_few
+from jaxseg.parameter_paths import begins_with, by_path
+
+
+def split_frozen(params: Mapping[str, Any], patterns: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """Returns the trained and the frozen parameters, each as nested dicts.
+
+    Args:
+      params: the parameters, as nested dicts.
+      patterns: a parameter is frozen if one of these regular expressions matches the beginning of
+        its path, such as "backbone/blocks_3/attn/qkv/kernel".
+    """
+    return (params, {}) if not patterns else _split(params, patterns, "")
+
+
+def _split(params, patterns, parent):
+    trained, frozen = {}, {}
+    for name, value in params.items():
+        path = f"{parent}{name}"
+        if isinstance(value, Mapping):
+            parts = _split(value, patterns, f"{path}/")
+            for whole, part in zip((trained, frozen), parts, strict=True):
+                if part:
+                    whole[name] = part
+        else:
+            (frozen if begins_with(path, patterns) else trained)[name] = value
+    return trained, frozen
+
+
+def join_frozen(trained: Any, frozen: Mapping[str, Any]) -> Any:
+    """Returns the parameters that `split_frozen` split."""
+    if not frozen:
+        return trained
+    joined = dict(trained)
+    for name, value in frozen.items():
+        joined[name] = join_frozen(joined[name], value) if name in joined else value
+    return joined
+
+
+def check_frozen(params: Any, patterns: Sequence[str]) -> None:
+    """Checks `config.optim.freeze`.
+
+    Args:
+      params: the parameters, or their shapes.
+      patterns: the setting.
+
+    Raises:
+      ConfigError: if a pattern matches no parameter, or if nothing is left to train.
+    """
+    paths = list(by_path(params))
+    for pattern in patterns:
+        if not any(begins_with(path, [pattern]) for path in paths):
+            raise ConfigError(
+                f"config.optim.freeze: no parameter begins with {pattern!r}; the first of"
+                f" {len(paths)} are{first_few(paths)}"
+            )
+    if patterns and all(begins_with(path, patterns) for path in paths):
+        raise ConfigError("config.optim.freeze: all parameters are frozen, so nothing would train")
