@@ -1,13 +1,14 @@
-"""Compares the compiler's estimates of train steps between versions of jaxseg; no TPU is needed.
+"""Compares the compilers' estimates of train steps between versions of jaxseg; no device is needed.
 
-pip install 'jaxseg[tpu]'
+pip install 'jaxseg[tpu]'   # for TPUs; 'jaxseg[cuda]' for H100, in another environment
 python benchmarks/step_estimates.py [--only PATTERN] [--table]
 python benchmarks/step_estimates.py --row NAME --text FILE --commit COMMIT
 
 The program runs `jaxseg compile` for each row of ROWS, in bfloat16, and adds the result to
 benchmarks/results/step_estimates.json under the commit of the working tree. `--text` adds the
-result of another version from the text of its program after code generation (`xla_dump_to`).
-`--table` prints all results.
+result of another version from the text of its program (`xla_dump_to`): after code generation for a
+TPU, after optimizations for a GPU. `--table` prints all results. On a TPU the estimate is the
+compiler's own. On a GPU it is the bytes that the program moves; what the caches save is not known.
 """
 
 import argparse
@@ -48,6 +49,10 @@ ROWS = {
         "ade20k.py:mask2former_beit_adapter_l_cocostuff",
         "v5p:2x2x1",
         4,
+    ),
+    "internimage_t H100": Row("ade20k.py:upernet_internimage_t", "h100:1", 2),
+    "mask2former_beit_adapter_l H100": Row(
+        "ade20k.py:mask2former_beit_adapter_l_cocostuff", "h100:1", 2
     ),
     "internimage_t O2": Row("cityscapes.py:upernet_internimage_t", "v5e:1x1", 2, "O2"),
 }
@@ -96,12 +101,20 @@ def add(results: dict, name: str, commit: str, found: dict):
     """Adds a result to the file."""
     kept = {
         key: found[key]
-        for key in ("seconds", "by_kind", "kernel_calls", "kernel_calls_unknown", "unknown")
+        for key in (
+            "seconds",
+            "bytes",
+            "by_kind",
+            "kernel_calls",
+            "kernel_calls_unknown",
+            "unknown",
+        )
     }
     if "memory" in found:
         kept["memory_bytes"] = found["memory"]
+    compiler = "jaxlib" if ROWS[name].topology.startswith("h100") else "libtpu"
     results.setdefault(name, {})[commit] = kept | {
-        "libtpu": importlib.metadata.version("libtpu"),
+        compiler: importlib.metadata.version(compiler),
         "jax": importlib.metadata.version("jax"),
         "date": datetime.date.today().isoformat(),
     }
@@ -111,17 +124,19 @@ def add(results: dict, name: str, commit: str, found: dict):
 def table(results: dict) -> str:
     """Formats the results as a Markdown table; ratios are to the first commit of a row."""
     lines = [
-        "| step | commit | estimate, ms | ratio | copies and transposes | not counted |",
+        "| step | commit | estimate | ratio | copies and transposes | not counted |",
         "|---|---|---|---|---|---|",
     ]
     for name, commits in results.items():
-        first = next(iter(commits.values()))["seconds"]
+        of_bytes = next(iter(commits.values())).get("bytes")
+        key, unit, factor = ("bytes", "GB", 1e-9) if of_bytes else ("seconds", "ms", 1e3)
+        first = next(iter(commits.values()))[key]
         for commit, found in commits.items():
             seconds = found["seconds"]
             copies = found["by_kind"].get("copies and transposes", 0.0) / seconds
             left_out = f"{found['unknown']} instructions, {found['kernel_calls_unknown']} kernels"
-            ratio = f"{seconds / first:.2f} | {copies:.0%} | {left_out} |"
-            lines.append(f"| {name} | {commit} | {seconds * 1e3:.1f} | {ratio}")
+            ratio = f"{found[key] / first:.2f} | {copies:.0%} | {left_out} |"
+            lines.append(f"| {name} | {commit} | {found[key] * factor:.1f} {unit} | {ratio}")
     return "\n".join(lines)
 
 

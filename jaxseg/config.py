@@ -181,7 +181,7 @@ def upgrade(config: ml_collections.ConfigDict | dict[str, Any]):
     if "importance_ratio" in mask2former:
         mask2former["importance_sample_ratio"] = mask2former["importance_ratio"]
         del mask2former["importance_ratio"]
-    later = {"loss": base.BASE["loss"], "optim": base.BASE["optim"]}
+    later = {"loss": base.BASE["loss"], "optim": base.BASE["optim"], "eval": {"measures": ()}}
     if "class_lines" in config.get("data", ()):
         later["data"] = LATER_OF_OWN_DATA
     for section, defaults in later.items():

@@ -30,7 +30,7 @@ from jaxseg.distributed.sharding import (
     with_shardings,
 )
 from jaxseg.errors import ConfigError
-from jaxseg.evaluation.evaluator import Stopped, evaluate
+from jaxseg.evaluation.evaluator import Stopped, evaluate, measure_names
 from jaxseg.evaluation.results import report_evaluation, what_was_evaluated, write_evaluation
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.losses.terms import check_no_terms, check_settings
@@ -205,6 +205,7 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
     tracker_names(config.track)
     kernels.check_kernels(config.model, mesh.devices.flat[0].platform)
     check_image_sizes(config)
+    measure_names(config)
     check_settings(config.loss)
     if config.loss.class_weights:
         raise ConfigError(

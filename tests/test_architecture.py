@@ -53,7 +53,12 @@ NEVER = {
 # Libraries that only some files may import.
 ONLY_IN = {
     "orbax": {"jaxseg/checkpoints"},
-    "cv2": {"jaxseg/data", "jaxseg/reporting/visualize.py", "jaxseg/predictions/video.py"},
+    "cv2": {
+        "jaxseg/data",
+        "jaxseg/evaluation/boundaries.py",
+        "jaxseg/reporting/visualize.py",
+        "jaxseg/predictions/video.py",
+    },
     "av": {"jaxseg/predictions/video.py"},
     "flax": {"jaxseg/models", "jaxseg/training/state.py"},
     "grain": {"jaxseg/data"},

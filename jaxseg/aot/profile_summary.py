@@ -19,7 +19,8 @@ def summarize(costs: Sequence[Cost]) -> dict[str, Any]:
     Returns:
       Seconds by kind, by direction, and by module and direction; the largest instructions; and
       how many instructions and kernel calls have no estimate. "seconds" is the sum of all
-      instructions with an estimate, kernels included.
+      instructions with an estimate, kernels included. "bytes" is what they read and write, on a
+      GPU.
     """
     unknown = [cost for cost in costs if cost.seconds is None]
     modules: dict[str, dict[str, float]] = {}
@@ -29,6 +30,7 @@ def summarize(costs: Sequence[Cost]) -> dict[str, Any]:
     kernels = [cost for cost in costs if cost.kind == KERNEL]
     return {
         "seconds": sum(cost.seconds or 0.0 for cost in costs),
+        "bytes": sum(cost.bytes for cost in costs),
         "by_kind": totals(costs, lambda cost: cost.kind),
         "by_direction": totals(costs, lambda cost: cost.direction),
         "by_module": dict(sorted(modules.items(), key=lambda item: -sum(item[1].values()))),

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw
 
+from jaxseg.evaluation.calibration import expected_calibration_error
 from jaxseg.reporting.fonts import load_font
 from jaxseg.reporting.visualize import drawn_names
 
@@ -16,6 +17,7 @@ Picture = UInt8[np.ndarray, "h w 3"]
 
 PAPER, INK, FAINT = (255, 255, 255), (45, 45, 45), (225, 225, 225)
 FULL = (31, 78, 140)  # the color of a share of 1
+WARN = (200, 60, 40)
 OTHER = "no class"  # values outside the classes
 GAP = 6
 
@@ -87,6 +89,46 @@ def class_bars(
         draw.rectangle((head, middle - 8, end, middle + 8), fill=FULL if defined else FAINT)
         text = f"{100 * value:.2f}" if defined else "absent"
         draw.text((head + length + GAP, middle), text, INK, font, anchor="lm")
+    return np.asarray(chart)
+
+
+def reliability_diagram(counts: Float[np.ndarray, "3 bins"]) -> Picture:
+    """Draws how often pixels are correct, by the probability of their predicted class.
+
+    A bar for each bin shows its accuracy. A bar that ends at the diagonal is calibrated: below it,
+    the model is too sure. The gray bars below show the bin's share of the pixels.
+
+    Args:
+      counts: `Scores.calibration`.
+    """
+    pixels, probability, correct = counts
+    bins, side, small, font = counts.shape[1], 480, 90, load_font(13)
+    left, top = 60, 30
+    chart = Image.new("RGB", (left + side + 20, top + side + small + 60), PAPER)
+    draw = ImageDraw.Draw(chart)
+    width = side / bins
+    for k in range(bins):
+        x = left + k * width
+        share = pixels[k] / max(pixels.sum(), 1)
+        bottom = top + side + GAP + small
+        draw.rectangle((x + 1, bottom - small, x + width - 1, bottom), FAINT)
+        draw.rectangle((x + 1, bottom - small * share, x + width - 1, bottom), INK)
+        if pixels[k]:
+            accuracy, mean = correct[k] / pixels[k], probability[k] / pixels[k]
+            draw.rectangle((x + 1, top + side * (1 - accuracy), x + width - 1, top + side), FULL)
+            y = top + side * (1 - mean)
+            draw.line((x + 1, y, x + width - 1, y), WARN, 3)
+    draw.rectangle((left, top, left + side, top + side), outline=INK)
+    draw.line((left, top + side, left + side, top), INK)
+    for tick in (0.0, 0.5, 1.0):
+        place = left + side * tick
+        draw.text((place, top + side + small + 16), f"{tick:g}", INK, font, anchor="mt")
+        draw.text((left - GAP, top + side * (1 - tick)), f"{tick:g}", INK, font, anchor="rm")
+    error = expected_calibration_error(counts)
+    title = f"accuracy (bars), mean probability (red) · ECE {100 * error:.2f} %"
+    draw.text((left, top - GAP), title, INK, font, anchor="ls")
+    label = "probability of the predicted class; below: share of the pixels"
+    draw.text((left, top + side + small + 36), label, INK, font, anchor="lt")
     return np.asarray(chart)
 
 

@@ -1,5 +1,6 @@
 """Scores a model on a dataset, with every image used once over all processes."""
 
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator
@@ -13,10 +14,13 @@ from ml_collections import ConfigDict
 
 from jaxseg.data.evaluation_images import evaluation_images
 from jaxseg.data.source import Source, evaluated_on
-from jaxseg.evaluation import metrics
+from jaxseg.errors import ConfigError
+from jaxseg.evaluation import boundaries, calibration, metrics
 from jaxseg.evaluation.gallery import Gallery
 from jaxseg.inference.predictor import make_predictor
 from jaxseg.models.segmentation_model import SegmentationModel, Variables
+
+MEASURES = BOUNDARY_IOU, CALIBRATION = "boundary_iou", "calibration"
 
 
 class Stopped(Exception):
@@ -58,26 +62,58 @@ def evaluate(
     Raises:
       Stopped: if `stop()` returned true.
       DataError: if a sample is missing or bad.
-      ConfigError: if `config.eval` describes impossible views or windows.
+      ConfigError: if `config.eval` describes impossible views or windows, or unknown measures.
     """
     source = source or evaluated_on(config.data)
     dataset, samples = source.dataset, source.samples()
     outputs = len(dataset.classes) if config.eval.mask_absent_classes else None
     predictor = make_predictor(model, variables, config, mesh, outputs)
-    total = np.zeros((len(dataset.classes) + 1,) * 2, np.int64)
+    measures, classes = measure_names(config), len(dataset.classes)
+    total = np.zeros((classes + 1,) * 2, np.int64)
+    near_boundaries = np.zeros((3, classes), np.int64)
+    calibrated = np.zeros((3, calibration.BINS))
     if pictures:
         gallery = Gallery(pictures, samples, dataset, config.eval.pictures)
         on_image = gallery.add
     read, also_read = itertools.tee(_images(samples, config, stop))
-    predictions = predictor.class_maps(item["image"] for item in also_read)
+    images = (item["image"] for item in also_read)
+    if CALIBRATION in measures:  # all probabilities leave the devices, not only the classes
+        predictions = predictor.probability_maps(images)
+    else:
+        predictions = predictor.class_maps(images)
     for item, prediction in zip(read, predictions, strict=True):
-        total += metrics.confusion_matrix(prediction, item["label"], len(dataset.classes))
+        label = item["label"]
+        if CALIBRATION in measures:
+            calibrated += calibration.calibration_counts(prediction, label)
+            prediction = prediction.argmax(axis=-1).astype(np.uint8)
+        if BOUNDARY_IOU in measures:
+            near_boundaries += boundaries.boundary_counts(prediction, label, classes)
+        total += metrics.confusion_matrix(prediction, label, classes)
         if on_image and item["index"] >= 0:
-            on_image(item["index"], item["label"], prediction)
+            on_image(item["index"], label, prediction)
     scores = metrics.compute_scores(_sum_over_processes(total))
+    if BOUNDARY_IOU in measures:
+        of_classes = metrics.class_iou(*_sum_over_processes(near_boundaries))
+        scores = dataclasses.replace(scores, boundary_iou=of_classes)
+    if CALIBRATION in measures:
+        scores = dataclasses.replace(scores, calibration=_sum_over_processes(calibrated))
     if pictures:
         gallery.close(scores.confusion)
     return scores
+
+
+def measure_names(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the names in `config.eval.measures`.
+
+    Raises:
+      ConfigError: for a name that is not in `MEASURES`.
+    """
+    names = tuple(config.eval.measures)
+    if unknown := [name for name in names if name not in MEASURES]:
+        raise ConfigError(
+            f"config.eval.measures={','.join(unknown)}: there are {', '.join(MEASURES)}"
+        )
+    return names
 
 
 def _images(samples, config, stop) -> Iterator[dict[str, Any]]:
@@ -89,10 +125,10 @@ def _images(samples, config, stop) -> Iterator[dict[str, Any]]:
 
 
 def _sum_over_processes(total):
-    """Sums an int64 array over all processes.
+    """Sums an array of int64 or float64 over all processes.
 
-    The gather moves each number as two int32 halves, because JAX has no longer integers here.
+    The gather moves each number as two int32 halves, because JAX has no longer numbers here.
     """
     halves = multihost_utils.process_allgather(total.view(np.int32))
-    gathered = np.ascontiguousarray(halves).view(np.int64)
+    gathered = np.ascontiguousarray(halves).view(total.dtype)
     return gathered.reshape(-1, *total.shape).sum(axis=0)

@@ -11,6 +11,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Integer, Real
 
+from jaxseg.evaluation.calibration import expected_calibration_error
+
 
 def confusion_matrix(
     prediction: Integer[np.ndarray, "..."],
@@ -100,6 +102,10 @@ class Scores:
       aacc: share of the labeled area that is predicted correctly.
       outside: share of the labeled area that is predicted as none of the classes. Only heads with
         more outputs than there are classes do this.
+      boundary_iou: boundary IoU per class, float64 [C] (`jaxseg.evaluation.boundaries`); None if it
+        was not asked for.
+      calibration: the sum of `calibration.calibration_counts`, float64 [3, bins]; None if it was
+        not asked for.
     """
 
     confusion: np.ndarray
@@ -110,6 +116,8 @@ class Scores:
     pixels: np.ndarray
     aacc: float
     outside: float
+    boundary_iou: np.ndarray | None = None
+    calibration: np.ndarray | None = None
 
     @property
     def miou(self) -> float:
@@ -142,9 +150,16 @@ class Scores:
         return int(np.isfinite(self.acc).sum())
 
     def reported(self) -> dict[str, float]:
-        """Returns the means as the reference reports them, rounded to 0.01 percent."""
+        """Returns the means as the reference reports them, rounded to 0.01 percent.
+
+        The measures of `config.eval.measures` are added.
+        """
         raw = {"mIoU": self.miou, "mAcc": self.macc, "aAcc": self.aacc}
         raw |= {"mDice": self.mdice, "mFscore": self.mfscore}
+        if self.boundary_iou is not None:
+            raw["boundary_mIoU"] = _mean(self.boundary_iou)
+        if self.calibration is not None:
+            raw["ECE"] = expected_calibration_error(self.calibration)
         return {name: round(100 * value, 2) / 100 for name, value in raw.items()}
 
 

@@ -19,6 +19,8 @@ from jaxseg.reporting.manifest import strict_json
 from jaxseg.reporting.report import Report
 from jaxseg.reporting.visualize import numbered_names
 
+ADDED = "boundary_mIoU", "ECE"  # the means of config.eval.measures
+
 
 def print_evaluation(
     scores: Scores, classes: Sequence[str], console: rich.console.Console | None = None
@@ -32,17 +34,21 @@ def print_evaluation(
       classes: names of the classes.
       console: where to print. None is standard output.
     """
-    columns = (scores.iou, scores.acc, scores.dice)
-    rows = [(name, *map(_percent, values)) for name, *values in zip(classes, *columns, strict=True)]
+    columns = {"IoU": scores.iou, "accuracy": scores.acc, "Dice": scores.dice}
+    if scores.boundary_iou is not None:
+        columns["boundary IoU"] = scores.boundary_iou
+    values = zip(classes, *columns.values(), strict=True)
+    rows = [(name, *map(_percent, numbers)) for name, *numbers in values]
     console = console or rich.console.Console()
-    print_table(console, rows, head=("class", "IoU", "accuracy", "Dice"))
+    print_table(console, rows, head=("class", *columns))
     means = {name: _percent(value, "undefined") for name, value in scores.reported().items()}
     print_line(
         console,
         f"aAcc {means['aAcc']} · "
         f"mIoU {means['mIoU']} ({scores.iou_classes} of {len(classes)} classes) · "
         f"mAcc {means['mAcc']} ({scores.acc_classes} of {len(classes)} classes) · "
-        f"mDice {means['mDice']} · mFscore {means['mFscore']}",
+        f"mDice {means['mDice']} · mFscore {means['mFscore']}"
+        + "".join(f" · {name} {means[name]}" for name in ADDED if name in means),
     )
     if absent := [name for name, pixels in zip(classes, scores.pixels, strict=True) if not pixels]:
         print_line(console, f"not in the labels: {', '.join(absent)}")
@@ -91,8 +97,8 @@ def write_evaluation(
 
     `metrics.json` contains the means, rounded as reported, and what they are of. `per_class.csv`
     contains the scores of each class in 0..1, and nothing where a score is undefined. The charts
-    are `confusion.png` and `per_class.png`; `legend.txt` lists the names that no font can draw, if
-    there are any.
+    are `confusion.png` and `per_class.png`, and `reliability.png` if the calibration was measured;
+    `legend.txt` lists the names that no font can draw, if there are any.
 
     Args:
       directory: where the files are written; made if it is missing.
@@ -114,18 +120,24 @@ def write_evaluation(
     write_text(directory / "metrics.json", strict_json(means, indent=2) + "\n")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("class", "iou", "acc", "dice", "pixels"))
-    columns = (scores.iou, scores.acc, scores.dice)
-    for name, *values, pixels in zip(classes, *columns, scores.pixels.tolist(), strict=True):
+    columns = {"iou": scores.iou, "acc": scores.acc, "dice": scores.dice}
+    if scores.boundary_iou is not None:
+        columns["boundary_iou"] = scores.boundary_iou
+    writer.writerow(("class", *columns, "pixels"))
+    numbers_of = zip(classes, *columns.values(), scores.pixels.tolist(), strict=True)
+    for name, *values, pixels in numbers_of:
         numbers = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
         writer.writerow((name, *numbers, pixels))
     write_text(directory / "per_class.csv", table.getvalue())
     if numbered := numbered_names(classes):
         write_text(directory / "legend.txt", "".join(f"{line}\n" for line in numbered))
-    for name, chart in (
-        ("confusion.png", charts.confusion_chart(scores.confusion, classes)),
-        ("per_class.png", charts.class_bars(scores.iou, classes)),
-    ):
+    drawn = {
+        "confusion.png": charts.confusion_chart(scores.confusion, classes),
+        "per_class.png": charts.class_bars(scores.iou, classes),
+    }
+    if scores.calibration is not None:
+        drawn["reliability.png"] = charts.reliability_diagram(scores.calibration)
+    for name, chart in drawn.items():
         write_png(directory / name, chart)
 
 

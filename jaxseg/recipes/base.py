@@ -121,6 +121,9 @@ BASE = {
         "mode": "whole",  # or "slide": windows of crop_hw every stride_hw, with averaged scores
         "crop_hw": (512, 512),  # height and width of a window
         "stride_hw": (341, 341),  # distance of windows
+        # What is measured besides: "boundary_iou"; "calibration", for which all probabilities are
+        # computed, not only the classes.
+        "measures": (),
         "pictures": 4,  # panels of the first images, and of as many worst and best ones
         # Outputs beyond the dataset's classes: False counts their predictions as errors, as the
         # published numbers do. True ignores these outputs.

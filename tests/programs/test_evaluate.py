@@ -24,7 +24,10 @@ from jaxseg.distributed.sharding import make_mesh
 from jaxseg.errors import ConfigError, DataError
 from jaxseg.evaluate import evaluate_checkpoint, write_submission
 from jaxseg.evaluation import metrics
+from jaxseg.evaluation.boundaries import boundary_counts
+from jaxseg.evaluation.calibration import calibration_counts, expected_calibration_error
 from jaxseg.evaluation.evaluator import Stopped, evaluate
+from jaxseg.evaluation.results import write_evaluation
 from jaxseg.inference.predictor import make_predictor
 from jaxseg.models.segmentation_model import build_model, variable_shapes
 from support.tiny import initial_state, tiny_config
@@ -116,6 +119,33 @@ def test_the_worst_images_are_drawn_and_all_are_listed(setting, tmp_path):
     (worst,) = (tmp_path / "worst").iterdir()  # as many as config.eval.pictures
     name = pathlib.Path(next(iter(listed))).name.removesuffix("_leftImg8bit.png")
     assert worst.name == f"01_{name}.png"
+
+
+def test_measures_are_added_to_the_scores(setting, tmp_path):
+    config, model, variables = setting
+    config = config.copy_and_resolve_references()
+    config.eval.measures = ("boundary_iou", "calibration")
+    mesh = make_mesh({"data": -1, "fsdp": 1})
+    scores = evaluate(model, variables, config, mesh)
+    predictor = make_predictor(model, variables, config, mesh)
+    near, calibrated = np.zeros((3, 19)), np.zeros((3, 15))
+    for sample in find_samples("cityscapes", config.data.root, "val"):
+        image, label = read_sample(sample)
+        probabilities = predictor.probabilities(image)
+        near += boundary_counts(probabilities.argmax(axis=-1).astype(np.uint8), label, 19)
+        calibrated += calibration_counts(probabilities, label)
+    np.testing.assert_array_equal(scores.boundary_iou, metrics.class_iou(*near))
+    np.testing.assert_allclose(scores.calibration, calibrated, rtol=1e-6)
+    names = [f"class {k}" for k in range(19)]
+    write_evaluation(tmp_path, scores, names, {})
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["ECE"] == pytest.approx(expected_calibration_error(calibrated), abs=1e-4)
+    assert found["boundary_mIoU"] == pytest.approx(np.nanmean(scores.boundary_iou), abs=1e-4)
+    assert "boundary_iou" in (tmp_path / "per_class.csv").read_text().splitlines()[0]
+    assert (tmp_path / "reliability.png").is_file()
+    config.eval.measures = ("hausdorff",)
+    with pytest.raises(ConfigError, match="measures=hausdorff: there are boundary_iou, calib"):
+        evaluate(model, variables, config, mesh)
 
 
 def test_a_saved_run_is_evaluated_by_the_protocol_of_the_overrides(setting, tmp_path, capsys):
