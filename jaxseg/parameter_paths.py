@@ -40,11 +40,19 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     The result always has "batch_stats". They are empty in a model without batch norm, and then no
     path mentions them.
     """
-    tree: dict[str, Any] = {"batch_stats": {}}
+    return with_leaves({"batch_stats": {}}, leaves)
+
+
+def with_leaves(tree: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested dicts with further leaves, or others in their place, by path."""
+    result = {
+        key: with_leaves(value, {}) if isinstance(value, Mapping) else value
+        for key, value in tree.items()
+    }
     for path, leaf in leaves.items():
         *parents, last = path.split("/")
-        node = tree
+        node = result
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = leaf
-    return tree
+    return result

@@ -35,13 +35,14 @@ from jaxseg.evaluation.results import report_evaluation, what_was_evaluated, wri
 from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.losses.terms import check_no_terms, check_settings
 from jaxseg.models import kernels
+from jaxseg.models.lora import split_low_rank
 from jaxseg.models.segmentation_model import build_model
 from jaxseg.reporting.manifest import fingerprint, versions, write_manifest
 from jaxseg.reporting.report import Report
 from jaxseg.reporting.trackers import IDENTITY, tracker_names
 from jaxseg.training.class_weights import find_class_weights
 from jaxseg.training.finite import check_finite
-from jaxseg.training.freezing import check_frozen
+from jaxseg.training.freezing import check_frozen, frozen_patterns, join_frozen
 from jaxseg.training.label_check import LabelCheck
 from jaxseg.training.optimizer import learning_rate_schedule, make_optimizer
 from jaxseg.training.profiler import Profile
@@ -107,7 +108,8 @@ def _train(config: ConfigDict, directory: WorkDirectory, mesh: jax.sharding.Mesh
 
     # Shapes first: nothing large is ever created unsharded.
     shapes = jax.eval_shape(fresh_state)
-    check_frozen(shapes.params, config.optim.freeze)
+    frozen = frozen_patterns(config.optim)
+    check_frozen(shapes.params, frozen)
     shardings = infer_shardings(shapes, config.sharding, mesh)
     if config.init and not any(directory.checkpoints.glob("[0-9]*")):
         # Missing weights are reported before anything is computed.
@@ -153,7 +155,7 @@ def _train(config: ConfigDict, directory: WorkDirectory, mesh: jax.sharding.Mesh
             evaluation_due = due(config.eval.every_steps) and not saved.evaluated(step)
             save_due = due(config.checkpoint.every_steps)
             if evaluation_due or save_due or stopping:
-                check_finite(step, logs, state, config.optim.freeze)
+                check_finite(step, logs, state, frozen)
                 scores = None
                 if evaluation_due and not stopping:
                     scores = evaluate_now(
@@ -178,13 +180,13 @@ def _train(config: ConfigDict, directory: WorkDirectory, mesh: jax.sharding.Mesh
             with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
                 state, logs = train_step(state, batch)
             # Check the previous step while the devices compute this one.
-            check_finite(step, previous, state, config.optim.freeze)
+            check_finite(step, previous, state, frozen)
             step += 1
             profile.after(step - first_step, state)
 
             if step % config.log_steps == 0 or step == first_step + 1:
                 at_peak = step_seconds_at_peak()  # counted while the devices compute
-                check_finite(step, logs, state, config.optim.freeze)
+                check_finite(step, logs, state, frozen)
                 numbers = {name: float(value) for name, value in logs.items() if name != "norms"}
                 numbers["learning_rate"] = float(rate(step - 1))
                 report.train(step, numbers | timer.close(config.batch_size, at_peak))
@@ -291,11 +293,14 @@ def start_from_weights(config: ConfigDict, state: TrainState) -> tuple[TrainStat
       ConfigError: if there is no such source.
       CheckpointError: if it cannot be read, or its backbone belongs to another model.
     """
-    fresh = {"params": state.params, "batch_stats": state.batch_stats}
+    # What adapts a layer is in no source, and starts as initialized.
+    params, low_rank = split_low_rank(state.params)
+    fresh = {"params": params, "batch_stats": state.batch_stats}
     window = config.model.backbone.get("window")
     variables, origin = initial_weights.load_initial_weights(
         config.init, fresh, config.variant, window
     )
+    variables["params"] = join_frozen(variables["params"], low_rank)
     ema = None if state.ema is None else jax.tree.map(jnp.copy, variables["params"])
     return state.replace(**variables, ema=ema), origin
 

@@ -71,7 +71,8 @@ def entries(file: Path, name: str, prefix: str = "") -> Iterator[tuple[str, str]
 
 def row(key: str, default: object, text: str) -> str:
     cell = f"`{default!r}`" if default != "" else '`""`'
-    return f"| `{key}` | {cell} | {text.replace('|', chr(92) + '|')} |"
+    cell, text = (part.replace("|", r"\|") for part in (cell, text))
+    return f"| `{key}` | {cell} | {text} |"
 
 
 def lookup(config: Mapping, key: str) -> object:

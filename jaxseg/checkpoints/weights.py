@@ -3,17 +3,19 @@
 import json
 import os
 import pathlib
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from jaxseg import parameter_paths
 from jaxseg.config import upgrade
-from jaxseg.distributed.sharding import with_shardings
+from jaxseg.distributed.sharding import replicated_like, with_shardings
 from jaxseg.errors import CheckpointError, OutputError, first_few, first_line
+from jaxseg.models import lora
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, variable_shapes
 from jaxseg.workdir import CHECKPOINTS, AnyPath, any_path, reaching
 
@@ -137,15 +139,22 @@ def _with_tuples(value: Any) -> Any:
 
 
 def stored_shapes(checkpoint: AnyPath) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of the variables in a checkpoint, by path."""
+    """Returns the shapes of the variables that `load_variables` gives of a checkpoint, by path."""
+    stored = _all_stored_shapes(checkpoint)
+    return {path: shape for path, shape in stored.items() if not lora.is_low_rank(path)}
+
+
+def _all_stored_shapes(checkpoint):
     model = ocp.checkpointables_metadata(checkpoint).metadata["model"]
     return parameter_paths.shapes({part: model[part] for part in ("params", "batch_stats")})
 
 
 def load_variables(
-    checkpoint: AnyPath, abstract: Mapping[str, Any], leave: Container[str] = ()
+    checkpoint: AnyPath, abstract: Mapping[str, Any], leave: Collection[str] = ()
 ) -> dict[str, Any]:
     """Loads the variables to evaluate, with the moving average if the run kept one.
+
+    Low-rank adaptations are added to their kernels.
 
     Args:
       checkpoint: the directory of the checkpoint.
@@ -155,10 +164,16 @@ def load_variables(
     Raises:
       CheckpointError: if the checkpoint belongs to another model.
     """
-    wanted, stored = parameter_paths.by_path(abstract), stored_shapes(checkpoint)
-    kept = {path: shape for path, shape in stored.items() if path not in leave}
+    wanted, stored = parameter_paths.by_path(abstract), _all_stored_shapes(checkpoint)
+    low_rank = {path: shape for path, shape in stored.items() if lora.is_low_rank(path)}
+    kept = {path: shape for path, shape in stored.items() if path not in {*leave, *low_rank}}
     _refuse_another_model(kept, parameter_paths.shapes(abstract), checkpoint)
-    request = {path: ocp.PLACEHOLDER if path in leave else wanted[path] for path in stored}
+    everywhere = replicated_like(next(iter(wanted.values())))
+    asked = wanted | {
+        path: jax.ShapeDtypeStruct(shape, np.float32, sharding=everywhere)
+        for path, shape in low_rank.items()
+    }
+    request = {path: ocp.PLACEHOLDER if path in leave else asked[path] for path in stored}
     averaged = "ema" in ocp.checkpointables_metadata(checkpoint).metadata["model"]
     if averaged:
         ema = {p.replace("params", "ema", 1): x for p, x in request.items() if _is_parameter(p)}
@@ -167,6 +182,8 @@ def load_variables(
         "model"
     ]
     model = parameter_paths.by_path({**model, "params": model["ema"]} if averaged else model)
+    if low_rank:
+        model = lora.merge_low_rank(model)
     return parameter_paths.nested({path: model[path] for path in wanted})
 
 

@@ -145,6 +145,18 @@ def infer_shardings(
     return jax.tree_util.tree_map_with_path(sharding, shapes)
 
 
+def replicated_like(array: Any) -> jax.sharding.Sharding | None:
+    """Returns the sharding that has a whole array on each device that holds a part of another.
+
+    Args:
+      array: an array, or its shape with a sharding; without one, the result is None.
+    """
+    sharding = array.sharding
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, P())
+    return sharding
+
+
 def with_shardings(shapes: Any, shardings: Any) -> Any:
     """Adds shardings to a tree of abstract arrays.
 

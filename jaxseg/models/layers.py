@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxseg.distributed.sharding import all_gather_parameter
+from jaxseg.models import lora
 from jaxseg.ops.convolution import (
     DIMENSIONS,
     conv3x3,
@@ -60,7 +61,7 @@ def kernel_param(module: nn.Module, init: Callable, shape: Sequence[int]) -> Arr
 
 
 class Linear(nn.Module):
-    """A linear layer over the last axis."""
+    """A linear layer over the last axis, which may be adapted (`jaxseg.models.lora`)."""
 
     features: int
     use_bias: bool = True
@@ -71,10 +72,16 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
         kernel = kernel_param(self, self.kernel_init, (x.shape[-1], self.features))
-        x = matmul(x.astype(self.dtype), kernel)
+        x = x.astype(self.dtype)
+        y = matmul(x, kernel)
+        if self.has_variable("params", lora.FIRST):
+            first, second, scale = (
+                self.get_variable("params", name).astype(self.dtype) for name in lora.LEAVES
+            )
+            y += scale * matmul(matmul(x, first), second)
         if self.use_bias:
-            x += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
-        return x
+            y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
+        return y
 
 
 class MLP(nn.Module):

@@ -101,6 +101,14 @@ BASE = {
         # Patterns of the beginning of paths, such as "backbone/": these parameters keep their
         # values, and their modules run as in evaluation.
         "freeze": (),
+        "lora": {
+            # Low-rank adaptation: trains two matrices of this rank beside kernels, which keep their
+            # values. 0: none.
+            "rank": 0,
+            "alpha": 16.0,  # the product of the two counts alpha / rank
+            # A regular expression for the paths of the linear layers, by default of attention.
+            "layers": "backbone/(blocks|layers)_[0-9]+/(self_)?attn/(qkv|proj|in_proj|out_proj)",
+        },
         "ema_decay": 0.0,  # decay of the weights' moving average, which is evaluated; 0: none
     },
     "mesh": {"data": -1, "fsdp": 1},  # devices per axis; -1: all remaining

@@ -81,6 +81,8 @@ RANGES = {
     "optim.clip_norm": AMOUNT,
     "optim.ema_decay": RATE,
     "optim.layer_decay": POSITIVE,
+    "optim.lora.alpha": POSITIVE,
+    "optim.lora.rank": COUNT_OR_NONE,
     "optim.lr": AMOUNT,
     "optim.power": AMOUNT,
     "optim.warmup_ratio": AMOUNT,

@@ -1,10 +1,26 @@
-"""Splits the parameters into those that are trained and those that `config.optim.freeze` keeps."""
+"""Splits the parameters into those that are trained and those that keep their values.
+
+`config.optim.freeze` names what is frozen. With low-rank adaptation, the adapted kernels are frozen
+too, while A and B are always trained.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from jaxseg.errors import ConfigError, first_few
+from jaxseg.models import lora
 from jaxseg.parameter_paths import begins_with, by_path
+
+
+def frozen_patterns(optim: ConfigDict) -> tuple[str, ...]:
+    """Returns the patterns of the parameters that `config.optim` freezes.
+
+    They match the beginnings of paths. `split_frozen` says what is excepted.
+    """
+    adapted = (f"(?:{optim.lora.layers})/kernel", f".*/{lora.SCALE}") if optim.lora.rank else ()
+    return (*optim.freeze, *adapted)
 
 
 def split_frozen(params: Mapping[str, Any], patterns: Sequence[str]) -> tuple[Any, dict[str, Any]]:
@@ -13,7 +29,8 @@ def split_frozen(params: Mapping[str, Any], patterns: Sequence[str]) -> tuple[An
     Args:
       params: the parameters, as nested dicts.
       patterns: a parameter is frozen if one of these regular expressions matches the beginning of
-        its path, such as "backbone/blocks_3/attn/qkv/kernel".
+        its path, such as "backbone/blocks_3/attn/qkv/kernel". A and B of `jaxseg.models.lora` are
+        never frozen.
     """
     return (params, {}) if not patterns else _split(params, patterns, "")
 
@@ -28,7 +45,8 @@ def _split(params, patterns, parent):
                 if part:
                     whole[name] = part
         else:
-            (frozen if begins_with(path, patterns) else trained)[name] = value
+            keeps = begins_with(path, patterns) and name not in (lora.FIRST, lora.SECOND)
+            (frozen if keeps else trained)[name] = value
     return trained, frozen
 
 

@@ -8,8 +8,9 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
+from jaxseg.models.lora import add_low_rank
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, init_variables
-from jaxseg.training.freezing import split_frozen
+from jaxseg.training.freezing import frozen_patterns, split_frozen
 
 
 @struct.dataclass
@@ -48,11 +49,13 @@ def init_state(
     rng = jax.random.key(config.seed)
     variables = init_variables(model, rng, config.data.crop_hw)
     params = variables["params"]
+    if config.optim.lora.rank:
+        params = add_low_rank(params, jax.random.fold_in(rng, 1), config.optim.lora)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(split_frozen(params, config.optim.freeze)[0]),
+        opt_state=optimizer.init(split_frozen(params, frozen_patterns(config.optim))[0]),
         # A copy, because one buffer under two names could not be donated to the step twice.
         ema=jax.tree.map(jnp.copy, params) if config.optim.ema_decay else None,
     )

@@ -15,7 +15,7 @@ from jaxseg.losses.cross_entropy import cross_entropy
 from jaxseg.losses.mask2former import mask2former_loss
 from jaxseg.losses.terms import TermSettings, sum_of_terms
 from jaxseg.models.segmentation_model import ModelOutput, SegmentationModel, apply_model
-from jaxseg.training.freezing import join_frozen, split_frozen
+from jaxseg.training.freezing import frozen_patterns, join_frozen, split_frozen
 from jaxseg.training.optimizer import squared_norms
 from jaxseg.training.state import TrainState
 
@@ -35,7 +35,7 @@ def make_train_step(
       every trained parameter, which tells the first one that is not finite.
     """
     accumulation, ema_decay = config.optim.accumulation, config.optim.ema_decay
-    seed, freeze = config.seed, config.optim.freeze
+    seed, freeze = config.seed, frozen_patterns(config.optim)
 
     def loss_of(trained, frozen, batch_stats, batch, rng):
         variables = {"params": join_frozen(trained, frozen), "batch_stats": batch_stats}

@@ -20,6 +20,7 @@ from jaxseg.training.freezing import check_frozen, join_frozen, split_frozen
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import init_state
 from jaxseg.training.step import make_train_step
+from support.steps import steps
 from support.tiny import smallest_config, tiny_config
 
 PARAMS = {
@@ -43,20 +44,6 @@ def test_patterns_that_freeze_nothing_or_everything_are_refused():
     with pytest.raises(ConfigError, match="nothing would train"):
         check_frozen(PARAMS, ("",))
     check_frozen(PARAMS, ("backbone/blocks_[01]/",))
-
-
-def steps(config, count):
-    """The states before and after some steps."""
-    model = build_model(config.model)
-    optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
-    before = jax.jit(lambda: init_state(config, model, optimizer))()
-    step, state = jax.jit(make_train_step(config, model, optimizer)), before
-    rng = np.random.default_rng(0)
-    for _ in range(count):
-        image = rng.standard_normal((2, *config.data.crop_hw, 3)).astype(np.float32)
-        label = rng.integers(0, 19, image.shape[:3]).astype(np.int32)
-        state, _ = step(state, {"image": jnp.asarray(image), "label": jnp.asarray(label)})
-    return before, state
 
 
 def recomputing_config():
