@@ -182,8 +182,11 @@ def upgrade(config: ml_collections.ConfigDict | dict[str, Any]):
         mask2former["importance_sample_ratio"] = mask2former["importance_ratio"]
         del mask2former["importance_ratio"]
     later = {"loss": base.BASE["loss"], "optim": base.BASE["optim"], "eval": {"measures": ()}}
-    if "class_lines" in config.get("data", ()):
-        later["data"] = LATER_OF_OWN_DATA
+    data = config.get("data", {})
+    if "crop_hw" in data:
+        later["data"] = {"class_crop_probability": 0.0}
+    if "class_lines" in data:
+        later["data"] = LATER_OF_OWN_DATA | later.get("data", {})
     for section, defaults in later.items():
         for key in defaults.keys() - set(config.get(section, defaults)):
             config[section][key] = copy.deepcopy(defaults[key])

@@ -25,14 +25,18 @@ def train_transform(first_rows, label: Label, config, rng) -> tuple[Image, Label
       first_rows: a function that takes a number and returns at least as many rows of the image from
         its top, uint8 [n, w, 3].
       label: the label of the whole image.
-      config: has scale_wh, ratio_range, crop_hw, cat_max_ratio, flip_probability, mean and std.
+      config: has scale_wh, ratio_range, crop_hw, cat_max_ratio, class_crop_probability,
+        flip_probability, mean and std.
 
     Returns:
       The image, float32 [H, W, 3] in RGB, and the label, uint8 [H, W], where (H, W) is `crop_hw`.
     """
     source_hw = label.shape
     hw = resized_hw(source_hw, random_scale(config.scale_wh, config.ratio_range, rng))
-    box, label = random_crop(label, hw, config.crop_hw, config.cat_max_ratio, rng)
+    if config.class_crop_probability and rng.random() < config.class_crop_probability:
+        box, label = class_crop(label, hw, config.crop_hw, rng)
+    else:
+        box, label = random_crop(label, hw, config.crop_hw, config.cat_max_ratio, rng)
     image = resize_box(first_rows, source_hw, hw, box)
     image, label = random_flip(image, label, config.flip_probability, rng)
     image = photometric_distortion(image, rng)
@@ -159,6 +163,30 @@ def random_crop(label: Label, hw, crop_hw, cat_max_ratio, rng) -> tuple[tuple, L
         if cat_max_ratio >= 1 or _largest_share(window) < cat_max_ratio:
             break
     return box, window
+
+
+def class_crop(label: Label, hw, crop_hw, rng) -> tuple[tuple, Label]:
+    """Draws a window of the label resized to `hw` that shows a class drawn evenly from its classes.
+
+    The window has a pixel of this class, drawn evenly, at a random place. So a rare class is seen
+    as often as a frequent one of the same image. The reference has nothing like it.
+
+    Returns:
+      As `random_crop`.
+    """
+    present = np.flatnonzero(cv2.calcHist([label], [0], None, [256], [0, 256])[:IGNORE])
+    if len(present):
+        pixels = np.flatnonzero(label == rng.choice(present))
+        pixel = np.unravel_index(rng.choice(pixels), label.shape)
+    else:
+        pixel = tuple(int(rng.integers(side)) for side in label.shape)
+    starts = []
+    for place, source, side, crop in zip(pixel, label.shape, hw, crop_hw, strict=True):
+        center = math.floor((place + 0.5) * side / source)
+        start = center - int(rng.integers(min(crop, side)))
+        starts.append(min(max(start, 0), max(side - crop, 0)))
+    box = tuple(slice(start, start + crop) for start, crop in zip(starts, crop_hw, strict=True))
+    return box, resize_label_box(label, hw, box)
 
 
 def _largest_share(label: Label) -> float:

@@ -54,6 +54,8 @@ BASE = {
         "ratio_range": (0.5, 2.0),  # range of the random factor of scale_wh
         "crop_hw": (512, 1024),  # height and width of training images
         "cat_max_ratio": 0.75,  # largest share of one class in a crop
+        # Probability that a crop shows a class that is drawn evenly from those of its image.
+        "class_crop_probability": 0.0,
         "flip_probability": 0.5,  # of mirroring a training image left to right
         "mean": IMAGENET_MEAN,  # subtracted from RGB values
         "std": IMAGENET_STD,  # divides RGB values

@@ -51,6 +51,7 @@ RANGES = {
     "checkpoint.keep": COUNT,
     "data.cat_max_ratio": SHARE,
     "data.flip_probability": SHARE,
+    "data.class_crop_probability": SHARE,
     "data.prefetch": COUNT_OR_NONE,
     "data.ratio_range": POSITIVE,
     "data.scale_wh": COUNT,

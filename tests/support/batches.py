@@ -3,6 +3,8 @@
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxseg.recipes.base import BASE
+
 
 def make_config(root, **changes):
     settings = {
@@ -25,7 +27,7 @@ def make_config(root, **changes):
         "prefetch": 2,
         "skip_corrupt": False,
     }
-    return ConfigDict(settings | changes)
+    return ConfigDict(BASE["data"] | settings | changes)
 
 
 def take(batches, count):
