@@ -104,7 +104,7 @@ VARIANTS = {
         "init": "zoo:mask2former_beitv2_adapter_large_896_80k_cocostuff164k_ss",
     },
     "mask2former_internimage_h_cocostuff": {
-        **internimage.mask2former(CLASSES, num_queries=200, size=base.WIDE, lr=1e-5),
+        **internimage.mask2former(CLASSES, num_queries=200, head=base.WIDE, lr=1e-5),
         "steps": 80_000,
         "data": data(896, 3584),
         "eval": {

@@ -38,7 +38,7 @@ VARIANTS = {
         "beit_adapter_l", CLASSES, DATA, steps=40_000
     ),
     "mask2former_internimage_h_cocostuff": {
-        **internimage.mask2former(CLASSES, num_queries=200, size=base.WIDE, lr=1e-5, clip_norm=0.0),
+        **internimage.mask2former(CLASSES, num_queries=200, head=base.WIDE, lr=1e-5, clip_norm=0.0),
         "steps": 40_000,
         "data": DATA,
         "eval": {"every_steps": 2_000},

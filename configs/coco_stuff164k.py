@@ -47,7 +47,7 @@ VARIANTS = {
     ),
     **{f"mask2former_{name}": mask2former(name) for name in ("beit_adapter_l", "beitv2_adapter_l")},
     "mask2former_internimage_h": {
-        **internimage.mask2former(CLASSES, num_queries=200, size=base.WIDE, clip_norm=0.0),
+        **internimage.mask2former(CLASSES, num_queries=200, head=base.WIDE, clip_norm=0.0),
         "steps": 80_000,
         "data": data(896),
         "eval": {"every_steps": 8_000},

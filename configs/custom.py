@@ -20,9 +20,18 @@ fit together. The settings below allow other folders, suffixes and kinds of labe
 docs/guides/custom-data.md has a table of what tools export.
 
 The number of classes follows from the file, and the heads have that many outputs. Training starts
-from the published weights for ADE20K. The last layer of each head has other classes and starts from
-random weights, as the log reports. The variants are upernet_internimage_{t,s,b} and
-upernet_deit_adapter_{t,s,b}.
+from published weights. The last layer of each head has other classes and starts from random
+weights, as the log reports. Where no model with the head is published, the backbone starts from its
+pre-training.
+
+    upernet_internimage_{t,s,b,l,xl}           from ADE20K
+    upernet_deit_adapter_{t,s,b}               from ADE20K
+    upernet_augreg_adapter_{b,l}               from ADE20K
+    upernet_beit_adapter_l                     from ADE20K; crops of 640
+    mask2former_internimage_{t,s,b,l,xl}       the backbone from ImageNet
+    mask2former_beit_adapter_b                 from COCO-Stuff 10k
+    mask2former_beit_adapter_l                 from ADE20K; crops of 640
+    linear_internimage_{t,s,b,l,xl}            the backbone from ImageNet, frozen
 """
 
 from jaxseg.recipes import base, internimage, vit_adapter
@@ -47,28 +56,63 @@ DATA = {
     "test_scale_wh": (2048, 512),
     "test_multiple": 32,
 }
-STEPS = {"steps": 40_000}
+LARGER = {**DATA, "scale_wh": (2048, 640), "crop_hw": (640, 640), "test_scale_wh": (2048, 640)}
+STEPS = 40_000
 CLASSES = 150  # a placeholder until the file is read
-ADAPTERS = {"t": "tiny", "s": "small", "b": "base"}
+OF_INTERNIMAGE = {  # the published model that each size of InternImage starts from
+    "t": "upernet_internimage_t_512_160k_ade20k",
+    "s": "upernet_internimage_s_512_160k_ade20k",
+    "b": "upernet_internimage_b_512_160k_ade20k",
+    "l": "upernet_internimage_l_640_160k_ade20k",
+    "xl": "upernet_internimage_xl_640_160k_ade20k",
+}
+OF_ADAPTERS = {
+    "deit_adapter_t": "upernet_deit_adapter_tiny_512_160k_ade20k",
+    "deit_adapter_s": "upernet_deit_adapter_small_512_160k_ade20k",
+    "deit_adapter_b": "upernet_deit_adapter_base_512_160k_ade20k",
+    "augreg_adapter_b": "upernet_augreg_adapter_base_512_160k_ade20k",
+    "augreg_adapter_l": "upernet_augreg_adapter_large_512_160k_ade20k",
+}
+
+
+def own(recipe, init=None):
+    """Returns a recipe on a user's own data, with the published weights that it starts from."""
+    settings = {"steps": STEPS, "data": DATA, "eval": {"every_steps": STEPS // 10}}
+    weights = {"init": f"zoo:{init}"} if init else {}
+    return {**settings, **recipe, **weights}
+
+
+def linear_of(size):
+    recipe = internimage.linear(size, CLASSES)
+    return {**recipe, "optim": {**recipe["optim"], "lr": 1e-3, "freeze": ("backbone/",)}}
+
 
 VARIANTS = {
     **{
-        f"upernet_internimage_{size}": {
-            **internimage.upernet(size),
-            **STEPS,
-            "data": DATA,
-            "eval": {"every_steps": 4_000},
-            "init": f"zoo:upernet_internimage_{size}_512_160k_ade20k",
-        }
-        for size in ("t", "s", "b")
+        f"upernet_internimage_{size}": own(internimage.upernet(size), name)
+        for size, name in OF_INTERNIMAGE.items()
     },
     **{
-        f"upernet_deit_adapter_{size}": {
-            **vit_adapter.upernet(f"deit_adapter_{size}", CLASSES, DATA, **STEPS),
-            "init": f"zoo:upernet_deit_adapter_{name}_512_160k_ade20k",
-        }
-        for size, name in ADAPTERS.items()
+        f"upernet_{backbone}": own(vit_adapter.upernet(backbone, CLASSES, DATA, STEPS), name)
+        for backbone, name in OF_ADAPTERS.items()
     },
+    "upernet_beit_adapter_l": own(
+        vit_adapter.upernet("beit_adapter_l", CLASSES, LARGER, STEPS),
+        "upernet_beit_adapter_large_640_160k_ade20k_ss",
+    ),
+    **{
+        f"mask2former_internimage_{size}": own(internimage.mask2former(CLASSES, size=size))
+        for size in OF_INTERNIMAGE
+    },
+    "mask2former_beit_adapter_b": own(
+        vit_adapter.mask2former("beit_adapter_b", CLASSES, DATA, STEPS, size=base.NARROW),
+        "mask2former_beit_adapter_base_512_40k_cocostuff10k_ss",
+    ),
+    "mask2former_beit_adapter_l": own(
+        vit_adapter.mask2former("beit_adapter_l", CLASSES, LARGER, STEPS),
+        "mask2former_beit_adapter_large_640_160k_ade20k_ss",
+    ),
+    **{f"linear_internimage_{size}": own(linear_of(size)) for size in OF_INTERNIMAGE},
 }
 
 

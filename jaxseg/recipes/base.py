@@ -207,6 +207,22 @@ def segformer(backbone: dict[str, Any], num_classes: int) -> dict[str, Any]:
     }
 
 
+def linear(backbone: dict[str, Any], num_classes: int) -> dict[str, Any]:
+    """Returns a linear head on all feature maps of a backbone, without an auxiliary head."""
+    return {
+        "dtype": "auto",
+        "kernels": "auto",
+        "backbone": backbone,
+        "decode_head": {
+            "kind": "linear",
+            "num_classes": num_classes,
+            "in_index": (0, 1, 2, 3),
+            "dropout": 0.1,
+        },
+        "auxiliary_head": None,
+    }
+
+
 def mask2former(
     backbone: dict[str, Any], num_classes: int, num_queries: int, size: dict[str, int]
 ) -> dict[str, Any]:

@@ -121,21 +121,31 @@ def segformer(size: str) -> dict[str, Any]:
     return _published(base.segformer(backbone(size), num_classes=150), size)
 
 
+def linear(size: str, num_classes: int) -> dict[str, Any]:
+    """Returns a linear head on InternImage with the optimizer of its published runs."""
+    return _published(base.linear(backbone(size), num_classes), size)
+
+
 def mask2former(
     num_classes: int,
     num_queries: int = 100,
-    size: dict[str, int] = base.NARROW,
+    head: dict[str, int] = base.NARROW,
+    size: str = "h",
     **optim: float,
 ) -> dict[str, Any]:
-    """Returns Mask2Former on InternImage-H with the settings that its published runs share.
+    """Returns Mask2Former on InternImage with the settings that its published runs share.
+
+    Published are runs on InternImage-H.
 
     Args:
       num_classes: the number of classes.
       num_queries: the number of queries.
-      size: `base.NARROW` or `base.WIDE`.
+      head: `base.NARROW` or `base.WIDE`.
+      size: the size of InternImage, a key of `SIZES`.
       **optim: optimizer settings that differ from the shared ones.
     """
-    recipe = _published(base.mask2former(backbone("h"), num_classes, num_queries, size), "h")
+    model = base.mask2former(backbone(size), num_classes, num_queries, head)
+    recipe = _published(model, size)
     return {**recipe, "optim": recipe["optim"] | optim}
 
 
