@@ -36,6 +36,9 @@ pre-training.
 
 from jaxseg.recipes import base, internimage, vit_adapter
 
+SCHEDULE = ("steps", "eval.every_steps", "optim.warmup_steps", "optim.lr")
+SIZES = ("data.scale_wh", "data.crop_hw", "data.test_scale_wh")
+FIT = (*SIZES, *SCHEDULE)
 DATA = {
     "dataset": "custom",
     "root": "data/custom",
@@ -55,8 +58,19 @@ DATA = {
     "crop_hw": (512, 512),
     "test_scale_wh": (2048, 512),
     "test_multiple": 32,
+    # The settings that are chosen from the images when training starts, but for those that are
+    # given. Empty: none.
+    "fit": FIT,
 }
-LARGER = {**DATA, "scale_wh": (2048, 640), "crop_hw": (640, 640), "test_scale_wh": (2048, 640)}
+WINDOWS = {**DATA, "fit": (*FIT, "eval.crop_hw", "eval.stride_hw")}
+# The tables of BEiT belong to its crop, which is therefore not chosen.
+SMALLER = {**DATA, "fit": SCHEDULE}
+LARGER = {
+    **SMALLER,
+    "scale_wh": (2048, 640),
+    "crop_hw": (640, 640),
+    "test_scale_wh": (2048, 640),
+}
 STEPS = 40_000
 CLASSES = 150  # a placeholder until the file is read
 OF_INTERNIMAGE = {  # the published model that each size of InternImage starts from
@@ -93,7 +107,7 @@ VARIANTS = {
         for size, name in OF_INTERNIMAGE.items()
     },
     **{
-        f"upernet_{backbone}": own(vit_adapter.upernet(backbone, CLASSES, DATA, STEPS), name)
+        f"upernet_{backbone}": own(vit_adapter.upernet(backbone, CLASSES, WINDOWS, STEPS), name)
         for backbone, name in OF_ADAPTERS.items()
     },
     "upernet_beit_adapter_l": own(
@@ -105,7 +119,7 @@ VARIANTS = {
         for size in OF_INTERNIMAGE
     },
     "mask2former_beit_adapter_b": own(
-        vit_adapter.mask2former("beit_adapter_b", CLASSES, DATA, STEPS, size=base.NARROW),
+        vit_adapter.mask2former("beit_adapter_b", CLASSES, SMALLER, STEPS, size=base.NARROW),
         "mask2former_beit_adapter_base_512_40k_cocostuff10k_ss",
     ),
     "mask2former_beit_adapter_l": own(

@@ -21,7 +21,13 @@ OF_NOTHING = re.compile(r'Override (\S+) can not be applied because field "(\w+)
 # And for a value that is no literal of Python.
 UNREADABLE = re.compile(r"Could not parse (.*): SyntaxError")
 # Settings of a user's own data that earlier versions did not have.
-LATER_OF_OWN_DATA = {"split_list": "", "val_share": 0.0, "share_by": "file", "share_seed": 0}
+LATER_OF_OWN_DATA = {
+    "split_list": "",
+    "val_share": 0.0,
+    "share_by": "file",
+    "share_seed": 0,
+    "fit": (),
+}
 # Kinds of modules that earlier versions called differently.
 RENAMED_KINDS = {"intern_image": "internimage", "uper": "upernet"}
 
@@ -117,6 +123,7 @@ def load_config(
         )
         _check_all_used(values(arguments))
         config = values["config"].value
+    _keep_given(config, arguments)
     resolve(config, classes_needed=classes_needed)
     return config
 
@@ -135,7 +142,25 @@ def override_config(
     with readable_errors():
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         _check_all_used(values(arguments))
+    _keep_given(config, arguments)
     resolve(config)
+
+
+def _keep_given(config: ml_collections.ConfigDict, arguments: Sequence[str]):
+    """Takes out of `config.data.fit` what the user gives: it is not chosen from the data."""
+    given = {argument.partition("=")[0].removeprefix("--config.") for argument in arguments}
+    if "fit" in config.get("data", ()) and "data.fit" not in given:
+        config.data.fit = tuple(key for key in config.data.fit if key not in given)
+
+
+def set_flat(config: ml_collections.ConfigDict, settings: Mapping[str, Any]):
+    """Sets settings by flat key, such as "optim.lr", in place. JSON's lists become tuples."""
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        node = config
+        for section in sections:
+            node = node[section]
+        node[last] = tuple(value) if isinstance(value, list) else value
 
 
 def resolve(config: ml_collections.ConfigDict, *, classes_needed: bool = True):

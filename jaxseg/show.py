@@ -1,6 +1,7 @@
 """Shows what a config means before training (`--mode show`)."""
 
 import collections
+import contextlib
 import pathlib
 from collections.abc import Sequence
 
@@ -9,7 +10,9 @@ from ml_collections import ConfigDict
 
 from jaxseg import parameter_paths
 from jaxseg.atomic_files import write_png, write_text
+from jaxseg.config import set_flat
 from jaxseg.data.class_proposal import propose_classes
+from jaxseg.data.fit import fit_settings
 from jaxseg.data.pipeline import training_batches
 from jaxseg.data.source import Source, evaluated_on, trained_on
 from jaxseg.data.survey import survey
@@ -43,10 +46,17 @@ def show(config: ConfigDict, workdir: str | pathlib.Path):
     if "class_lines" in config.data and not config.data.class_lines:
         propose(config, workdir)
         return
+    chosen = {}
+    with contextlib.suppress(DataError):  # what is missing is told below, after the model
+        chosen = fit_settings(config)
+    set_flat(config, chosen)
     check_image_sizes(config)
     print(config)
     print(f"kernels: {kernels.describe_kernels(config.model)}")
     print(model_table(config))
+    if chosen:
+        print("chosen from the data (config.data.fit); give a setting to set it yourself:")
+        print("".join(f"  --config.{key}={_argument(value)}\n" for key, value in chosen.items()))
     faults = sum(
         show_data(source) for source in (trained_on(config.data), evaluated_on(config.data))
     )
@@ -81,6 +91,10 @@ def propose(config: ConfigDict, workdir: str | pathlib.Path):
         f"a proposal for the file of class names is in {directory.path / PROPOSAL}; edit the names,"
         " and set config.data.classes to it"
     )
+
+
+def _argument(value):
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def show_data(source: Source) -> int:

@@ -40,9 +40,9 @@ from jaxseg.models.segmentation_model import build_model
 from jaxseg.reporting.manifest import fingerprint, versions, write_manifest
 from jaxseg.reporting.report import Report
 from jaxseg.reporting.trackers import IDENTITY, tracker_names
-from jaxseg.training.class_weights import find_class_weights
 from jaxseg.training.finite import check_finite
 from jaxseg.training.freezing import check_frozen, frozen_patterns, join_frozen
+from jaxseg.training.from_data import choose_from_data, describe_choice
 from jaxseg.training.label_check import LabelCheck
 from jaxseg.training.optimizer import learning_rate_schedule, make_optimizer
 from jaxseg.training.profiler import Profile
@@ -83,12 +83,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path):
         if jax.process_index() == 0:
             directory.fetch(*RECORDS)
         with run_lock(directory.folder):
-            # A run goes on with the weights that it began with.
-            saved = newest_saved_config(directory.checkpoints)
-            if saved and saved["loss"]["class_weight"] == config.loss.class_weight:
-                config.loss.class_weights = saved["loss"]["class_weights"]
-            else:
-                config.loss.class_weights = find_class_weights(config)
+            choose_from_data(config, newest_saved_config(directory.checkpoints))
+            check_image_sizes(config)
             _train(config, directory, mesh)
 
 
@@ -331,6 +327,7 @@ def describe(
             "global batch": f"{config.batch_size} images of {tuple(config.data.crop_hw)}",
             "training": training.summary(),
             "evaluation": evaluation.summary(),
+            **describe_choice(config),
             "start": origin,
         }
     )

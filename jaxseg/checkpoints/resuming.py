@@ -18,7 +18,7 @@ from jaxseg.errors import CheckpointError, ConfigError
 
 MAY_CHANGE = re.compile(
     r"(variant|log_steps|track|init|deterministic|checkpoint\..*|eval\..*|mesh\..*|sharding|profile\..*"
-    r"|data\.(root|source|workers|prefetch|skip_corrupt|val_(split|dataset|root|source)|test_.*)"
+    r"|data\.(root|source|fit|workers|prefetch|skip_corrupt|val_(split|dataset|root|source)|test_.*)"
     r"|model\.(kernels|backbone\.remat(_keeps)?))$"
 )
 ON_REQUEST = ("batch_size", "optim.clip_norm", "optim.lr", "steps")

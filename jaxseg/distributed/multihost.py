@@ -46,6 +46,20 @@ def on_process_0(action: Callable[[], Any]):
         raise error or JaxsegError("process 0 has failed, and says why")
 
 
+def result_of_process_0(compute: Callable[[], Any]) -> Any:
+    """Returns in all processes what process 0 computes.
+
+    Args:
+      compute: returns what JSON can hold.
+
+    Raises:
+      Exception: as `on_process_0`.
+    """
+    found = []
+    on_process_0(lambda: found.append(compute()))
+    return json.loads(_text_of_process_0(json.dumps(found)))[0]
+
+
 def check_same_config(settings: Mapping[str, Any]):
     """Checks that all processes have the settings of process 0.
 
@@ -61,7 +75,7 @@ def check_same_config(settings: Mapping[str, Any]):
     if jax.process_count() == 1:
         return
     own = {key: repr(value) for key, value in settings.items()}
-    first = json.loads(text_of_process_0(json.dumps(own)))
+    first = json.loads(_text_of_process_0(json.dumps(own)))
     keys = [
         k
         for k in sorted(own | first)
@@ -76,7 +90,7 @@ def check_same_config(settings: Mapping[str, Any]):
         )
 
 
-def text_of_process_0(text: str) -> str:
+def _text_of_process_0(text: str) -> str:
     """Returns the text of process 0 in all processes."""
     if jax.process_count() == 1:
         return text

@@ -108,7 +108,7 @@ def measure_names(config: ConfigDict) -> tuple[str, ...]:
     Raises:
       ConfigError: for a name that is not in `MEASURES`.
     """
-    names = tuple(config.eval.measures)
+    names = tuple(filter(None, config.eval.measures))
     if unknown := [name for name in names if name not in MEASURES]:
         raise ConfigError(
             f"config.eval.measures={','.join(unknown)}: there are {', '.join(MEASURES)}"

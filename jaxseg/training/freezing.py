@@ -20,7 +20,7 @@ def frozen_patterns(optim: ConfigDict) -> tuple[str, ...]:
     They match the beginnings of paths. `split_frozen` says what is excepted.
     """
     adapted = (f"(?:{optim.lora.layers})/kernel", f".*/{lora.SCALE}") if optim.lora.rank else ()
-    return (*optim.freeze, *adapted)
+    return (*filter(None, optim.freeze), *adapted)
 
 
 def split_frozen(params: Mapping[str, Any], patterns: Sequence[str]) -> tuple[Any, dict[str, Any]]:

@@ -16,7 +16,7 @@ from jaxseg.models.segmentation_model import (
     variable_shapes,
 )
 from jaxseg.parameter_paths import by_path
-from jaxseg.training.freezing import check_frozen, join_frozen, split_frozen
+from jaxseg.training.freezing import check_frozen, frozen_patterns, join_frozen, split_frozen
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import init_state
 from jaxseg.training.step import make_train_step
@@ -116,6 +116,11 @@ def flops(*patterns):
 def test_a_frozen_backbone_saves_more_than_two_fifths_of_the_operations():
     assert flops("backbone/") < 0.6 * flops()
     assert flops("backbone/blocks_") < flops()
+
+
+def test_an_empty_setting_freezes_nothing():
+    config = load_config("configs/ade20k.py:upernet_internimage_t", {"optim.freeze": ""})
+    assert frozen_patterns(config.optim) == ()
 
 
 def test_the_patterns_name_parts_of_published_recipes():
