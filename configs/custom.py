@@ -36,9 +36,6 @@ pre-training.
 
 from jaxseg.recipes import base, internimage, vit_adapter
 
-SCHEDULE = ("steps", "eval.every_steps", "optim.warmup_steps", "optim.lr")
-SIZES = ("data.scale_wh", "data.crop_hw", "data.test_scale_wh")
-FIT = (*SIZES, *SCHEDULE)
 DATA = {
     "dataset": "custom",
     "root": "data/custom",
@@ -60,11 +57,19 @@ DATA = {
     "test_multiple": 32,
     # The settings that are chosen from the images when training starts, but for those that are
     # given. Empty: none.
-    "fit": FIT,
+    "fit": (
+        "data.scale_wh",
+        "data.crop_hw",
+        "data.test_scale_wh",
+        "steps",
+        "eval.every_steps",
+        "optim.warmup_steps",
+        "optim.lr",
+    ),
 }
-WINDOWS = {**DATA, "fit": (*FIT, "eval.crop_hw", "eval.stride_hw")}
+WINDOWS = {**DATA, "fit": (*DATA["fit"], "eval.crop_hw", "eval.stride_hw")}
 # The tables of BEiT belong to its crop, which is therefore not chosen.
-SMALLER = {**DATA, "fit": SCHEDULE}
+SMALLER = {**DATA, "fit": tuple(key for key in DATA["fit"] if not key.startswith("data."))}
 LARGER = {
     **SMALLER,
     "scale_wh": (2048, 640),
