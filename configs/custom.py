@@ -32,6 +32,7 @@ pre-training.
     mask2former_beit_adapter_b                 from COCO-Stuff 10k
     mask2former_beit_adapter_l                 from ADE20K; crops of 640
     linear_internimage_{t,s,b,l,xl}            the backbone from ImageNet, frozen
+    tiny                                       from random weights; trains on two CPU cores
 """
 
 from jaxseg.recipes import base, internimage, vit_adapter
@@ -101,6 +102,20 @@ def own(recipe, init=None):
     return {**settings, **recipe, **weights}
 
 
+def tiny():
+    """Returns UPerNet on an InternImage of 2.4 M parameters, to train from scratch on CPUs."""
+    backbone = {
+        **internimage.backbone("t"),
+        "channels": 24,
+        "depths": (2, 2, 4, 2),
+        "groups": (3, 6, 12, 24),
+        "drop_path": 0.05,
+    }
+    model = base.upernet(backbone, CLASSES, channels=64)
+    model["auxiliary_head"]["channels"] = 32
+    return {"model": model, "optim": {"lr": 1e-3}, "batch_size": 8, "init": ""}
+
+
 def linear_of(size):
     recipe = internimage.linear(size, CLASSES)
     return {**recipe, "optim": {**recipe["optim"], "lr": 1e-3, "freeze": ("backbone/",)}}
@@ -132,6 +147,7 @@ VARIANTS = {
         "mask2former_beit_adapter_large_640_160k_ade20k_ss",
     ),
     **{f"linear_internimage_{size}": own(linear_of(size)) for size in OF_INTERNIMAGE},
+    "tiny": own(tiny()),
 }
 
 

@@ -87,6 +87,9 @@ def test_a_missing_file_is_named(tmp_path):
 def test_every_variant_starts_from_published_weights_of_the_same_backbone(variant):
     config = get_config(variant)  # before the file is read
     check_image_sizes(config)
+    if variant == "tiny":
+        assert config.init == ""
+        return
     head, _, backbone = variant.partition("_")
     if head == "linear" or variant.startswith("mask2former_internimage"):
         original = load_config(f"configs/ade20k.py:upernet_{backbone}")

@@ -1,0 +1,88 @@
+"""Trains the smallest recipe on CamVid from scratch, and scores it on the test images.
+
+python benchmarks/camvid.py --root DIR [--seeds 0 1 2] [--json FILE] [--config.KEY=VALUE …]
+
+DIR holds images/{train,val,test}, masks/{train,val,test} and names.txt, with 11 classes and void
+(367, 101 and 233 images of 360 x 480 pixels in the common split). Training sees the 367 images
+alone. The weights of the last step are scored on the 233 test images, which nothing was chosen by.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+from jaxseg import configure_cpu
+from jaxseg.atomic_files import write_text
+from jaxseg.config import load_config
+from jaxseg.reporting.manifest import versions
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--recipe", default="configs/custom.py:tiny")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--workdir", type=Path, help="kept afterwards; default: a temporary one")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options, overrides = parser.parse_known_args()
+    configure_cpu()
+    with tempfile.TemporaryDirectory() as temporary:
+        workdir = options.workdir or Path(temporary)
+        runs = [
+            measure(options.recipe, options.root, workdir / str(seed), [*overrides, seed_of(seed)])
+            for seed in options.seeds
+        ]
+    result = {
+        "recipe": options.recipe,
+        "settings": overrides,
+        "runs": runs,
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "versions": versions(),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if options.json:
+        write_text(options.json, text + "\n")
+
+
+def seed_of(seed: int) -> str:
+    return f"--config.seed={seed}"
+
+
+def measure(recipe: str, root: Path, workdir: Path, overrides: list[str]) -> dict:
+    """Trains once and returns the time in seconds and the scores on the test images."""
+    # Imported here, so that the environment is set first.
+    from jaxseg.evaluate import evaluate_checkpoint
+    from jaxseg.train import train
+
+    data = [f"--config.data.root={root}", f"--config.data.classes={root / 'names.txt'}"]
+    config = load_config(recipe, [*data, *overrides])
+    begun = time.monotonic()
+    train(config, workdir)
+    seconds = time.monotonic() - begun
+    saved = json.loads((workdir / "config.json").read_text())
+    last = workdir / "checkpoints" / str(saved["steps"])
+    scores = evaluate_checkpoint(last, workdir / "test", overrides={"data.val_split": "test"})
+    lines = (workdir / "test" / "per_class.csv").read_text().splitlines()[1:]
+    return {
+        "seed": config.seed,
+        "steps": saved["steps"],
+        "batch_size": saved["batch_size"],
+        "crop_hw": saved["data"]["crop_hw"],
+        "training_seconds": round(seconds),
+        "miou": round(scores.miou, 4),
+        "aacc": round(scores.aacc, 4),
+        "iou": {name: float(iou) for name, iou, *_ in (line.split(",") for line in lines)},
+    }
+
+
+if __name__ == "__main__":
+    main()
