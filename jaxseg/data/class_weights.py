@@ -68,10 +68,12 @@ def count_class_pixels(source: Source, *, skip_corrupt: bool) -> Integer[np.ndar
         except CorruptFileError:
             if not skip_corrupt:
                 raise
-            return 0
+            return np.zeros(classes, np.int64)
 
+    pixels = np.zeros(classes, np.int64)
     with ThreadPoolExecutor(THREADS) as threads:
-        pixels = sum(threads.map(count, source.samples()), np.zeros(classes, np.int64))
+        for counts in threads.map(count, source.samples()):
+            pixels += counts
     if not pixels.any():
         raise DataError(f"{source}: no label has a pixel of any class; jaxseg show lists them")
     return pixels
