@@ -31,6 +31,7 @@ COMMANDS = {
     "zoo": Command("jaxseg.zoo.__main__", "list the published models"),
     "convert": Command("converters.convert", "convert a PyTorch checkpoint"),
     "export-torch": Command("converters.export_torch", "write a checkpoint for PyTorch"),
+    "adapter": Command("converters.adapter", "write what a run trained, or apply it"),
     "verify": Command("converters.verify", "compare outputs with recorded ones"),
     "pack": Command("jaxseg.data.pack", "pack a dataset into a few large files"),
     "synth": Command("jaxseg.data.synthetic.__main__", "paint street scenes to try training on"),

@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -185,6 +185,37 @@ def load_variables(
     if low_rank:
         model = lora.merge_low_rank(model)
     return parameter_paths.nested({path: model[path] for path in wanted})
+
+
+def load_leaves(checkpoint: AnyPath, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    """Loads some variables as they are stored, with the moving average if the run kept one.
+
+    Args:
+      checkpoint: the directory of the checkpoint.
+      wanted: whether the variable of a path, such as "params/decode_head/conv_seg/kernel", is read.
+
+    Returns:
+      The variables by path.
+    """
+    stored = ocp.checkpointables_metadata(checkpoint).metadata["model"]
+    leaves = parameter_paths.by_path(stored)
+    averaged = "ema" in stored
+
+    def as_asked(path):
+        return path.replace("ema", "params", 1) if path.startswith("ema/") else path
+
+    read = [
+        path for path in leaves if not (averaged and _is_parameter(path)) and wanted(as_asked(path))
+    ]
+    request = {
+        path: np.zeros(leaf.shape, leaf.dtype) if path in read else ocp.PLACEHOLDER
+        for path, leaf in leaves.items()
+    }
+    model = ocp.load_checkpointables(checkpoint, {"model": parameter_paths.nested(request)})[
+        "model"
+    ]
+    found = parameter_paths.by_path(model)
+    return {as_asked(path): np.asarray(found[path]) for path in read}
 
 
 def load_on_device(

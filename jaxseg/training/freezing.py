@@ -23,14 +23,24 @@ def frozen_patterns(optim: ConfigDict) -> tuple[str, ...]:
     return (*filter(None, optim.freeze), *adapted)
 
 
+def is_frozen(path: str, patterns: Sequence[str]) -> bool:
+    """Tells whether a parameter is frozen. A and B of `jaxseg.models.lora` are never frozen.
+
+    Args:
+      path: the path of the parameter.
+      patterns: regular expressions, of which one must match the beginning of the path, such as
+        "backbone/blocks_3/attn/qkv/kernel".
+    """
+    adapts = path.rpartition("/")[2] in (lora.FIRST, lora.SECOND)
+    return begins_with(path, patterns) and not adapts
+
+
 def split_frozen(params: Mapping[str, Any], patterns: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """Returns the trained and the frozen parameters, each as nested dicts.
 
     Args:
       params: the parameters, as nested dicts.
-      patterns: a parameter is frozen if one of these regular expressions matches the beginning of
-        its path, such as "backbone/blocks_3/attn/qkv/kernel". A and B of `jaxseg.models.lora` are
-        never frozen.
+      patterns: say what is frozen, as in `is_frozen`.
     """
     return (params, {}) if not patterns else _split(params, patterns, "")
 
@@ -45,8 +55,7 @@ def _split(params, patterns, parent):
                 if part:
                     whole[name] = part
         else:
-            keeps = begins_with(path, patterns) and name not in (lora.FIRST, lora.SECOND)
-            (frozen if keeps else trained)[name] = value
+            (frozen if is_frozen(path, patterns) else trained)[name] = value
     return trained, frozen
 
 
