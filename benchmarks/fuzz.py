@@ -10,6 +10,7 @@ memory. An outcome of another kind is printed with its number, which `--only NUM
 import argparse
 import collections
 import contextlib
+import copy
 import datetime
 import importlib.metadata
 import io
@@ -35,8 +36,14 @@ from converters.torch_files.torch_file import read_torch_file
 from converters.torch_files.torch_writer import write_torch_file
 from jaxseg.config import load_config
 from jaxseg.data import picture_files
+from jaxseg.data.annotations import coco
+from jaxseg.data.annotations.color_masks import ColorMask
+from jaxseg.data.annotations.drawn_label import DrawnLabel
+from jaxseg.data.annotations.labelme import LabelMeLabel
+from jaxseg.data.datasets.description import ClassNames
 from jaxseg.data.decoding import pictures
 from jaxseg.errors import JaxsegError
+from jaxseg.predictions import rle
 from jaxseg.recipes import class_list
 
 READ_BY = ("jaxseg", "numpy", "opencv-python-headless", "pillow", "ml-collections")
@@ -122,6 +129,9 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
     return bytes(data[: 1 << 20])
 
 
+CLASSES = ClassNames({"car": 0, "road": 1}, 255)
+ODD = (None, True, [], {}, "x", "", -1, 0, 7, 1e30, -1e30, float("nan"), float("inf"), 10**25)
+ODD += ("9" * 400, [[]], [[1]], [1, 2, 3], "zzzz", 2**31, 0.5)
 LINES = (
     "road",
     "0: road",
@@ -188,6 +198,63 @@ def read_index(rng, folder):
     read_torch_file(folder)
 
 
+def odd_json(content: object, rng: random.Random) -> bytes:
+    """Returns a JSON file with some of its values changed, or damaged as bytes."""
+    whole = {"": json.loads(json.dumps(content))}
+    for _ in range(rng.choice((0, 1, 1, 2, 4))):
+        node, key = whole, ""
+        while isinstance(node[key], dict | list) and node[key] and rng.random() < 0.85:
+            node = node[key]
+            key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        node[key] = copy.deepcopy(rng.choice(ODD))
+    text = json.dumps(whole[""]).encode()
+    return mutated(text, rng) if rng.random() < 0.2 else text
+
+
+def read_labelme(rng, folder):
+    corners = [[2, 3], [20, 4.5], [15, 20]]
+    kinds = {"polygon": corners, "rectangle": corners[:2], "circle": corners[:2]}
+    shapes = [{"label": "car", "points": p, "shape_type": k} for k, p in kinds.items()]
+    content = {"imageHeight": HW[0], "imageWidth": HW[1], "shapes": shapes}
+    path = folder / "a.json"
+    path.write_bytes(odd_json(content, rng))
+    check_drawn(LabelMeLabel(path, CLASSES))
+
+
+def read_coco(rng, folder):
+    counts = np.array([100, 50, HW[0] * HW[1] - 150])
+    compressed = rle.compress(counts)
+    runs = {"size": list(HW), "counts": counts.tolist()}
+    segmentations = ([[2, 3, 20, 4.5, 15, 20]], runs, {"size": list(HW), "counts": compressed})
+    annotations = [
+        {"id": k, "image_id": 7, "category_id": 1, "segmentation": segmentation}
+        for k, segmentation in enumerate(segmentations)
+    ]
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg", "height": HW[0], "width": HW[1]}],
+        "categories": [{"id": 1, "name": "car"}],
+        "annotations": annotations,
+    }
+    path = folder / "labels.json"
+    path.write_bytes(odd_json(content, rng))
+    for label in coco.labels(path, CLASSES).values():
+        check_drawn(label)
+
+
+def read_color_mask(rng, folder):
+    path = folder / "a.png"
+    path.write_bytes(mutated(picture("PNG1"), rng))
+    check_drawn(ColorMask(path, tuple((gray, gray, gray) for gray in range(0, 256, 32))))
+
+
+def check_drawn(label: DrawnLabel):
+    """Draws a label; its size must be the one that is found without drawing it."""
+    hw = label.find_hw()
+    drawn = label.draw().label
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == hw
+
+
 def read_classes(rng, folder):
     path = folder / "names.txt"
     lines = rng.choice((LINES, LINES[1:4], ("road", "car", "", "# note", "地面")))
@@ -241,6 +308,9 @@ READERS: dict[str, Callable] = {
     ".safetensors": read_checkpoint(lambda: checkpoint(".safetensors")),
     ".zip": read_checkpoint(zipped),
     "index": read_index,
+    "color mask": read_color_mask,
+    "LabelMe": read_labelme,
+    "COCO": read_coco,
     "classes": read_classes,
     "settings": read_settings,
     "folder": read_folder,

@@ -136,6 +136,22 @@ COCO_FILES = {
         annotation(segmentation=[]),
         "(a.jpg): the annotation 12 cannot be drawn: it has no segmentation; a box alone covers no",
     ),
+    "a corner far away": (
+        annotation(segmentation=[[0, 0, 1e30, 0, 3, 2]]),
+        "the annotation 12 cannot be drawn: a corner at 1e+30 is far outside of 4x6 pixels",
+    ),
+    "a corner that is no number": (
+        annotation(segmentation=[[0, 0, float("nan"), 0, 3, 2]]),
+        "the annotation 12 cannot be drawn: a corner at nan is far outside",
+    ),
+    "too few run lengths": (
+        annotation(segmentation={"size": [4, 6], "counts": [20]}),
+        "its run lengths add up to 20, not to 4 times 6 pixels",
+    ),
+    "damaged run lengths": (
+        annotation(segmentation={"size": [4, 6], "counts": "zzzz"}),
+        "the annotation 12 cannot be drawn: its compressed run lengths are damaged",
+    ),
     "an image twice": (
         {"images": [{"id": k, "file_name": "a.jpg", "height": 4, "width": 6} for k in (7, 8)]},
         "labels.json lists 2 images with the file_name 'a.jpg'; join them",

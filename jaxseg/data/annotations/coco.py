@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxseg.data.annotations import run_lengths
 from jaxseg.data.annotations.color_masks import color_codes
 from jaxseg.data.annotations.drawn_label import Canvas, DrawnLabel, LabelInFile
-from jaxseg.data.annotations.labelme import read_json
+from jaxseg.data.annotations.labelme import FAULTS, read_json
 from jaxseg.data.datasets.description import ClassNames
 from jaxseg.data.decoding import pictures
 from jaxseg.errors import ConfigError, DataError
 
 VOID = 0  # of the segments of a panoptic picture
+FARTHEST = 4  # corners of polygons, in image sizes
 KEPT_FILES = 4  # whose labels stay in memory, so that a file is not read for every use
 
 
@@ -77,19 +79,47 @@ class InstanceLabel(DrawnLabel):
 
     def draw(self) -> Canvas:
         """Draws the objects in the order of the file."""
-        canvas, tools = Canvas(self.hw, self.background), _mask_tools()
+        canvas = Canvas(self.hw, self.background)
         for number, segmentation, train_id in self.objects:
             try:
-                runs = _runs(segmentation, self.hw, tools)
-                left, top, width, height = map(int, tools.toBbox(runs))
-                # Only the box is looked at: an aerial image has hundreds of small objects.
-                part = tools.decode(runs)[top : top + height, left : left + width]
-            except (KeyError, TypeError, ValueError) as error:
+                part, corner = _draw(segmentation, self.hw)
+            except FAULTS as error:
                 raise DataError(
                     f"{self}: the annotation {number} cannot be drawn: {error}"
                 ) from error
-            canvas.draw(part.astype(bool), train_id, corner=(top, left))
+            canvas.draw(part, train_id, corner)
         return canvas
+
+
+def _draw(segmentation, hw):
+    """Returns the mask of an object in a part of the image, and the (y, x) of that part.
+
+    An aerial image has hundreds of small objects, so that only a part is looked at.
+    """
+    if not segmentation:
+        raise ValueError("it has no segmentation; a box alone covers no pixels")
+    if not isinstance(segmentation, Mapping):
+        return _draw_polygons(segmentation, hw)
+    if list(segmentation["size"]) != list(hw):
+        raise ValueError(f"run lengths of {segmentation['size']}, not of {hw[0]}x{hw[1]}")
+    counts = segmentation["counts"]
+    lengths = np.array(run_lengths.decompress(counts) if isinstance(counts, str) else counts)
+    return run_lengths.columns(lengths, hw)
+
+
+def _draw_polygons(polygons, hw):
+    tools, (height, width) = _mask_tools(), hw
+    for polygon in polygons:
+        if len(polygon) < 6:
+            raise ValueError("a polygon has fewer than three corners")
+        # pycocotools ends the program for numbers that are not finite, or far away.
+        farthest = np.abs(np.asarray(polygon, float)).max()
+        if not farthest <= FARTHEST * max(hw):
+            raise ValueError(f"a corner at {farthest:g} is far outside of {height}x{width} pixels")
+    runs = tools.merge(tools.frPyObjects(polygons, height, width))
+    left, top, box_width, box_height = map(int, tools.toBbox(runs))
+    part = tools.decode(runs)[top : top + box_height, left : left + box_width]
+    return part.astype(bool), (top, left)
 
 
 def _mask_tools() -> Any:
@@ -98,22 +128,6 @@ def _mask_tools() -> Any:
     except ImportError as error:
         raise ConfigError(f"{error}; install it: pip install 'jaxseg[coco]'") from error
     return mask
-
-
-def _runs(segmentation: Any, hw: tuple[int, int], tools: Any) -> Mapping[str, Any]:
-    """Returns the run lengths of an object, compressed as pycocotools does."""
-    height, width = hw
-    if not segmentation:
-        raise ValueError("it has no segmentation; a box alone covers no pixels")
-    if not isinstance(segmentation, Mapping):
-        if min(map(len, segmentation)) < 6:
-            raise ValueError("a polygon has fewer than three corners")
-        return tools.merge(tools.frPyObjects(segmentation, height, width))
-    if list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"run lengths of {segmentation['size']}, not of {height}x{width}")
-    if isinstance(segmentation["counts"], str):
-        return dict(segmentation, counts=segmentation["counts"].encode())
-    return tools.frPyObjects(segmentation, height, width)
 
 
 class PanopticLabel(LabelInFile):
@@ -200,7 +214,7 @@ def _labels(file, version, train_ids, background):
         }
     except DataError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except FAULTS as error:
         raise DataError(
             f"{file} is not a COCO file: {type(error).__name__}: {error} in its images,"
             " annotations or categories"

@@ -17,6 +17,8 @@ from jaxseg.data.decoding import pictures
 from jaxseg.errors import CorruptFileError, DataError
 
 CIRCLE_POINTS = 64  # of the polygon in place of a circle
+# What values of another kind or size raise.
+FAULTS = (ArithmeticError, LookupError, TypeError, ValueError, cv2.error, binascii.Error)
 
 
 class LabelMeLabel(LabelInFile):
@@ -37,7 +39,7 @@ class LabelMeLabel(LabelInFile):
             train_id = self.names.train_id(name, self.file)
             try:
                 _draw(canvas, shape, train_id)
-            except (KeyError, TypeError, ValueError, cv2.error, binascii.Error) as error:
+            except FAULTS as error:
                 raise DataError(f"{self.file}: shape {number} ({name}): {error}") from error
         return canvas
 
@@ -47,7 +49,7 @@ class LabelMeLabel(LabelInFile):
         try:
             hw = int(content["imageHeight"]), int(content["imageWidth"])
             return hw, [(str(shape["label"]), shape) for shape in content["shapes"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except FAULTS as error:
             raise DataError(
                 f"{self.file} is not a file of LabelMe: it needs imageHeight, imageWidth and"
                 f" shapes, each with a label ({type(error).__name__}: {error})"
