@@ -8,6 +8,7 @@ alone. The weights of the last step are scored on the 233 test images, which not
 """
 
 import argparse
+import csv
 import datetime
 import json
 import os
@@ -71,7 +72,8 @@ def measure(recipe: str, root: Path, workdir: Path, overrides: list[str]) -> dic
     saved = json.loads((workdir / "config.json").read_text())
     last = workdir / "checkpoints" / str(saved["steps"])
     scores = evaluate_checkpoint(last, workdir / "test", overrides={"data.val_split": "test"})
-    lines = (workdir / "test" / "per_class.csv").read_text().splitlines()[1:]
+    with (workdir / "test" / "per_class.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     return {
         "seed": config.seed,
         "steps": saved["steps"],
@@ -80,7 +82,7 @@ def measure(recipe: str, root: Path, workdir: Path, overrides: list[str]) -> dic
         "training_seconds": round(seconds),
         "miou": round(scores.miou, 4),
         "aacc": round(scores.aacc, 4),
-        "iou": {name: float(iou) for name, iou, *_ in (line.split(",") for line in lines)},
+        "iou": {row["class"]: float(row["iou"]) if row["iou"] else None for row in rows},
     }
 
 

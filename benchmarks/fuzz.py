@@ -2,9 +2,10 @@
 
     python benchmarks/fuzz.py [--count 2000] [--seed 0] [--json FILE]
 
-The inputs are pictures, checkpoints, files of class names, settings and folders, each changed at
-random in a way that follows from the seed. A worker process reads them, with limits of time and
-memory. An outcome of another kind is printed with its number, which `--only NUMBER` repeats.
+The inputs are pictures, annotations, checkpoints, files of class names, settings and folders, each
+changed at random in a way that follows from the seed. A worker process reads them, with limits of
+time and memory. An outcome of another kind is printed with its number, which `--only NUMBER`
+repeats.
 """
 
 import argparse
@@ -46,7 +47,7 @@ from jaxseg.errors import JaxsegError
 from jaxseg.predictions import rle
 from jaxseg.recipes import class_list
 
-READ_BY = ("jaxseg", "numpy", "opencv-python-headless", "pillow", "ml-collections")
+READ_BY = ("jaxseg", "numpy", "opencv-python-headless", "pillow", "ml-collections", "pycocotools")
 SECONDS = 20
 MEMORY_BYTES = 2 << 30
 HW = (24, 36)

@@ -23,6 +23,7 @@ import numpy as np
 from jaxseg import configure_cpu
 from jaxseg.atomic_files import write_text
 from jaxseg.config import load_config
+from jaxseg.data.datasets.cityscapes import CITYSCAPES
 from jaxseg.data.synthetic.writer import write_street_scenes
 from jaxseg.reporting.manifest import versions
 
@@ -77,14 +78,15 @@ def thin(folder: Path) -> float:
         count, numbered = cv2.connectedComponents((label == RAW_ID).astype(np.uint8))
         regions += [(number, numbered == k) for k in range(1, count)]
     order = np.random.default_rng(0).permutation(len(regions))
-    total = sum(label.size for label in labels)
+    counted = CITYSCAPES.label_formats[-1].train_ids < len(CITYSCAPES.classes)
+    total = sum(int(counted[label].sum()) for label in labels)
     left = sum(int((label == RAW_ID).sum()) for label in labels)
     for index in order:
-        if left <= SHARE * total:
-            break
         number, region = regions[index]
-        labels[number][region] = 0  # the raw id "unlabeled", which is ignored
-        left -= int(region.sum())
+        if left - region.sum() >= SHARE * total:
+            labels[number][region] = 0  # the raw id "unlabeled", which is ignored
+            left -= int(region.sum())
+            total -= int(region.sum())
     for file, label in zip(files, labels, strict=True):
         cv2.imwrite(str(file), label)
     return left / total

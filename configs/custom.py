@@ -113,12 +113,13 @@ def tiny():
     }
     model = base.upernet(backbone, CLASSES, channels=64)
     model["auxiliary_head"]["channels"] = 32
-    return {"model": model, "optim": {"lr": 1e-3}, "batch_size": 8, "init": ""}
+    # The rate is for 16 images, as in every recipe; it is halved for the 8 of this one.
+    return {"model": model, "optim": {"lr": 2e-3}, "batch_size": 8, "init": ""}
 
 
 def linear_of(size):
     recipe = internimage.linear(size, CLASSES)
-    return {**recipe, "optim": {**recipe["optim"], "lr": 1e-3, "freeze": ("backbone/",)}}
+    return {**recipe, "optim": {**recipe["optim"], "lr": 1e-3, "freeze": "backbone/"}}
 
 
 VARIANTS = {

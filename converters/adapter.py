@@ -5,14 +5,16 @@ jaxseg adapter --apply FOLDER --output DIR
 
 A run that freezes most of its parameters (`config.optim.freeze`, `config.optim.lora`) differs from
 the weights it started from in few of them. The folder holds these alone, `adapter.safetensors`, and
-`config.json`. The second command reads the weights that `config.init` names, puts the trained ones
-in their place, adds products of low rank to their kernels, and writes a checkpoint.
+`adapter.json`, with the config and a hash of the others. The second command reads the weights that
+`config.init` names, checks the hash, puts the trained ones in their place, adds products of low
+rank to their kernels, and writes a checkpoint.
 """
 
 import argparse
+import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -37,7 +39,7 @@ from jaxseg.models.segmentation_model import build_model, init_variables, variab
 from jaxseg.parameter_paths import by_path, nested
 from jaxseg.training.freezing import frozen_patterns, is_frozen
 
-WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
+WEIGHTS, RECORD = "adapter.safetensors", "adapter.json"
 
 
 def write_adapter(checkpoint: str | pathlib.Path, folder: pathlib.Path) -> int:
@@ -66,10 +68,22 @@ def write_adapter(checkpoint: str | pathlib.Path, folder: pathlib.Path) -> int:
     def is_trained(path):
         return is_low_rank(path) or not is_frozen(path.partition("/")[2], patterns)
 
-    trained = load_leaves(checkpoint, is_trained)
+    leaves = load_leaves(checkpoint, lambda path: True)
+    trained = {path: leaf for path, leaf in leaves.items() if is_trained(path)}
     write_torch_file(folder / WEIGHTS, trained)
-    write_text(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+    others = {path: leaf for path, leaf in leaves.items() if path not in trained}
+    record = {"frozen_sha256": hash_of(others), "config": config.to_dict()}
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     return len(trained)
+
+
+def hash_of(leaves: Mapping[str, np.ndarray]) -> str:
+    """Returns the SHA-256 of arrays, in the order of their paths."""
+    digest = hashlib.sha256()
+    for path in sorted(leaves):
+        digest.update(path.encode())
+        digest.update(np.ascontiguousarray(leaves[path]).tobytes())
+    return digest.hexdigest()
 
 
 def apply_adapter(folder: pathlib.Path, output: pathlib.Path) -> str:
@@ -88,9 +102,10 @@ def apply_adapter(folder: pathlib.Path, output: pathlib.Path) -> str:
       ConfigError: if there is no such source.
     """
     try:
-        config = ConfigDict(config_from_json(json.loads((folder / CONFIG).read_text("utf-8"))))
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from error
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        config, expected = ConfigDict(config_from_json(record["config"])), record["frozen_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / RECORD} cannot be read: {error}") from error
     model = build_model(config.model)
     fresh = jax.jit(
         lambda: init_variables(model, jax.random.key(config.seed), config.data.crop_hw)
@@ -100,7 +115,9 @@ def apply_adapter(folder: pathlib.Path, output: pathlib.Path) -> str:
     stored = read_torch_file(folder / WEIGHTS)
     assert isinstance(stored, dict)  # a .safetensors has tensors by name
     trained = {path: np.asarray(leaf) for path, leaf in stored.items()}
-    merged = merge_low_rank(by_path(variables) | trained)
+    started = by_path(variables)
+    others = {path: np.asarray(leaf) for path, leaf in started.items() if path not in trained}
+    merged = merge_low_rank(started | trained)
     wanted = by_path(variable_shapes(model))
     if different := sorted(
         path
@@ -108,6 +125,11 @@ def apply_adapter(folder: pathlib.Path, output: pathlib.Path) -> str:
         if path not in merged or path not in wanted or merged[path].shape != wanted[path].shape
     ):
         raise CheckpointError(f"{folder} is of another model: {different[0]} does not fit")
+    if hash_of(others) != expected:
+        raise CheckpointError(
+            f"config.init={config.init} in {folder / RECORD} gives other weights than those that"
+            " the run kept; edit the file to name the weights that the run started from"
+        )
     save_weights(output, nested(merged), config.to_dict())
     return f"{said}; {len(trained)} tensors of {folder}"
 

@@ -235,7 +235,7 @@ def _arguments(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
     """
     if isinstance(overrides, Mapping):
         return [f"--config.{key}={value}" for key, value in overrides.items()]
-    arguments = list(overrides)
+    arguments = [re.sub("^-config", "--config", argument) for argument in overrides]
     last = {argument.partition("=")[0]: i for i, argument in enumerate(arguments)}
     return [
         argument

@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 from jaxseg.aot import hardware
 from jaxseg.models.flops import count_flops
 from jaxseg.models.segmentation_model import build_model, computation_dtype
+from jaxseg.parameter_paths import begins_with
+from jaxseg.training.freezing import frozen_patterns
 
 # A multiply-accumulate is two operations. The backward pass takes twice those of the forward pass.
 OPERATIONS_PER_COUNTED = {"train": 6, "eval": 2}
@@ -23,7 +25,8 @@ OPERATIONS_PER_COUNTED = {"train": 6, "eval": 2}
 def model_flops(config: ConfigDict, batch_shape: Sequence[int], what: str) -> float:
     """Returns the operations that the model itself needs for a batch.
 
-    Only shapes are evaluated. The auxiliary head, which only training has, is not counted.
+    Only shapes are evaluated. The auxiliary head, which only training has, is not counted. Of
+    frozen parts, the forward pass alone counts.
 
     Args:
       config: the recipe.
@@ -31,8 +34,14 @@ def model_flops(config: ConfigDict, batch_shape: Sequence[int], what: str) -> fl
       what: "train" or "eval".
     """
     batch, height, width, _ = batch_shape
-    counted = sum(count_flops(build_model(config.model), (height, width)).values())
-    return OPERATIONS_PER_COUNTED[what] * batch * counted
+    counts = count_flops(build_model(config.model), (height, width))
+    frozen = frozen_patterns(config.optim) if what == "train" else ()
+
+    def operations(path):
+        forward_only = begins_with("".join(f"{name}/" for name in path), frozen)
+        return OPERATIONS_PER_COUNTED["eval" if forward_only else what]
+
+    return batch * sum(operations(path) * count for path, count in counts.items())
 
 
 def peak_flops(config: ConfigDict, mesh: Mesh) -> float | None:

@@ -166,6 +166,8 @@ def load_variables(
     """
     wanted, stored = parameter_paths.by_path(abstract), _all_stored_shapes(checkpoint)
     low_rank = {path: shape for path, shape in stored.items() if lora.is_low_rank(path)}
+    leave = {*leave, *(path for path in low_rank if lora.kernel_of(path) in leave)}
+    low_rank = {path: shape for path, shape in low_rank.items() if path not in leave}
     kept = {path: shape for path, shape in stored.items() if path not in {*leave, *low_rank}}
     _refuse_another_model(kept, parameter_paths.shapes(abstract), checkpoint)
     everywhere = replicated_like(next(iter(wanted.values())))

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from jaxseg.data.decoding import pictures
 from jaxseg.data.source import trained_on
-from jaxseg.errors import ConfigError
+from jaxseg.errors import ConfigError, CorruptFileError
+from jaxseg.recipes.listed import listed_names
 
 MEASURED = 500  # images, evenly over all of them
 MULTIPLE = 32
@@ -23,7 +24,7 @@ RECIPE_BATCH = 16  # that the rates of the recipes are for
 
 def fitted_keys(config: ConfigDict) -> tuple[str, ...]:
     """Returns the keys in `config.data.fit`; published recipes have none."""
-    return tuple(key for key in config.data.get("fit", ()) if key)
+    return listed_names(config.data.get("fit", ()))
 
 
 def fit_settings(config: ConfigDict) -> dict[str, Any]:
@@ -41,14 +42,15 @@ def fit_settings(config: ConfigDict) -> dict[str, Any]:
 
     Raises:
       ConfigError: for a key that is never chosen.
-      DataError: if images are missing, or the header of one cannot be read.
+      DataError: if images or labels are missing, or the header of an image cannot be read, unless
+        such images are skipped.
     """
     wanted = fitted_keys(config)
     if not wanted:
         return {}
-    samples = trained_on(config.data).pairs().samples
+    samples = trained_on(config.data).samples()
     measured = samples[:: -(-len(samples) // MEASURED)]
-    short = statistics.median(min(pictures.image_hw(sample.image)) for sample in measured)
+    short = statistics.median(_shorter_sides(measured, config.data.skip_corrupt))
     side = min(max(round(short / MULTIPLE) * MULTIPLE, SHORTEST), LONGEST)
     crop, scale = min(side, LARGEST_CROP), (4 * side, side)
     steps = round(EPOCHS * len(samples) / config.batch_size / 100) * 100
@@ -69,3 +71,15 @@ def fit_settings(config: ConfigDict) -> dict[str, Any]:
             f"config.data.fit={','.join(unknown)}: only {', '.join(chosen)} can be chosen"
         )
     return {key: chosen[key] for key in wanted}
+
+
+def _shorter_sides(samples, skip_corrupt):
+    sides, faults = [], []
+    for sample in samples:
+        try:
+            sides.append(min(pictures.image_hw(sample.image)))
+        except CorruptFileError as error:
+            faults.append(error)
+    if faults and not (skip_corrupt and sides):
+        raise faults[0]
+    return sides

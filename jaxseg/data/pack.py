@@ -135,7 +135,10 @@ def _plan(dataset: Dataset, samples: Sequence[Sample], root: Path, decoded: bool
         }
         for sample, both in zip(samples, sizes, strict=True)
     ]
-    total = sum(map(sum, sizes))
+    total = sum(
+        image + (0 if isinstance(sample.label, DrawnLabel) else label)
+        for sample, (image, label) in zip(samples, sizes, strict=True)
+    )
     drawn = [sample for sample in samples if isinstance(sample.label, DrawnLabel)]
     if decoded or drawn:
         measured = samples[:: math.ceil(len(samples) / MEASURED)]

@@ -144,19 +144,22 @@ def check_sources(config):
             f"config.data.val_share={evaluated.division.share} makes the split {VALIDATION!r}, and"
             f" config.data.val_split={evaluation.split} would not use it; leave one of them out"
         )
-    if trained.split_list or trained.division or training.kind != FILES:
+    if trained.division or training.kind != FILES or training.split == evaluation.split:
         return
-    if training.split == evaluation.split or packed.is_packed(Path(training.root)):
+    if packed.is_packed(Path(training.root)):
         return
     one, other = (
-        Path(source.root, source.dataset.image_folder(source.split))
+        (
+            Path(source.root, source.dataset.image_folder(source.split)),
+            source.dataset.split_list_file(source.split),
+        )
         for source in (training, evaluation)
     )
     if one == other:
         raise ConfigError(
             f"config.data.images={trained.images} holds no {{split}}: the model would be scored on"
-            f" the images that it is trained on, those in {one}. Set config.data.val_share, such as"
-            " 0.1, or config.data.split_list"
+            f" the images that it is trained on, those in {one[0]}. Set config.data.val_share, such"
+            " as 0.1, or config.data.split_list, with {split} in it"
         )
 
 

@@ -168,8 +168,9 @@ def random_crop(label: Label, hw, crop_hw, cat_max_ratio, rng) -> tuple[tuple, L
 def class_crop(label: Label, hw, crop_hw, rng) -> tuple[tuple, Label]:
     """Draws a window of the label resized to `hw` that shows a class drawn evenly from its classes.
 
-    The window has a pixel of this class, drawn evenly, at a random place. So a rare class is seen
-    as often as a frequent one of the same image. The reference has nothing like it.
+    The window has a pixel of this class, drawn evenly, at a random place; a smaller label may leave
+    it out. So a rare class is seen as often as a frequent one of the same image. The reference has
+    nothing like it.
 
     Returns:
       As `random_crop`.
@@ -182,7 +183,7 @@ def class_crop(label: Label, hw, crop_hw, rng) -> tuple[tuple, Label]:
         pixel = tuple(int(rng.integers(side)) for side in label.shape)
     starts = []
     for place, source, side, crop in zip(pixel, label.shape, hw, crop_hw, strict=True):
-        center = math.floor((place + 0.5) * side / source)
+        center = min(math.ceil(place * side / source), side - 1)  # where `resize_label_box` has it
         start = center - int(rng.integers(min(crop, side)))
         starts.append(min(max(start, 0), max(side - crop, 0)))
     box = tuple(slice(start, start + crop) for start, crop in zip(starts, crop_hw, strict=True))

@@ -1,6 +1,6 @@
-"""Draws charts of an evaluation: the confusion matrix and one bar per class.
+"""Draws charts of an evaluation: the confusion matrix, one bar per class, and the calibration.
 
-Both are RGB uint8 [h, w, 3]. Their size grows with the number of classes.
+All are RGB uint8 [h, w, 3]. The size of the first two grows with the number of classes.
 """
 
 from collections.abc import Sequence
@@ -95,8 +95,9 @@ def class_bars(
 def reliability_diagram(counts: Float[np.ndarray, "3 bins"]) -> Picture:
     """Draws how often pixels are correct, by the probability of their predicted class.
 
-    A bar for each bin shows its accuracy. A bar that ends at the diagonal is calibrated: below it,
-    the model is too sure. The gray bars below show the bin's share of the pixels.
+    A bar for each bin shows its accuracy, and a red line the mean probability of its pixels. Where
+    both are equal, the model is calibrated; where the bar ends below the line, it is too sure. The
+    bars below show the bin's share of the pixels.
 
     Args:
       counts: `Scores.calibration`.

@@ -19,6 +19,7 @@ from jaxseg.evaluation import boundaries, calibration, metrics
 from jaxseg.evaluation.gallery import Gallery
 from jaxseg.inference.predictor import make_predictor
 from jaxseg.models.segmentation_model import SegmentationModel, Variables
+from jaxseg.recipes.listed import listed_names
 
 MEASURES = BOUNDARY_IOU, CALIBRATION = "boundary_iou", "calibration"
 
@@ -106,12 +107,18 @@ def measure_names(config: ConfigDict) -> tuple[str, ...]:
     """Returns the names in `config.eval.measures`.
 
     Raises:
-      ConfigError: for a name that is not in `MEASURES`.
+      ConfigError: for a name that is not in `MEASURES`, or for the calibration of Mask2Former,
+        whose scores are no probabilities.
     """
-    names = tuple(filter(None, config.eval.measures))
+    names = listed_names(config.eval.measures)
     if unknown := [name for name in names if name not in MEASURES]:
         raise ConfigError(
             f"config.eval.measures={','.join(unknown)}: there are {', '.join(MEASURES)}"
+        )
+    if CALIBRATION in names and config.model.decode_head.kind == "mask2former":
+        raise ConfigError(
+            f"config.eval.measures={CALIBRATION}: the scores of Mask2Former are sums over queries,"
+            " not probabilities, so that they have no calibration; leave it out"
         )
     return names
 

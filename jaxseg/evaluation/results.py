@@ -137,6 +137,8 @@ def write_evaluation(
     }
     if scores.calibration is not None:
         drawn["reliability.png"] = charts.reliability_diagram(scores.calibration)
+    else:  # that of an earlier evaluation
+        (directory / "reliability.png").unlink(missing_ok=True)
     for name, chart in drawn.items():
         write_png(directory / name, chart)
 

@@ -48,6 +48,7 @@ def torch_uniform(fan_in: int) -> Callable:
 def kernel_param(module: nn.Module, init: Callable, shape: Sequence[int]) -> Array:
     """Creates the parameter "kernel" of a layer and returns it in the layer's dtype.
 
+    A product of low rank is added to the kernel if the layer has one (`jaxseg.models.lora`).
     The returned kernel is whole on every device. A kernel that is sharded, as by the rule "fsdp",
     is gathered for the layer and released afterwards. Without the gather, XLA may shard the
     layer's work instead and send activations between devices.
@@ -57,11 +58,14 @@ def kernel_param(module: nn.Module, init: Callable, shape: Sequence[int]) -> Arr
       init: the initializer of the kernel.
       shape: the shape of the kernel.
     """
-    return all_gather_parameter(module.param("kernel", init, tuple(shape)).astype(module.dtype))
+    kernel = module.param("kernel", init, tuple(shape))
+    if module.has_variable("params", lora.FIRST):
+        kernel += lora.product(*(module.get_variable("params", name) for name in lora.LEAVES))
+    return all_gather_parameter(kernel.astype(module.dtype))
 
 
 class Linear(nn.Module):
-    """A linear layer over the last axis, which may be adapted (`jaxseg.models.lora`)."""
+    """A linear layer over the last axis."""
 
     features: int
     use_bias: bool = True
@@ -72,16 +76,10 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
         kernel = kernel_param(self, self.kernel_init, (x.shape[-1], self.features))
-        x = x.astype(self.dtype)
-        y = matmul(x, kernel)
-        if self.has_variable("params", lora.FIRST):
-            first, second, scale = (
-                self.get_variable("params", name).astype(self.dtype) for name in lora.LEAVES
-            )
-            y += scale * matmul(matmul(x, first), second)
+        x = matmul(x.astype(self.dtype), kernel)
         if self.use_bias:
-            y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
-        return y
+            x += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
+        return x
 
 
 class MLP(nn.Module):

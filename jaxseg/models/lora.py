@@ -1,8 +1,8 @@
-"""Low-rank adaptation (LoRA) of linear layers: y = x·W + scale·(x·A)·B, where W stays as it is.
+"""Low-rank adaptation (LoRA) of linear layers: y = x·(W + scale·A·B), where W stays as it is.
 
 Hu and others, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685). A and B are
-leaves beside the kernel W. `layers.Linear` uses them if they are there. B is zero at first, so that
-the adapted model begins as the original.
+leaves beside the kernel W. `layers.kernel_param` adds their product if they are there. B is zero at
+first, so that the adapted model begins as the original.
 """
 
 import re
@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
 
 from jaxseg.errors import ConfigError
 from jaxseg.parameter_paths import by_path, with_leaves
@@ -23,6 +25,11 @@ def is_low_rank(path: str) -> bool:
     return path.rpartition("/")[2] in LEAVES
 
 
+def kernel_of(path: str) -> str:
+    """Returns the path of the kernel that A, B or the scale at this path adapts."""
+    return f"{path.rpartition('/')[0]}/kernel"
+
+
 def adapted_kernels(paths: Any, layers: str) -> list[str]:
     """Returns the paths of the kernels that a setting names.
 
@@ -32,9 +39,14 @@ def adapted_kernels(paths: Any, layers: str) -> list[str]:
         "backbone/blocks_[0-9]+/attn/(qkv|proj)".
 
     Raises:
-      ConfigError: if there are none.
+      ConfigError: if there are none, or the regular expression is not valid.
     """
-    pattern = re.compile(f"(?:{layers})/kernel")
+    try:
+        pattern = re.compile(f"(?:{layers})/kernel")
+    except re.error as error:
+        raise ConfigError(
+            f"config.optim.lora.layers={layers}: {error} in this regular expression"
+        ) from error
     found = [path for path in paths if pattern.fullmatch(path)]
     if not found:
         raise ConfigError(f"config.optim.lora.layers: no linear layer is named {layers!r}")
@@ -81,6 +93,13 @@ def split_low_rank(params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return with_leaves({}, own), with_leaves({}, low_rank)
 
 
+def product(
+    first: Float[Array, "n r"], second: Float[Array, "r m"], scale: Float[Array, ""]
+) -> Float[Array, "n m"]:
+    """Returns what is added to a kernel, scale·A·B."""
+    return scale * jnp.matmul(first, second, precision=lax.Precision.HIGHEST)
+
+
 def merge_low_rank(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Adds scale·A·B to the kernels and leaves A, B and scale out.
 
@@ -91,7 +110,6 @@ def merge_low_rank(leaves: Mapping[str, Any]) -> dict[str, Any]:
     for path in leaves:
         if path.endswith(FIRST):
             layer = path.removesuffix(FIRST)
-            first, second, scale = (leaves[layer + name] for name in LEAVES)
-            product = jnp.matmul(first, second, precision=jax.lax.Precision.HIGHEST)
-            merged[layer + "kernel"] = leaves[layer + "kernel"] + scale * product
+            added = product(*(leaves[layer + name] for name in LEAVES))
+            merged[layer + "kernel"] = leaves[layer + "kernel"] + added
     return merged

@@ -100,9 +100,9 @@ BASE = {
         "power": 1.0,  # of the polynomial decay to 0
         "clip_norm": 0.0,  # 0: no clipping
         "accumulation": 1,  # sequential parts of the batch; their gradients are averaged
-        # Patterns of the beginning of paths, such as "backbone/": these parameters keep their
-        # values, and their modules run as in evaluation.
-        "freeze": (),
+        # Regular expressions for the beginnings of paths, such as "backbone/", separated by commas:
+        # these parameters keep their values, and their modules run as in evaluation.
+        "freeze": "",
         "lora": {
             # Low-rank adaptation: trains two matrices of this rank beside kernels, which keep their
             # values. 0: none.

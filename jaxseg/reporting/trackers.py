@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 
 from jaxseg.atomic_files import write_text
 from jaxseg.errors import ConfigError, first_line
+from jaxseg.recipes.listed import listed_names
 from jaxseg.reporting.event_file import EventFile
 
 # In the work directory: the name of the run for trackers that keep many, so that it can go on.
@@ -90,12 +91,10 @@ OTHERS = {"wandb": WeightsAndBiases, "trackio": Trackio}
 def tracker_names(track: Sequence[str]) -> tuple[str, ...]:
     """Returns the names in the value of `config.track`.
 
-    A command line may give several in one text, with commas between them.
-
     Raises:
       ConfigError: for an unknown name, or if the package of a tracker is not installed.
     """
-    names = tuple(name.strip() for text in track for name in text.split(",") if name.strip())
+    names = listed_names(track)
     for name in names:
         if name not in (TENSORBOARD, *OTHERS):
             known = ", ".join((TENSORBOARD, *OTHERS))

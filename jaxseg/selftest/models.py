@@ -108,7 +108,7 @@ def config_of(backbone: dict[str, Any], head: dict[str, Any]) -> ConfigDict:
                 "power": 1.0,
                 "clip_norm": 1.0,
                 "accumulation": 1,
-                "freeze": (),
+                "freeze": "",
                 "lora": BASE["optim"]["lora"],
                 "ema_decay": 0.0,
             },

@@ -26,7 +26,7 @@ def check_finite(
       step: the number of the update.
       logs: its logs, or None if there was no update yet.
       state: a state whose parameters name the tensors.
-      frozen: `config.optim.freeze`, what has no gradient.
+      frozen: the patterns of `frozen_patterns`; what they match has no gradient.
 
     Raises:
       NonFiniteError: if the loss or a gradient is not finite. It names the first such tensor.

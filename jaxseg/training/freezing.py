@@ -4,6 +4,7 @@
 too, while A and B are always trained.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,15 +13,27 @@ from ml_collections import ConfigDict
 from jaxseg.errors import ConfigError, first_few
 from jaxseg.models import lora
 from jaxseg.parameter_paths import begins_with, by_path
+from jaxseg.recipes.listed import listed_names
 
 
 def frozen_patterns(optim: ConfigDict) -> tuple[str, ...]:
     """Returns the patterns of the parameters that `config.optim` freezes.
 
-    They match the beginnings of paths. `split_frozen` says what is excepted.
+    They match the beginnings of paths. `is_frozen` says what is excepted.
+
+    Raises:
+      ConfigError: for a regular expression that is not valid.
     """
+    patterns = listed_names(optim.freeze)
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"config.optim.freeze={optim.freeze}: {error} in the regular expression {pattern!r}"
+            ) from error
     adapted = (f"(?:{optim.lora.layers})/kernel", f".*/{lora.SCALE}") if optim.lora.rank else ()
-    return (*filter(None, optim.freeze), *adapted)
+    return (*patterns, *adapted)
 
 
 def is_frozen(path: str, patterns: Sequence[str]) -> bool:
@@ -86,5 +99,5 @@ def check_frozen(params: Any, patterns: Sequence[str]) -> None:
                 f"config.optim.freeze: no parameter begins with {pattern!r}; the first of"
                 f" {len(paths)} are{first_few(paths)}"
             )
-    if patterns and all(begins_with(path, patterns) for path in paths):
+    if patterns and all(is_frozen(path, patterns) for path in paths):
         raise ConfigError("config.optim.freeze: all parameters are frozen, so nothing would train")

@@ -14,6 +14,7 @@ from jaxseg.data.class_weights import (
 from jaxseg.data.fit import fit_settings, fitted_keys
 from jaxseg.data.source import trained_on
 from jaxseg.distributed import multihost
+from jaxseg.recipes.listed import listed_names
 
 
 def choose_from_data(config: ConfigDict, saved: Mapping[str, Any] | None):
@@ -33,8 +34,11 @@ def choose_from_data(config: ConfigDict, saved: Mapping[str, Any] | None):
     else:
         config.loss.class_weights = find_class_weights(config)
     if saved:
+        # What was given at first and is not given now is a difference, which resuming refuses.
+        chosen = listed_names(saved["data"].get("fit", ()))
+        config.data.fit = tuple(key for key in fitted_keys(config) if key in chosen)
         known = flatten_config(saved)
-        settings = {key: known[key] for key in fitted_keys(config)}
+        settings = {key: known[key] for key in config.data.fit}
     else:
         settings = multihost.result_of_process_0(lambda: fit_settings(config))
     set_flat(config, settings)

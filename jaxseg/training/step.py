@@ -80,10 +80,12 @@ def make_train_step(
 
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-            params = join_frozen(optax.apply_updates(trained, updates), frozen)
-            ema = state.ema
+            trained = optax.apply_updates(trained, updates)
+            params, ema = join_frozen(trained, frozen), state.ema
             if ema is not None:
-                ema = optax.incremental_update(params, ema, 1 - ema_decay)
+                averaged, _ = split_frozen(ema, freeze)
+                averaged = optax.incremental_update(trained, averaged, 1 - ema_decay)
+                ema = join_frozen(averaged, frozen)
         updated = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
 
         with jax.named_scope("gradient_norms"):
@@ -169,7 +171,8 @@ def loss_of_logits(
     Returns:
       The loss, and its terms if `config.loss.terms` names several.
     """
-    changed = settings.class_weights or settings.label_smoothing or not settings.ignored_in_mean
+    weighted = settings.class_weight or settings.class_weights
+    changed = weighted or settings.label_smoothing or not settings.ignored_in_mean
     if not (settings.terms or changed):
         return cross_entropy(logits, labels), {}
     terms = settings.terms or (("cross_entropy", 1.0),)

@@ -6,7 +6,7 @@ import pytest
 
 from jaxseg.config import load_config
 from jaxseg.data.fit import fit_settings
-from jaxseg.errors import ConfigError
+from jaxseg.errors import ConfigError, CorruptFileError, DataError
 from jaxseg.training.from_data import choose_from_data, describe_choice
 from support.tiny_datasets import custom_config
 
@@ -92,3 +92,33 @@ def test_keys_that_are_never_chosen_are_refused(tmp_path):
     write(tmp_path, [(360, 480)])
     with pytest.raises(ConfigError, match=r"data\.fit=seed: only data\.scale_wh, .* can be chosen"):
         fitted(tmp_path, **{"data.fit": "seed"})
+
+
+def test_images_without_labels_are_told(tmp_path):
+    write(tmp_path, [(360, 480)])
+    (tmp_path / "masks/train/0.png").unlink()
+    with pytest.raises(DataError, match="have no label"):
+        fitted(tmp_path)
+
+
+def test_images_that_cannot_be_read_are_skipped_as_in_training(tmp_path):
+    write(tmp_path, [(360, 480)] * 3)
+    (tmp_path / "images/train/1.png").write_bytes(b"")
+    with pytest.raises(CorruptFileError):
+        fitted(tmp_path)
+    assert fitted(tmp_path, **{"data.skip_corrupt": True}).data.crop_hw == (352, 352)
+
+
+def test_keys_may_be_given_on_a_command_line(tmp_path):
+    write(tmp_path, [(360, 480)])
+    config = fitted(tmp_path, **{"data.fit": "steps,optim.lr"})
+    assert (config.steps, config.data.crop_hw) == (1000, (512, 512))
+
+
+def test_what_was_given_at_first_is_not_taken_from_the_checkpoint(tmp_path):
+    write(tmp_path, [(360, 480)])
+    first = fitted(tmp_path, steps=77)
+    again = custom_config(tmp_path, "a\nb")
+    choose_from_data(again, first.to_dict())
+    assert again.steps == 40_000  # another one than in the checkpoint, which is refused then
+    assert "steps" not in again.data.fit

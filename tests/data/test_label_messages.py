@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxseg.data.class_weights import count_class_pixels
 from jaxseg.data.samples import read_sample
 from jaxseg.data.source import check_sources, trained_on
 from jaxseg.errors import ConfigError, CorruptFileError, DataError
@@ -223,11 +224,15 @@ def test_pictures_that_all_end_as_labels_do(tmp_path):
 
 
 def test_damaged_annotations_may_be_skipped_like_damaged_pictures(tmp_path):
-    one_image(tmp_path)
-    (tmp_path / "masks/train/a.json").write_text("{")
+    for name in "ba":
+        one_image(tmp_path, name)
+        write_labelme(tmp_path, [shape("cat", (0, 0), (6, 0), (6, 4), (0, 4))])
+        (tmp_path / "masks/train/a.json").rename(tmp_path / f"masks/train/{name}.json")
+    (tmp_path / "masks/train/b.json").write_text("{")
     source = trained_on(custom_config(tmp_path, "cat\ndog").data)
-    with pytest.raises(CorruptFileError):
-        read_sample(source.samples()[0])
+    with pytest.raises(CorruptFileError, match=r"b\.json cannot be read"):
+        count_class_pixels(source, skip_corrupt=False)
+    assert count_class_pixels(source, skip_corrupt=True).tolist() == [24, 0]
 
 
 DIVISIONS = {
@@ -247,6 +252,10 @@ DIVISIONS = {
     "the same images": (
         {"images": "images", "labels": "masks"},
         "config.data.images=images holds no",
+    ),
+    "the same list": (
+        {"images": "images", "labels": "masks", "split_list": "all.txt"},
+        "or config.data.split_list, with {split} in it",
     ),
 }
 

@@ -1,6 +1,7 @@
 """Evaluation over devices counts every image once, whatever their number and sizes."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ from PIL import Image
 from jaxseg import train
 from jaxseg.checkpoints.resuming import config_differences
 from jaxseg.checkpoints.weights import save_weights
+from jaxseg.config import load_config, override_config
 from jaxseg.data import submission
 from jaxseg.data.datasets.cityscapes import CITYSCAPES
 from jaxseg.data.samples import read_sample
@@ -26,7 +28,7 @@ from jaxseg.evaluate import evaluate_checkpoint, write_submission
 from jaxseg.evaluation import metrics
 from jaxseg.evaluation.boundaries import boundary_counts
 from jaxseg.evaluation.calibration import calibration_counts, expected_calibration_error
-from jaxseg.evaluation.evaluator import Stopped, evaluate
+from jaxseg.evaluation.evaluator import Stopped, evaluate, measure_names
 from jaxseg.evaluation.results import write_evaluation
 from jaxseg.inference.predictor import make_predictor
 from jaxseg.models.segmentation_model import build_model, variable_shapes
@@ -143,6 +145,14 @@ def test_measures_are_added_to_the_scores(setting, tmp_path):
     assert found["boundary_mIoU"] == pytest.approx(np.nanmean(scores.boundary_iou), abs=1e-4)
     assert "boundary_iou" in (tmp_path / "per_class.csv").read_text().splitlines()[0]
     assert (tmp_path / "reliability.png").is_file()
+    override_config(config, ["--config.eval.measures=boundary_iou,calibration"])
+    assert measure_names(config) == ("boundary_iou", "calibration")
+    mask2former = load_config("configs/ade20k.py:mask2former_beit_adapter_l")
+    mask2former.eval.measures = ("calibration",)
+    with pytest.raises(ConfigError, match="Mask2Former are sums over queries"):
+        measure_names(mask2former)
+    write_evaluation(tmp_path, dataclasses.replace(scores, calibration=None), names, {})
+    assert not (tmp_path / "reliability.png").exists()
     config.eval.measures = ("hausdorff",)
     with pytest.raises(ConfigError, match="measures=hausdorff: there are boundary_iou, calib"):
         evaluate(model, variables, config, mesh)

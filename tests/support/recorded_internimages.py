@@ -47,7 +47,7 @@ def config_of(recording, dtype):
             "power": hparams["power"],
             "clip_norm": hparams["grad_clip_max_norm"],
             "accumulation": 1,
-            "freeze": (),
+            "freeze": "",
             "lora": BASE["optim"]["lora"],
             "ema_decay": 0.0,
         },

@@ -90,7 +90,7 @@ def config_of(recording, dtype):
             "power": meta["power"],
             "clip_norm": 0.0,
             "accumulation": 1,
-            "freeze": (),
+            "freeze": "",
             "lora": BASE["optim"]["lora"],
             "ema_decay": 0.0,
         },

@@ -241,7 +241,7 @@ def _images(file, entries):
 
 
 class _TrainIds(NamedTuple):
-    """Returns the train id of an annotation's category."""
+    """Finds the train id of an annotation's category."""
 
     file: Path
     names: ClassNames

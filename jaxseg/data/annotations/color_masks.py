@@ -20,7 +20,7 @@ class ColorMask(LabelInFile):
 
         Args:
           file: the mask.
-          colors: at most 255 colors.
+          colors: at most 256 colors.
         """
         super().__init__(file)
         self.colors = tuple(colors)

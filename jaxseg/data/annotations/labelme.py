@@ -1,7 +1,6 @@
 """Labels drawn from the JSON files of LabelMe: one file for each image, with shapes by name."""
 
 import base64
-import binascii
 import io
 import json
 import math
@@ -18,7 +17,7 @@ from jaxseg.errors import CorruptFileError, DataError
 
 CIRCLE_POINTS = 64  # of the polygon in place of a circle
 # What values of another kind or size raise.
-FAULTS = (ArithmeticError, LookupError, TypeError, ValueError, cv2.error, binascii.Error)
+FAULTS = (ArithmeticError, LookupError, TypeError, ValueError, cv2.error)
 
 
 class LabelMeLabel(LabelInFile):
