@@ -93,7 +93,7 @@ def test_the_moving_average_is_written_in_place_of_the_weights(run, tmp_path):
     config = load_saved_config(checkpoint / "checkpoints/0")
     stored = load_leaves(checkpoint / "checkpoints/0", lambda path: True)
     average = {
-        path.replace("params", "ema", 1): leaf + np.float32("decode_head" in path)
+        path.replace("params", "ema", 1): np.asarray(leaf + np.float32("decode_head" in path))
         for path, leaf in stored.items()
         if path.startswith("params/")
     }

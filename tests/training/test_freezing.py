@@ -147,9 +147,7 @@ def test_patterns_are_given_on_a_command_line(given, patterns):
 
 def test_a_regular_expression_that_is_not_valid_is_refused():
     config = load_config("configs/ade20k.py:upernet_internimage_t", {"optim.freeze": "*"})
-    with pytest.raises(
-        ConfigError, match=r"freeze=\*: nothing to repeat .* expression '\*'"
-    ):
+    with pytest.raises(ConfigError, match=r"freeze=\*: nothing to repeat .* expression '\*'"):
         frozen_patterns(config.optim)
 
 
