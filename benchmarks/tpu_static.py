@@ -38,12 +38,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from jaxseg.aot import hlo
+from jaxseg.aot import hardware, hlo
 from jaxseg.aot.kernel_cycles import TABLE, kernel_key
 from jaxseg.aot.step_profile import KERNEL_CALL
 from jaxseg.atomic_files import write_text
 from pallas_kernels import shapes
-from pallas_kernels.tpu import attention, attention_layout, dcnv3, ms_deform_attn
+from pallas_kernels.tpu import attention, attention_layout, conv3x3, dcnv3, ms_deform_attn
 from pallas_kernels.tpu.planes import SUBLANES
 
 CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "v7x": "tpu7x:2x2x1"}
@@ -137,6 +137,34 @@ def self_attention_kernels(call: shapes.SelfAttention, dtype):
     return lambda *xs: attention.attend(*xs, layout), arguments, bundles
 
 
+def conv3x3_kernels(call: shapes.Conv3x3, dtype):
+    """Returns the same as `dcnv3_kernels`, for a 3 × 3 convolution."""
+    height, width, channels, features = call
+    arguments = [
+        jax.ShapeDtypeStruct((1, height, width, channels), dtype),
+        jax.ShapeDtypeStruct((3, 3, channels, features), dtype),
+    ]
+    steps = height // conv3x3.rows_of_block(height, width)
+
+    def bundles(direction, loops: "Loops"):
+        # In the backward pass, the gradient of the map is another call of the forward kernel.
+        return steps * (loops.outside - loops.conditional)
+
+    return conv3x3.conv3x3, arguments, bundles
+
+
+def matrix_cycles(call: shapes.Call, chip: str) -> float:
+    """Returns the cycles that the matrix units need for a convolution; 0 for other calls.
+
+    The listing of a convolution has fewer bundles, which then wait for these units.
+    """
+    if not isinstance(call, shapes.Conv3x3) or chip not in hardware.CHIPS:
+        return 0
+    found = hardware.find_chip(chip)
+    per_cycle = found.flops / 2 / found.clock
+    return 9 * call.height * call.width * call.channels * call.features / per_cycle
+
+
 def query_rows(call: shapes.MSDeformAttn) -> np.ndarray:
     """Returns the height of every query, from 0 to 1.
 
@@ -190,11 +218,14 @@ KERNELS = {
     shapes.DCNv3: dcnv3_kernels,
     shapes.MSDeformAttn: ms_deform_attn_kernels,
     shapes.SelfAttention: self_attention_kernels,
+    shapes.Conv3x3: conv3x3_kernels,
 }
 
 
 def has_kernel(call: shapes.Call, dtype: str) -> bool:
     """Returns whether the kernel takes a call; otherwise the operator runs without one."""
+    if isinstance(call, shapes.Conv3x3):
+        return conv3x3.fits((1, call.height, call.width, call.channels), call.features, dtype)
     if not isinstance(call, shapes.SelfAttention):
         return True
     return attention.fits(call.tokens, call.head_channels, jnp.dtype(dtype), call.grid)
@@ -237,6 +268,7 @@ def compile_call(call, chip: str, dtype, listings: Path | None) -> list[dict]:
         }
         if listings:
             count = bundles(direction, Loops(listing(listings, direction)))
+            count = max(count, matrix_cycles(call, chip))
             key, leading = kernel_key(custom_call(compiled.as_text(), direction))
             row |= {"kilobundles": round(count / 1e3), "kernel": key, "per_slice": count / leading}
         rows.append(row)
@@ -290,7 +322,7 @@ def main():
         parser.error("--table needs the bundles, which --memory-only leaves out")
     calls = [
         (name, call)
-        for name, call in shapes.every_call()
+        for name, call in itertools.chain(shapes.every_call(), shapes.convolutions())
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in options.shapes)
     ]
     table = []

@@ -1,4 +1,4 @@
-"""Deformable sampling and attention for JAX, each operator with several implementations.
+"""Deformable sampling, attention and a convolution for JAX, each with several implementations.
 
 Every operator is one public function, and every implementation has its own module or folder. No
 compiler is needed on the user's machine. `reference` defines the operators. The other
@@ -9,6 +9,8 @@ from pallas_kernels.choice import KernelChoice, platform
 from pallas_kernels.dispatch import (
     IMPLEMENTATIONS,
     GroupOrder,
+    conv3x3,
+    conv3x3_has_kernel,
     dcnv3,
     dcnv3_group_order,
     ms_deform_attn,
@@ -20,6 +22,8 @@ __all__ = [
     "IMPLEMENTATIONS",
     "GroupOrder",
     "KernelChoice",
+    "conv3x3",
+    "conv3x3_has_kernel",
     "dcnv3",
     "dcnv3_group_order",
     "ms_deform_attn",

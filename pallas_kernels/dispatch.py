@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from pallas_kernels import reference, xla, xla_attention
@@ -15,6 +16,7 @@ from pallas_kernels.gpu import attention as gpu_attention
 from pallas_kernels.gpu import operators as gpu
 from pallas_kernels.relative_positions import table_rows
 from pallas_kernels.tpu import attention as tpu_attention
+from pallas_kernels.tpu import conv3x3 as tpu_conv3x3
 from pallas_kernels.tpu import dcnv3 as tpu_dcnv3
 from pallas_kernels.tpu import ms_deform_attn as tpu_ms_deform_attn
 from pallas_kernels.tpu import operators as tpu
@@ -294,3 +296,56 @@ def self_attention(
         (qkv,) if table is None else (qkv, table),
         unsupported,
     )
+
+
+def conv3x3_has_kernel(
+    shape: Sequence[int], features: int, dtype: DTypeLike, implementation: str | None = None
+) -> bool:
+    """Returns whether `conv3x3` runs a kernel here for a map of this shape, [b, h, w, c].
+
+    Args:
+      shape: the shape of the map.
+      features: the number of output channels.
+      dtype: the type of the map.
+      implementation: as in `conv3x3`.
+    """
+    on_tpu = implementation == "tpu" or (implementation is None and platform() == "tpu")
+    return on_tpu and tpu_conv3x3.fits(shape, features, dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("implementation",))  # traced once per shape
+def conv3x3(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "3 3 _ d"],
+    *,
+    implementation: str | None = None,
+) -> Float[Array, "b h w d"]:
+    """Computes a 3×3 convolution, as defined by `reference.conv3x3`.
+
+    Only TPUs have a kernel, for bfloat16 and for channels that fill their registers
+    (`conv3x3_has_kernel`). Everything else is XLA's convolution.
+
+    Args:
+      x: the maps.
+      kernel: the weights.
+      implementation: one of `IMPLEMENTATIONS`, or None for the best on the platform. One that does
+        not support the call gives way to "xla".
+
+    Raises:
+      ValueError: for shapes that do not belong together, or an unknown implementation.
+    """
+    if x.shape[-1] != kernel.shape[2]:
+        raise ValueError(
+            f"conv3x3: {x.shape[-1]} channels of x {x.shape}, {kernel.shape[2]} of the kernel"
+            f" {kernel.shape}"
+        )
+    fits = tpu_conv3x3.fits(x.shape, kernel.shape[-1], x.dtype)
+    unsupported = ("gpu",) if fits else ("gpu", "tpu")
+    found = {
+        "reference": reference.conv3x3,
+        "xla": xla.conv3x3,
+        "gpu": xla.conv3x3,
+        "tpu": tpu_conv3x3.conv3x3,
+    }
+    choice = KernelChoice("xla" if implementation in unsupported else implementation)
+    return _run("conv3x3", found, choice, (), (x, kernel), unsupported)

@@ -119,3 +119,14 @@ def self_attention(
         logits += table[relative_position_index(grid)].transpose(2, 0, 1)
     attended = jnp.einsum("bgnm,bmgd->bngd", jax.nn.softmax(logits), value)
     return attended.reshape(b, n, -1)
+
+
+def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
+    """Computes a 3×3 convolution with stride 1 and zero padding of 1, in float32."""
+    _, height, width, _ = x.shape
+    padded = jnp.pad(x.astype(jnp.float32), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return sum(
+        jnp.einsum("bhwc,cd->bhwd", padded[:, i : i + height, j : j + width], kernel[i, j])
+        for i in range(3)
+        for j in range(3)
+    ).astype(x.dtype)

@@ -43,6 +43,15 @@ class SelfAttention(NamedTuple):
     grid: HW | None = None
 
 
+class Conv3x3(NamedTuple):
+    """Describes a 3 × 3 convolution of one image."""
+
+    height: int
+    width: int
+    channels: int
+    features: int
+
+
 Call = DCNv3 | MSDeformAttn | SelfAttention
 
 # InternImage size -> groups of the first stage (they double at every later stage) and channels per
@@ -121,6 +130,37 @@ def at_stride(hw: HW, stride: int) -> HW:
     """Returns the (height, width) of a feature map at a stride."""
     height, width = hw
     return height // stride, width // stride
+
+
+def convolutions() -> Iterator[tuple[str, Conv3x3]]:
+    """Yields the largest convolutions of the published heads, with a name that gives their origin.
+
+    They are those of UPerNet, of its auxiliary head on three backbones, and of Mask2Former's pixel
+    decoder, at training crops. A convolution to another number of channels comes with its
+    gradient, which is one from that number.
+    """
+    found = {}
+    for model, hw, (third, fourth) in (
+        ("internimage_t", (512, 1024), (256, 512)),
+        ("internimage_l", (512, 1024), (640, 1280)),
+        ("vit_adapter_b", (512, 512), (768, 768)),
+    ):
+        size = f"{hw[0]}x{hw[1]}"
+        for stride in (4, 8, 16):
+            found[f"uper_head {size} stride {stride}"] = Conv3x3(*at_stride(hw, stride), 512, 512)
+        for head, stride, channels, features in (
+            ("uper_head", 32, fourth, 512),
+            ("fcn_head", 16, third, 256),
+        ):
+            map_hw, name = at_stride(hw, stride), f"{head} on {model} {size}"
+            found[name] = Conv3x3(*map_hw, channels, features)
+            found[f"{name} gradient"] = Conv3x3(*map_hw, features, channels)
+    found["pixel_decoder_1024 896x896"] = Conv3x3(*at_stride((896, 896), 4), 1024, 1024)
+    seen = set()
+    for name, call in found.items():
+        if call not in seen:
+            seen.add(call)
+            yield name, call
 
 
 def every_call() -> Iterator[tuple[str, Call]]:

@@ -205,3 +205,9 @@ def _msda_backward(spatial_shapes, residuals, cotangent):
 
 
 ms_deform_attn.defvjp(_msda_forward, _msda_backward)
+
+
+def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
+    """Computes `reference.conv3x3` with XLA's convolution."""
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)

@@ -3,6 +3,7 @@
 The last axis of every array holds the channels.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -12,7 +13,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxseg.distributed.sharding import all_gather_parameter
+import pallas_kernels
+from jaxseg.distributed.sharding import all_gather_parameter, map_over_batch
 from jaxseg.models import lora
 from jaxseg.ops.convolution import (
     DIMENSIONS,
@@ -25,6 +27,7 @@ from jaxseg.ops.layout import fix_layout, fixes_layouts
 from jaxseg.ops.linear import gelu, matmul
 from jaxseg.ops.padding import Sizes, clear_padding
 from jaxseg.ops.resize import resize_bilinear
+from pallas_kernels import KernelChoice
 
 DType = jax.typing.DTypeLike
 
@@ -62,6 +65,25 @@ def kernel_param(module: nn.Module, init: Callable, shape: Sequence[int]) -> Arr
     if module.has_variable("params", lora.FIRST):
         kernel += lora.product(*(module.get_variable("params", name) for name in lora.LEAVES))
     return all_gather_parameter(kernel.astype(module.dtype))
+
+
+def convolve3x3(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], kernels: KernelChoice
+) -> Float[Array, "b h w d"]:
+    """Computes a 3×3 convolution with stride 1, by a kernel for TPUs if there is one for the map.
+
+    Args:
+      x: the maps.
+      kernel: the weights.
+      kernels: which kernels may run.
+    """
+    choice = kernels.implementation
+    if fixes_layouts() and pallas_kernels.conv3x3_has_kernel(
+        x.shape, kernel.shape[-1], x.dtype, choice
+    ):
+        operator = functools.partial(pallas_kernels.conv3x3, implementation=choice)
+        return map_over_batch(operator, num_replicated=1)(x, kernel)
+    return conv3x3(x, kernel)
 
 
 class Linear(nn.Module):
@@ -103,6 +125,7 @@ class Conv(nn.Module):
       features: the number of output channels.
       kernel_init: the initializer of the kernel, or None for `torch_uniform`.
       bias_init: the initializer of the bias, or None for `torch_uniform`.
+      kernels: which kernels may run.
     """
 
     features: int
@@ -112,6 +135,7 @@ class Conv(nn.Module):
     kernel_init: Callable | None = None
     bias_init: Callable | None = None
     dtype: DType = jnp.float32
+    kernels: KernelChoice = KernelChoice()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b p q d"]:
@@ -123,7 +147,7 @@ class Conv(nn.Module):
         if size == 1 and self.stride == 1:
             x = matmul(x, kernel[0, 0])
         elif size == 3 and self.stride == 1:
-            x = conv3x3(x, kernel)
+            x = convolve3x3(x, kernel, self.kernels)
         elif size == 3 and self.stride == 2:
             x = conv3x3_stride2(x, kernel)
         else:
@@ -202,6 +226,7 @@ class ConcatConv(nn.Module):
     kernel_size: int
     kernel_init: Callable
     dtype: DType = jnp.float32
+    kernels: KernelChoice = KernelChoice()
 
     @nn.compact
     def __call__(
@@ -218,7 +243,7 @@ class ConcatConv(nn.Module):
             parts = [resize_bilinear(matmul(x, k[0, 0]), hw, n, sizes[0]) for x, k, n in resized]
             return sum(parts, matmul(maps[0], first[0, 0]))
         parts = [conv3x3_of_resized(x, k, hw, n, sizes[0]) for x, k, n in resized]
-        return sum(parts, conv3x3(clear_padding(maps[0], sizes[0]), first))
+        return sum(parts, convolve3x3(clear_padding(maps[0], sizes[0]), first, self.kernels))
 
 
 class ConvBNReLU(nn.Module):
@@ -231,11 +256,12 @@ class ConvBNReLU(nn.Module):
     features: int
     kernel_size: int = 3
     dtype: DType = jnp.float32
+    kernels: KernelChoice = KernelChoice()
 
     def setup(self):
         fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         self.conv = ConcatConv(
-            self.features, self.kernel_size, kernel_init=fan_out, dtype=self.dtype
+            self.features, self.kernel_size, fan_out, dtype=self.dtype, kernels=self.kernels
         )
         self.bn = BatchNorm()
 

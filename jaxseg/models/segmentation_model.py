@@ -93,7 +93,7 @@ def build_model(
         kind = options.pop("kind")
         if kind not in kinds:
             raise ValueError(f"model: unknown kind {kind!r}; must be one of {', '.join(kinds)}")
-        if "kernels" in kinds[kind].__dataclass_fields__:  # parts with deformable layers
+        if "kernels" in kinds[kind].__dataclass_fields__:
             options["kernels"] = choice
         return kinds[kind](**options, dtype=dtype)
 

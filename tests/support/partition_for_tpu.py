@@ -48,11 +48,20 @@ def self_attention(qkv, table):
     return map_over_batch(attend, num_replicated=1)(qkv, table)
 
 
-# Shapes of arrays that are split, without the batch, and of an array that is not.
+def conv3x3(x, kernel):
+    return map_over_batch(pallas_kernels.conv3x3, num_replicated=1)(x, kernel)
+
+
+# Shapes of arrays that are split, without the batch, and of an array that is not; their type.
 CALLS = {
-    dcnv3: ([(*HW, GROUPS * CHANNELS), (*HW, GROUPS * 18), (*HW, GROUPS * 9)], []),
-    ms_deform_attn: ([(80, 4, 8), (64, 4, 2, 4, 2), (64, 4, 2, 4)], []),
-    self_attention: ([(TOKENS, 3 * HEADS * HEAD_CHANNELS)], [(table_rows(GRID), HEADS)]),
+    dcnv3: ([(*HW, GROUPS * CHANNELS), (*HW, GROUPS * 18), (*HW, GROUPS * 9)], [], jnp.float32),
+    ms_deform_attn: ([(80, 4, 8), (64, 4, 2, 4, 2), (64, 4, 2, 4)], [], jnp.float32),
+    self_attention: (
+        [(TOKENS, 3 * HEADS * HEAD_CHANNELS)],
+        [(table_rows(GRID), HEADS)],
+        jnp.float32,
+    ),
+    conv3x3: ([(*HW, 128)], [(3, 3, 128, 256)], jnp.bfloat16),
 }
 
 
@@ -61,15 +70,13 @@ def main():
     mesh = make_mesh({"data": 4, "fsdp": 4}, devices)
     split, whole = (jax.NamedSharding(mesh, spec) for spec in (BATCH_SPEC, P()))
     report = {}
-    for operator, (shapes, parameters) in CALLS.items():
+    for operator, (shapes, parameters, dtype) in CALLS.items():
 
         def loss(*arguments, operator=operator):
-            return jnp.sum(operator(*arguments) ** 2)
+            return jnp.sum(operator(*arguments).astype(jnp.float32) ** 2)
 
-        arrays = [
-            jax.ShapeDtypeStruct((IMAGES, *shape), jnp.float32, sharding=split) for shape in shapes
-        ]
-        arrays += [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=whole) for shape in parameters]
+        arrays = [jax.ShapeDtypeStruct((IMAGES, *shape), dtype, sharding=split) for shape in shapes]
+        arrays += [jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape in parameters]
         gradients = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(arrays)))))
         with jax.set_mesh(mesh):
             compiled = gradients.lower(*arrays).compile()

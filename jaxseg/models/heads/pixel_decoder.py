@@ -34,6 +34,7 @@ class ConvGN(nn.Module):
     use_bias: bool = False
     kernel_init: Callable = LECUN_UNIFORM
     dtype: DType = jnp.float32
+    kernels: KernelChoice = KernelChoice()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
@@ -44,6 +45,7 @@ class ConvGN(nn.Module):
             kernel_init=self.kernel_init,
             bias_init=nn.initializers.zeros,
             dtype=self.dtype,
+            kernels=self.kernels,
             name="conv",
         )(x)
         return nn.GroupNorm(
@@ -146,6 +148,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 kernel_size,
                 self.norm_groups,
                 dtype=self.dtype,
+                kernels=self.kernels,
                 name=name,
                 **options,
             )

@@ -10,6 +10,7 @@ from jaxseg.models.layers import Classifier, ConvBNReLU, DType
 from jaxseg.ops.convolution import adaptive_avg_pool
 from jaxseg.ops.padding import Sizes, sizes_at_stride
 from jaxseg.ops.resize import resize_bilinear
+from pallas_kernels import KernelChoice
 
 
 class UPerHead(nn.Module):
@@ -29,6 +30,7 @@ class UPerHead(nn.Module):
     pool_scales: Sequence[int] = (1, 2, 3, 6)
     dropout: float = 0.1
     dtype: DType = jnp.float32
+    kernels: KernelChoice = KernelChoice()
 
     takes_padding = True
 
@@ -40,7 +42,7 @@ class UPerHead(nn.Module):
         image_sizes: Sizes | None = None,
     ) -> Float[Array, "b p q k"]:
         def conv_bn_relu(name, kernel_size):
-            return ConvBNReLU(self.channels, kernel_size, dtype=self.dtype, name=name)
+            return ConvBNReLU(self.channels, kernel_size, self.dtype, self.kernels, name=name)
 
         *finer, coarsest = features
         sizes = [sizes_at_stride(image_sizes, 4 * 2**i) for i in range(len(features))]
@@ -79,6 +81,7 @@ class FCNHead(nn.Module):
     in_index: int = 2
     dropout: float = 0.1
     dtype: DType = jnp.float32
+    kernels: KernelChoice = KernelChoice()
 
     takes_padding = False
 
@@ -86,9 +89,8 @@ class FCNHead(nn.Module):
     def __call__(
         self, features: Sequence[Float[Array, "b _ _ _"]], train: bool
     ) -> Float[Array, "b p q k"]:
-        x = ConvBNReLU(self.channels, dtype=self.dtype, name="convs_0")(
-            features[self.in_index], train=train
-        )
+        conv = ConvBNReLU(self.channels, dtype=self.dtype, kernels=self.kernels, name="convs_0")
+        x = conv(features[self.in_index], train=train)
         return Classifier(self.num_classes, self.dropout, dtype=self.dtype, name="conv_seg")(
             x, train
         )
