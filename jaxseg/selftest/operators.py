@@ -15,7 +15,8 @@ from pallas_kernels.relative_positions import table_rows
 # for. Float32 sums in another order differ by 1e-6. Rounding a result, or the weights of attention,
 # to bfloat16 changes it by up to 2⁻⁸; twice that is allowed. Coordinates stay in float32.
 FLOAT32 = {"output": 1e-5}  # gradients 1e-4
-BFLOAT16 = {"output": 2**-7, "value": 2**-7, "qkv": 2**-7, "table": 2**-7}  # the others 1e-3
+IN_BFLOAT16 = ("output", "value", "qkv", "table", "x", "kernel")
+BFLOAT16 = dict.fromkeys(IN_BFLOAT16, 2**-7)  # the others 1e-3
 
 
 def dcnv3_case(height: int, width: int, groups: int, channels: int, images: int = 1):
@@ -75,6 +76,16 @@ def self_attention_case(grid: tuple[int, int], heads: int, channels: int, images
     return lambda operator: functools.partial(operator, num_heads=heads, grid=grid), arrays
 
 
+def conv3x3_case(height: int, width: int, channels: int, features: int, images: int = 1):
+    """Makes a 3×3 convolution with random arrays, as `dcnv3_case` does."""
+    random = np.random.default_rng(0)
+    arrays = {
+        "x": random.standard_normal((images, height, width, channels)),
+        "kernel": random.standard_normal((3, 3, channels, features)),
+    }
+    return lambda operator: lambda x, kernel: operator(x, kernel.astype(x.dtype)), arrays
+
+
 CASES = {
     "dcnv3": {
         "small": functools.partial(dcnv3_case, 4, 6, 2, 4),
@@ -93,6 +104,12 @@ CASES = {
         "small": functools.partial(self_attention_case, (2, 3), 2, 8),
         "odd": functools.partial(self_attention_case, (5, 7), 3, 16, images=2),
         "published": functools.partial(self_attention_case, (32, 32), 12, 64),  # BEiT-B at 512
+    },
+    "conv3x3": {
+        "small": functools.partial(conv3x3_case, 4, 16, 128, 128),
+        "odd": functools.partial(conv3x3_case, 7, 32, 128, 256, images=2),
+        # UPerNet's auxiliary head on InternImage-T at 512 × 512.
+        "published": functools.partial(conv3x3_case, 32, 32, 256, 256),
     },
 }
 
