@@ -69,16 +69,16 @@ _sum_over_pixels.defvjp(_forward, _backward)
 def _bands(logits, labels):
     """Returns, for every band, the first row of logits, its interpolation matrix and its labels."""
     b, height, width = labels.shape
-    rows = TPU_BAND if platform() == "tpu" else BAND
-    count = -(-height // rows)
+    size = min(TPU_BAND if platform() == "tpu" else BAND, height)
+    count = -(-height // size)
     matrix = interpolation_matrix(logits.shape[1], height)
-    matrix = np.pad(matrix, ((0, count * rows - height), (0, 0))).reshape(count, rows, -1)
+    matrix = np.pad(matrix, ((0, count * size - height), (0, 0))).reshape(count, size, -1)
     used = [np.flatnonzero(band.any(axis=0)) for band in matrix]
     length = max(rows[-1] - rows[0] + 1 for rows in used)
     first = np.minimum([rows[0] for rows in used], logits.shape[1] - length)
     matrices = [band[:, i : i + length] for band, i in zip(matrix, first, strict=True)]
-    labels = jnp.pad(labels, ((0, 0), (0, count * rows - height), (0, 0)), constant_values=IGNORE)
-    labels = labels.reshape(b, count, rows, width).swapaxes(0, 1)
+    labels = jnp.pad(labels, ((0, 0), (0, count * size - height), (0, 0)), constant_values=IGNORE)
+    labels = labels.reshape(b, count, size, width).swapaxes(0, 1)
     return first.astype(np.int32), np.stack(matrices).astype(np.float32), labels
 
 
