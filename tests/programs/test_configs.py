@@ -15,6 +15,7 @@ from jaxseg.inference.image_sizes import check_image_sizes
 from jaxseg.models import flops
 from jaxseg.models.heads.mask2former_head import Mask2FormerHead
 from jaxseg.models.segmentation_model import build_model, variable_shapes
+from jaxseg.recipes.base import BASE
 from jaxseg.zoo import catalogue
 from support.published import (
     MANIFESTS,
@@ -180,6 +181,8 @@ def test_training_is_that_of_the_original(name):
         "warmup_ratio": schedule["warmup_ratio"],
         "power": schedule["power"],
         "accumulation": 1,
+        "freeze": "",
+        "lora": BASE["optim"]["lora"],
         "ema_decay": 0.0,
     }
     assert schedule["min_lr"] == 0
