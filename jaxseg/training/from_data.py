@@ -33,6 +33,8 @@ def choose_from_data(config: ConfigDict, saved: Mapping[str, Any] | None):
         config.loss.class_weights = saved["loss"]["class_weights"]
     else:
         config.loss.class_weights = find_class_weights(config)
+    if not fitted_keys(config):
+        return
     if saved:
         # What was given at first and is not given now is a difference, which resuming refuses.
         chosen = listed_names(saved["data"].get("fit", ()))

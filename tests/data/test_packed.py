@@ -247,7 +247,7 @@ def test_changed_files_and_options_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"was packed with {'decoded': False}"):
         pack.pack(source(tmp_path / "files"), tmp_path / "packed", decoded=True)
     image.write_bytes(image.read_bytes() + b"more")
-    with pytest.raises(DataError, match="from files that have changed"):
+    with pytest.raises(DataError, match="from files or by class names that have changed"):
         pack.pack(source(tmp_path / "files"), tmp_path / "packed")
 
 
