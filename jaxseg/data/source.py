@@ -115,7 +115,7 @@ def evaluated_on(config) -> Source:
     dataset = _described(config.val_dataset or config.dataset, config)
     kind = getattr(config, "val_source", "") or _kind(config)
     root = config.val_root or config.root
-    if (root, kind) != (config.root, _kind(config)):
+    if dataset.division and (root, kind) != (config.root, _kind(config)):
         dataset = dataclasses.replace(dataset, division=None)  # it is that of the training images
     return Source(dataset, root, config.val_split, kind=kind)
 
