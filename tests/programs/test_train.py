@@ -80,7 +80,7 @@ def test_a_run_has_a_report(uninterrupted, tmp_path, capsys):
 def test_killed_at_any_moment_it_ends_with_the_same_bits(command, uninterrupted, tmp_path):
     """`benchmarks/soak.py` does the same a hundred times."""
     saving, evaluating = "checkpoints/*.orbax-checkpoint-tmp*", "predictions/*"
-    for moment in ("start ", "step 5/", saving, "step 13/", evaluating):
+    for moment in (saving, "step 13/", evaluating):
         if moment.endswith("*"):
             kill_when(command(tmp_path), lambda pattern=moment: any(tmp_path.glob(pattern)))
         else:
