@@ -102,6 +102,19 @@ def test_run_goes_on_with_fewer_processes_and_devices(tiny, finished, tmp_path):
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
 
 
+@pytest.mark.full
+def test_a_frozen_and_adapted_backbone_trains_and_resumes_in_two_processes(tiny, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    changes = {"optim.freeze": "backbone/", "optim.lora.rank": 4, "steps": 8}
+    run_all([tiny(one, **changes)], DEVICES)
+    command = tiny(two, **{"mesh.fsdp": 2} | changes)
+    run_all([command] * 2, DEVICES)
+    shutil.rmtree(two / "checkpoints" / "8")
+    output, _ = run_all([command] * 2, DEVICES)
+    assert "resumed, at step 4 of 8" in output
+    np.testing.assert_allclose(list(losses(two).values()), list(losses(one).values()), rtol=1e-5)
+
+
 def until(process, line):
     """Reads what a process prints until it has said `line`."""
     for output in process.stdout:

@@ -14,7 +14,7 @@ from jaxseg.aot.programs import trace_train_step
 from jaxseg.distributed.sharding import compiler_options, infer_shardings, make_mesh, put_batch
 from jaxseg.errors import ConfigError
 from jaxseg.models.segmentation_model import build_model
-from jaxseg.parameter_paths import path_of
+from jaxseg.parameter_paths import by_path, path_of
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.step import make_train_step
 from support.tiny import initial_state, smallest_config, tiny_config
@@ -94,6 +94,25 @@ def test_rematerialization_changes_nothing(keeps):
     expected, _ = run(1, 1, 1)
     losses, _ = run(1, 1, 1, remat_keeps=keeps)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def partly_frozen():
+    """With a frozen backbone, of which two products are adapted."""
+    config = smallest_config()
+    config.optim.freeze, config.optim.lora.rank = "backbone/", 4
+    return config
+
+
+@pytest.mark.full
+def test_losses_of_a_frozen_and_adapted_backbone_are_those_of_one_device():
+    expected, _ = run(1, 1, 1, of_model=partly_frozen)
+    losses, state = run(2, 4, 8, of_model=partly_frozen)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    start = by_path(initial_state(partly_frozen).params)
+    for path, leaf in by_path(state.params).items():
+        adapts = path.endswith(("/lora_a", "/lora_b"))
+        stays = path.startswith("backbone/") and not adapts
+        assert np.array_equal(leaf, start[path]) == stays, path
 
 
 def without_random_drops():
