@@ -6,6 +6,14 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
+
+KERNEL_OUTPUT = "kernel_output"  # the name by which rematerialization may keep outputs
+
+
+def named_output(output: jax.Array) -> jax.Array:
+    """Names what an operator computes, so that a block that is recomputed may keep it."""
+    return checkpoint_name(output, KERNEL_OUTPUT)
 
 
 @dataclasses.dataclass(frozen=True)

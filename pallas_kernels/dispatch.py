@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from pallas_kernels import reference, xla, xla_attention
-from pallas_kernels.choice import KernelChoice, compiles_here, platform
+from pallas_kernels.choice import KernelChoice, compiles_here, named_output, platform
 from pallas_kernels.gpu import attention as gpu_attention
 from pallas_kernels.gpu import operators as gpu
 from pallas_kernels.relative_positions import table_rows
@@ -161,7 +161,7 @@ def dcnv3(
     choice = KernelChoice(implementation, deterministic)
     on_tpu = (kernel_size, stride, padding, dilation) == (3, 1, 1, 1)
     on_tpu = on_tpu and tpu_dcnv3.fits(height, width, value.dtype)
-    return _run(
+    output = _run(
         "dcnv3",
         _sampling("dcnv3", choice, lambda operator, *arrays: operator(*arrays, **geometry)),
         choice,
@@ -169,6 +169,7 @@ def dcnv3(
         (value, offset, mask),
         unsupported=() if on_tpu else ("tpu",),
     )
+    return named_output(output)
 
 
 def ms_deform_attn_takes_tokens_last(implementation: str | None = None) -> bool:
@@ -232,7 +233,7 @@ def _ms_deform_attn(value, locations, weights, spatial_shapes, choice):
     def call(operator, value, locations, weights):
         return operator(value, spatial_shapes, locations, weights)
 
-    return _run(
+    output = _run(
         "ms_deform_attn",
         _sampling("ms_deform_attn", choice, call),
         choice,
@@ -242,6 +243,7 @@ def _ms_deform_attn(value, locations, weights, spatial_shapes, choice):
         if tpu_ms_deform_attn.fits(spatial_shapes, value.shape[-1], value.dtype)
         else ("tpu",),
     )
+    return named_output(output)
 
 
 # Traced once per shape.

@@ -8,12 +8,19 @@ from collections.abc import Sequence
 import jax
 from flax import linen as nn
 
+from pallas_kernels.choice import KERNEL_OUTPUT
+
 policies = jax.checkpoint_policies
+_kernels = policies.save_only_these_names(KERNEL_OUTPUT)
 # What a block keeps for the backward pass in addition to its input.
 KEPT = {
     "nothing": policies.nothing_saveable,
-    # The outputs of linear layers. Attention, norms and sampling are recomputed.
-    "matmuls": policies.dots_with_no_batch_dims_saveable,
+    # What attention and deformable sampling compute, which is small and slow.
+    "kernels": _kernels,
+    # Also the outputs of linear layers. Norms and activations are recomputed.
+    "matmuls": policies.save_from_both_policies(
+        _kernels, policies.dots_with_no_batch_dims_saveable
+    ),
     # The same outputs in host memory: less device memory than "matmuls", but more traffic.
     "matmuls_on_host": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
 }

@@ -100,7 +100,7 @@ def backbone(size: str) -> dict[str, Any]:
         "offset_scale": 1.0,
         "post_norm": True,
         "remat": False,
-        "remat_keeps": "nothing",  # or "matmuls", "matmuls_on_host"
+        "remat_keeps": "kernels",  # or "nothing", "matmuls", "matmuls_on_host"
         **SIZES[size],
     }
 

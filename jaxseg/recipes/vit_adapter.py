@@ -17,7 +17,7 @@ ADAPTER = {
     "extra_extractors": 2,
     "add_vit_feature": True,
     "remat": False,
-    "remat_keeps": "nothing",  # or "matmuls", "matmuls_on_host"
+    "remat_keeps": "kernels",  # or "nothing", "matmuls", "matmuls_on_host"
 }
 VIT = {"kind": "vit_adapter", **ADAPTER, "pretrain_grid": 14}
 UNIPERCEIVER = {**VIT, "kind": "uniperceiver_adapter"}
@@ -86,7 +86,7 @@ BACKBONES = {
         "layer_scale": 1e-6,
         "drop_path": 0.2,
         "remat": True,
-        "remat_keeps": "nothing",
+        "remat_keeps": "kernels",
     },
 }
 # The optimizer settings of each backbone, and the weights it starts from.

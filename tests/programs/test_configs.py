@@ -132,7 +132,7 @@ def test_backbone_is_that_of_the_original(name):
     ours = json.loads(json.dumps(config_of(name).model.backbone.to_dict()))
     large = {"l", "xl", "h", "g", "large"} & set(name.split("_"))
     assert ours.pop("remat") == bool(large)
-    assert ours.pop("remat_keeps") == "nothing"
+    assert ours.pop("remat_keeps") == "kernels"
     options = OPTIONS[family_of(name)](original)
     defaults = options if family_of(name) == "internimage" else {}
     assert defaults | ours == options

@@ -169,7 +169,7 @@ class BEiT(Trunk, nn.Module):
     layer_scale: float | None = 1e-6
     window: tuple[int, int] = (32, 32)
     remat: bool = False
-    remat_keeps: str = "nothing"
+    remat_keeps: str = "kernels"
     kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 

@@ -195,7 +195,7 @@ class Stage(nn.Module):
     downsample: bool
     post_norm_after: Sequence[int] = ()
     remat: bool = False
-    remat_keeps: str = "nothing"
+    remat_keeps: str = "kernels"
     layer: dict | None = None
     dtype: DType = jnp.float32
 
@@ -257,7 +257,7 @@ class InternImage(nn.Module):
     center_feature_scale: bool = False
     level2_post_norm_after: Sequence[int] = ()
     remat: bool = False
-    remat_keeps: str = "nothing"
+    remat_keeps: str = "kernels"
     kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 

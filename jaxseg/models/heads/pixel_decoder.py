@@ -19,6 +19,7 @@ from jaxseg.models.deformable_attention import (
 from jaxseg.models.heads.mask2former_layers import EPSILON, FFN, learned_embedding
 from jaxseg.models.heads.sine_positions import sine_positions
 from jaxseg.models.layers import Conv, DType, layer_norm
+from jaxseg.models.remat import remat_block
 from jaxseg.ops.resize import resize_bilinear
 from pallas_kernels import KernelChoice
 
@@ -97,7 +98,7 @@ class Encoder(nn.Module):
     def __call__(
         self, tokens: Float[Array, "b s c"], positions: Float[Array, "1 s c"], pyramid: Pyramid
     ) -> Float[Array, "b s c"]:
-        kind = nn.remat(EncoderLayer, static_argnums=3) if self.remat else EncoderLayer
+        kind = remat_block(EncoderLayer, "kernels", [3]) if self.remat else EncoderLayer
         for i in range(self.num_layers):
             layer = kind(
                 self.num_heads,
