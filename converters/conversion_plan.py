@@ -102,9 +102,9 @@ def make_plan(
     }
     available = {full[name]: shape for name, shape in tensors.items() if name not in ignored}
 
-    derived, tables, fresh = {}, {}, {}
+    derived, tables, fresh = pretrained.rotary_buffers(available, paths), {}, {}
     if backbone_alone:
-        derived = pretrained.without_layer_scale(available, paths)
+        derived |= pretrained.without_layer_scale(available, paths)
         fresh = pretrained.parts_added(available, paths)
     if backbone_alone or transfer:
         fresh |= _fresh_heads(available, wanted)

@@ -25,6 +25,12 @@ POSITIONS = {
     "backbone.pos_embed": 1,
     "backbone.visual_embed.patch_embed.spatial_pos_embed.weight": 0,
 }
+PERIODS = "backbone.rope_embed.periods"
+# End of a name -> how the model has it by itself, where a file of DINOv3 does not.
+ROTARY = {
+    ".rope_embed.periods": "periods of rotary positions: from the width of a head",
+    ".attn.qkv.bias": "biases of queries and values: zero",
+}
 TABLE = "relative_position_bias_table"  # [rows, heads]; PyTorch name and path end in this
 SHARED_TABLE = f"backbone.rel_pos_bias.{TABLE}"
 
@@ -75,6 +81,20 @@ def without_layer_scale(available: Iterable[str], paths: Mapping[str, str]) -> d
     if scales(available):
         return {}
     return {paths[name]: NO_LAYER_SCALE for name in scales(paths)}
+
+
+def rotary_buffers(available: Iterable[str], paths: Mapping[str, str]) -> dict[str, str]:
+    """Returns the paths of what files of DINOv3 in other namings leave out, with the reason.
+
+    Args:
+      available: the PyTorch names of the file's tensors.
+      paths: the model's paths, by PyTorch name.
+    """
+    derived = {}
+    for end, why in ROTARY.items():
+        if not any(name.endswith(end) for name in available):
+            derived |= {path: why for name, path in paths.items() if name.endswith(end)}
+    return derived if PERIODS in paths else {}
 
 
 def parts_added(available: Iterable[str], paths: Mapping[str, str]) -> dict[str, str]:

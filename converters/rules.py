@@ -40,7 +40,7 @@ TO_NAME = (
     (r"\bdw_norm\b", "dw_conv.1.1"),
 )
 # The end of a name -> the leaf that it becomes in the collection `batch_stats`.
-BATCH_STATISTICS = {"running_mean": "mean", "running_var": "var"}
+BATCH_STATISTICS = {"running_mean": "mean", "running_var": "var", "periods": "periods"}
 COUNTER = "num_batches_tracked"  # every batch norm has one; nothing reads it
 
 # (pattern in the name, why jaxseg has no use for the tensor).
@@ -48,6 +48,9 @@ IGNORED = (
     (rf"\.{COUNTER}$", "counters of batch norm"),
     (r"\.relative_position_index$", "follows from the grid"),
     (r"^n_averaged$", "counter of averaged weights"),
+    (r"\.bias_mask$", "mask of the keys' bias, which the model has built in"),
+    (r"\bmask_token$", "prediction of masked patches"),
+    (r"\blocal_cls_norm\.", "norm of the pre-training"),
 )
 # The same for files of pre-trained backbones, if the model has no such tensor.
 IGNORED_OF_PRETRAINED = (
@@ -57,7 +60,7 @@ IGNORED_OF_PRETRAINED = (
     ),
     (r"^backbone\.cls_token$", "class token, which the model does not have"),
     (r"^backbone\.norm\.(weight|bias)$", "last norm of the pre-training"),
-    (r"^backbone\.(mask_token$|lm_head\.|cls_pt_layers\.)", "prediction of masked patches"),
+    (r"^backbone\.(lm_head|cls_pt_layers)\.", "prediction of masked patches"),
 )
 # (pattern in the name, why no file of a pre-trained backbone has the tensor).
 FRESH_OF_PRETRAINED = (
@@ -96,7 +99,7 @@ def to_name(path: str) -> str:
     """
     collection, *module, leaf = path.split("/")
     if collection == "batch_stats":
-        leaf = f"running_{leaf}"
+        leaf = next(name for name, own in BATCH_STATISTICS.items() if own == leaf)
     elif leaf in ("kernel", "scale", "embedding"):
         leaf = "weight"
     name = ".".join([*module, leaf])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from converters import conversion_plan, rules, state_dict
+from converters import conversion_plan, dinov3, rules, state_dict
 from converters.torch_files import torch_file
 from jaxseg import parameter_paths
 from jaxseg.errors import CheckpointError
@@ -43,6 +43,7 @@ def from_state_dict(tensors: Mapping[str, np.ndarray], config: ConfigDict) -> di
     """
     wanted = parameter_paths.shapes(variable_shapes(build_model(config.model)))
     names = {"source": "the state dict", "model": config.variant}
+    tensors, _ = dinov3.common_names(tensors)
     return parameter_paths.nested(match(tensors, wanted, **names).arrays)
 
 
@@ -81,14 +82,15 @@ def read_weights(
             f"{path}: {name} is an object of {found.inert[name]}, not a plain tensor; nothing of it"
             " was run. Load the file with the code that wrote it and save plain tensors."
         )
+    tensors, sources = dinov3.common_names(found.tensors)
     weights = match(
-        found.tensors,
+        tensors,
         wanted,
         source=str(path),
         model=model,
         transfer=transfer,
         window=window,
-        file_names=found.file_names,
+        file_names={name: found.file_names[own] for name, own in sources.items()},
     )
     return dataclasses.replace(
         weights,

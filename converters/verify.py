@@ -143,9 +143,12 @@ def run(
         if isinstance(predicted, MaskPredictions):
             queries |= {f"class_logits/{i}": x for i, x in enumerate(predicted.class_logits)}
             queries |= {f"mask_logits/{i}": x for i, x in enumerate(predicted.mask_logits)}
+            output = model.decode_head.semantic(predicted, images.shape[1:3])
             predicted = predicted.semantic()
+        else:
+            output = predicted
         maps = {f"backbone/{i}": feature for i, feature in enumerate(features)}
-        output = resize_bilinear(predicted.astype(jnp.float32), images.shape[1:3])
+        output = resize_bilinear(output.astype(jnp.float32), images.shape[1:3])
         maps |= {"logits": predicted, "output": output}
         if auxiliary is not None:
             maps["auxiliary"] = auxiliary

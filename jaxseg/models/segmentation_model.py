@@ -61,7 +61,8 @@ class SegmentationModel(nn.Module):
         features = self.backbone(images, train, *sizes)
         predicted = self.decode_head(features, train, *sizes)
         if isinstance(predicted, MaskPredictions):
-            return ModelOutput(predicted.semantic(), masks=predicted)
+            scores = self.decode_head.semantic(predicted, images.shape[1:3])
+            return ModelOutput(scores, masks=predicted)
         if not train or self.auxiliary_head is None:
             return ModelOutput(predicted)
         return ModelOutput(predicted, self.auxiliary_head(features, train))

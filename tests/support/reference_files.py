@@ -42,13 +42,14 @@ class Recording:
     def params(self) -> dict[str, np.ndarray]:
         """Parameters and batch statistics by PyTorch name: as stored, or made from their shapes.
 
-        Not the buffers that follow from a grid, which models compute.
+        Not the buffers that models compute.
         """
         params = self.group("params/")
         meta = self.json("meta") if "meta" in self else {}
         if meta.get("params_from_fill"):
             params |= {name: fill(name, shape) for name, shape in meta["param_shapes"].items()}
-        return {k: v for k, v in params.items() if not k.endswith("relative_position_index")}
+        computed = ("relative_position_index", "bias_mask")
+        return {k: v for k, v in params.items() if not k.endswith(computed)}
 
 
 def recordings(folder: str) -> list[pathlib.Path]:
@@ -63,4 +64,5 @@ def relative_error(actual, expected) -> float:
     """Largest absolute difference as a share of the largest expected value."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape, f"shape {actual.shape}, recorded {expected.shape}"
-    return float(np.max(np.abs(actual - expected)) / max(np.max(np.abs(expected)), 1e-30))
+    largest = np.max(np.abs(expected), initial=1e-30)
+    return float(np.max(np.abs(actual - expected), initial=0.0) / largest)

@@ -1,7 +1,7 @@
 """Plain vision transformers (arXiv:2010.11929), as DeiT, AugReg and Uni-Perceiver use them."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -19,31 +19,48 @@ STRIDE = 32  # of the coarsest features that heads receive, in pixels
 
 
 class PatchConv(nn.Module):
-    """A linear layer that maps every patch of 16 × 16 pixels to one token."""
+    """A linear layer that maps every square patch of pixels to one token.
+
+    A remainder at the bottom or on the right is no whole patch and is dropped.
+
+    Attributes:
+      patch: the side of a patch, in pixels.
+    """
 
     embed_dim: int
+    patch: int = PATCH
+    kernel_init: Callable = nn.initializers.normal(0.02)
+    bias_init: Callable = nn.initializers.zeros
     dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w c"]:
-        b, height, width, _ = images.shape
-        h, w = height // PATCH, width // PATCH
-        shape = (PATCH, PATCH, 3, self.embed_dim)
-        kernel = kernel_param(self, nn.initializers.normal(0.02), shape).reshape(-1, self.embed_dim)
-        bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,))
-        patches = images.reshape(b, h, PATCH, w, PATCH, 3).swapaxes(2, 3).reshape(b, h, w, -1)
-        return matmul(patches.astype(self.dtype), kernel) + bias.astype(self.dtype)
+        b, p = images.shape[0], self.patch
+        h, w = (side // p for side in images.shape[1:3])
+        kernel = kernel_param(self, self.kernel_init, (p, p, 3, self.embed_dim))
+        bias = self.param("bias", self.bias_init, (self.embed_dim,))
+        cells = images[:, : h * p, : w * p].reshape(b, h, p, w, p, 3)
+        patches = cells.swapaxes(2, 3).reshape(b, h, w, -1)
+        patches = matmul(patches.astype(self.dtype), kernel.reshape(-1, self.embed_dim))
+        return patches + bias.astype(self.dtype)
 
 
 class PatchEmbed(nn.Module):
-    """The patch embedding of images, without positions; the tokens form a map."""
+    """The patch embedding of images, without positions; the tokens form a map.
+
+    Its attributes are those of `PatchConv`.
+    """
 
     embed_dim: int
+    patch: int = PATCH
+    kernel_init: Callable = nn.initializers.normal(0.02)
+    bias_init: Callable = nn.initializers.zeros
     dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w c"]:
-        return PatchConv(self.embed_dim, dtype=self.dtype, name="proj")(images)
+        options = {key: getattr(self, key) for key in ("kernel_init", "bias_init", "dtype")}
+        return PatchConv(self.embed_dim, self.patch, **options, name="proj")(images)
 
 
 def split_windows(

@@ -5,6 +5,7 @@ tokens of three scales (1/8, 1/16, 1/32), concatenated from fine to coarse. A `P
 grids.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -209,14 +210,64 @@ class InteractionBlock(nn.Module):
         for block in blocks:
             x = block(x, hw, train)
         class_token, x = jnp.split(x, [class_token.shape[1]], axis=1)
-        extras = [f"extra_extractors_{i}" for i in range(self.extra_extractors)]
-        for name in ("extractor", *extras):
-            extractor = Extractor(*deformable, self.ffn_ratio, self.drop_path, **options, name=name)
-            c = extractor(c, x, hw, pyramid, train)
+        extract = functools.partial(
+            Extractor, *deformable, self.ffn_ratio, self.drop_path, **options
+        )
+        for name in extractor_names(self.extra_extractors):
+            c = extract(name=name)(c, x, hw, pyramid, train)
         return x, class_token, c
 
 
-class ViTAdapter(nn.Module):
+def extractor_names(extra: int) -> list[str]:
+    """Returns the names of the extractors of an interaction, of which `extra` are extra ones."""
+    return ["extractor", *(f"extra_extractors_{i}" for i in range(extra))]
+
+
+class AdapterEnds:
+    """A mixin with what comes before and after the interactions.
+
+    It is for modules with the fields `conv_inplane`, `embed_dim`, `add_vit_feature` and `dtype`.
+    """
+
+    def first_tokens(
+        self, images: Float[Array, "b H W 3"], train: bool
+    ) -> tuple[Float[Array, "b _ _ c"], Float[Array, "b s c"]]:
+        """Returns the spatial prior of images: the map at stride 4, and the adapter's tokens."""
+        prior = SpatialPriorModule(self.conv_inplane, self.embed_dim, dtype=self.dtype, name="spm")
+        c1, *coarser = prior(images.astype(self.dtype), train)
+        levels = self.param("level_embed", nn.initializers.normal(1.0), (3, self.embed_dim))
+        levels = levels.astype(self.dtype)
+        return c1, to_tokens([x + level for x, level in zip(coarser, levels, strict=True)])
+
+    def features(
+        self,
+        c1: Float[Array, "b _ _ c"],
+        c: Float[Array, "b s c"],
+        pyramid: Pyramid,
+        of_vit: Sequence[Float[Array, "b h w c"]],
+        train: bool,
+    ) -> list[Float[Array, "b _ _ c"]]:
+        """Returns the features at strides 4, 8, 16 and 32.
+
+        Args:
+          c1: the map of the spatial prior at stride 4.
+          c: the adapter's tokens after the last interaction.
+          pyramid: their grids.
+          of_vit: the maps of the ViT, which are added if `add_vit_feature` is set.
+          train: whether batch norm is in training.
+        """
+        c2, c3, c4 = to_maps(c, pyramid)
+        maps = [Upsample(dtype=self.dtype, name="up")(c2) + c1, c2, c3, c4]
+        if self.add_vit_feature:
+            sizes = [x.shape[1:3] for x in maps]
+            maps = [
+                x + resize_bilinear(feature, size)
+                for x, feature, size in zip(maps, of_vit, sizes, strict=True)
+            ]
+        return [BatchNorm(name=f"norm{i}")(x, train) for i, x in enumerate(maps, start=1)]
+
+
+class ViTAdapter(AdapterEnds, nn.Module):
     """A plain ViT with its adapter: features at strides 4, 8, 16 and 32, all `embed_dim` wide.
 
     Attributes:
@@ -261,7 +312,7 @@ class ViTAdapter(nn.Module):
     window: int | None = None
     window_blocks: Sequence[int] = ()
     remat: bool = False
-    remat_keeps: str = "nothing"
+    remat_keeps: str = "kernels"
     kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
@@ -277,15 +328,10 @@ class ViTAdapter(nn.Module):
         h, w = hw = vit.patch_grid(images, "ViT-Adapter")
         pyramid = ((2 * h, 2 * w), hw, (h // 2, w // 2))
 
-        prior = SpatialPriorModule(self.conv_inplane, self.embed_dim, dtype=self.dtype, name="spm")
-        c1, *coarser = prior(images.astype(self.dtype), train)
-        levels = self.param("level_embed", nn.initializers.normal(1.0), (3, self.embed_dim))
-        c = to_tokens(
-            [x + level for x, level in zip(coarser, levels.astype(self.dtype), strict=True)]
-        )
+        c1, c = self.first_tokens(images, train)
         x, class_token = self.embed(images)
 
-        features = []
+        of_vit = []
         for i, (first, last) in enumerate(self.interaction_indexes):
             blocks = [self.block(k) for k in range(first, last + 1)]
             final = i == len(self.interaction_indexes) - 1
@@ -303,17 +349,8 @@ class ViTAdapter(nn.Module):
                 name=f"interactions_{i}",
             )
             x, class_token, c = interaction(x, class_token, c, blocks, hw, pyramid, train)
-            features.append(x.reshape(x.shape[0], *hw, -1))
-
-        c2, c3, c4 = to_maps(c, pyramid)
-        maps = [Upsample(dtype=self.dtype, name="up")(c2) + c1, c2, c3, c4]
-        if self.add_vit_feature:
-            sizes = [x.shape[1:3] for x in maps]
-            maps = [
-                x + resize_bilinear(feature, size)
-                for x, feature, size in zip(maps, features, sizes, strict=True)
-            ]
-        return [BatchNorm(name=f"norm{i}")(x, train) for i, x in enumerate(maps, start=1)]
+            of_vit.append(x.reshape(x.shape[0], *hw, -1))
+        return self.features(c1, c, pyramid, of_vit, train)
 
     def embed(self, images):
         """Returns the tokens [b, n, c] of images and their class token [b, k, c].

@@ -36,16 +36,31 @@ class MaskPredictions:
     class_logits: Float[Array, "p b q k1"]
     mask_logits: Float[Array, "p b q h w"]
 
-    def semantic(self) -> Float[Array, "b h w k"]:
+    def semantic(
+        self, hw: Sequence[int] | None = None, dtype: DType = jnp.float32
+    ) -> Float[Array, "b h w k"]:
         """Returns the score of every pixel and class from the last prediction.
 
         Each query adds its mask probability times its class probabilities. The share of "no object"
         is dropped, and the shares of the other classes are not rescaled. The score is a sum over
         queries, so it may exceed 1.
+
+        Args:
+          hw: height and width to which the mask logits are resized before the sigmoid; None for
+            those of the masks.
+          dtype: the type of the factors and of the score.
         """
         classes = nn.softmax(self.class_logits[-1])[..., :-1]
-        masks = nn.sigmoid(self.mask_logits[-1])
-        return jnp.einsum("bqhw,bqk->bhwk", masks, classes, precision=lax.Precision.HIGHEST)
+        masks = jnp.moveaxis(self.mask_logits[-1], 1, -1)
+        if hw is not None:
+            masks = resize_bilinear(masks, hw)
+        masks = nn.sigmoid(masks)
+        return jnp.einsum(
+            "bhwq,bqk->bhwk",
+            masks.astype(dtype),
+            classes.astype(dtype),
+            precision=lax.Precision.HIGHEST,
+        )
 
 
 def blocked_by(mask_logits: Float[Array, "b q h w"], hw: Sequence[int]) -> Bool[Array, "b q n"]:
@@ -128,6 +143,10 @@ class Mask2FormerHead(nn.Module):
       channels: the width of queries and maps.
       num_points: the number of points of the encoder's deformable attention, per head and level.
       norm_groups: the number of groups of the pixel decoder's group norms.
+      full_size_masks: whether mask logits are resized to the image before the sigmoid, as in
+        DINOv3's segmentor. The reference of Mask2Former resizes the scores afterwards.
+      score_dtype: the type of the factors of the queries' scores, and of their sum. The published
+        score of DINOv3 is of bfloat16.
       remat: whether the layers recompute their values in the backward pass, which saves memory in
         training.
     """
@@ -142,11 +161,25 @@ class Mask2FormerHead(nn.Module):
     decoder_layers: int = 9
     decoder_ffn_dim: int = 2048
     norm_groups: int = 32
+    full_size_masks: bool = False
+    score_dtype: str = "float32"
     remat: bool = False
     kernels: KernelChoice = KernelChoice()
     dtype: DType = jnp.float32
 
     takes_padding = False
+
+    def semantic(
+        self, predictions: MaskPredictions, image_hw: Sequence[int]
+    ) -> Float[Array, "b h w k"]:
+        """Returns the score of every pixel and class, at the size of the masks or of the image.
+
+        Args:
+          predictions: the predictions for images.
+          image_hw: height and width of the images.
+        """
+        hw = image_hw if self.full_size_masks else None
+        return predictions.semantic(hw, self.score_dtype).astype(jnp.float32)
 
     @nn.compact
     def __call__(self, features: Sequence[Float[Array, "b _ _ _"]], train: bool) -> MaskPredictions:
