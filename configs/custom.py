@@ -68,6 +68,7 @@ DATA = {
         "optim.lr",
     ),
 }
+FREE_CROP = {**DATA, "fit": tuple(key for key in DATA["fit"] if key != "data.crop_hw")}
 WINDOWS = {**DATA, "fit": (*DATA["fit"], "eval.crop_hw", "eval.stride_hw")}
 # The tables of BEiT belong to its crop, which is therefore not chosen.
 SMALLER = {**DATA, "fit": tuple(key for key in DATA["fit"] if not key.startswith("data."))}
@@ -111,10 +112,16 @@ def tiny():
         "groups": (3, 6, 12, 24),
         "drop_path": 0.05,
     }
-    model = base.upernet(backbone, CLASSES, channels=64)
+    model = base.upernet(backbone, CLASSES, channels=48)
     model["auxiliary_head"]["channels"] = 32
-    # The rate is for 16 images, as in every recipe; it is halved for the 8 of this one.
-    return {"model": model, "optim": {"lr": 2e-3}, "batch_size": 8, "init": ""}
+    return {
+        "model": model,
+        "data": {**FREE_CROP, "crop_hw": (256, 256)},
+        # The rate is for 16 images, as in every recipe; it is halved for the 8 of this one.
+        "optim": {"lr": 2e-3},
+        "batch_size": 8,
+        "init": "",
+    }
 
 
 def linear_of(size):

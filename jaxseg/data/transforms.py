@@ -9,6 +9,7 @@ import math
 
 import cv2
 import numpy as np
+import PIL.Image
 
 from jaxseg.data.datasets.description import IGNORE
 
@@ -86,6 +87,19 @@ def short_side_hw(hw, scale_wh, shortest: int) -> tuple[int, int]:
     return resized_hw(hw, (short * max(hw) / min(hw), short))
 
 
+def exact_short_side_hw(hw, side: int, ratio: float = 1.0) -> tuple[int, int]:
+    """Returns the (height, width) of the same aspect ratio as DINOv3 chooses it.
+
+    Its shorter side is `side` times the ratio. For a ratio below 1, it is rounded up to the next
+    multiple of 32.
+    """
+    short = int(side * ratio)
+    if ratio < 1:
+        short = -(short // -32) * 32
+    long = int(short * max(hw) / min(hw) + 0.5)
+    return (short, long) if hw[0] <= hw[1] else (long, short)
+
+
 def resize(image: Image, scale_wh) -> Image:
     """Resizes an image to `resized_hw`, bilinearly and without anti-aliasing."""
     return resize_to(image, resized_hw(image.shape[:2], scale_wh))
@@ -96,6 +110,14 @@ def resize_to(image: Image, hw) -> Image:
     if tuple(hw) == image.shape[:2]:
         return image
     return cv2.resize(image, (hw[1], hw[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def resize_smoothly(image: Image, hw) -> Image:
+    """Resizes an image to an exact (height, width) with Pillow: bilinearly, with anti-aliasing."""
+    if tuple(hw) == image.shape[:2]:
+        return image
+    resized = PIL.Image.fromarray(image).resize((hw[1], hw[0]), PIL.Image.Resampling.BILINEAR)
+    return np.asarray(resized)
 
 
 def resize_box(first_rows, source_hw, hw, box) -> Image:

@@ -12,7 +12,7 @@ from jaxseg.data import transforms
 from jaxseg.errors import ConfigError
 
 CHOICES = {
-    "resize": ("within", "short_side"),
+    "resize": ("within", "short_side", "dinov3"),
     "pad": ("none", "before_normalize", "after_normalize"),
 }
 Hw = tuple[int, int]
@@ -26,12 +26,14 @@ class View(NamedTuple):
       mirrored: whether it is mirrored left to right, before it is padded.
       padded_hw: the (height, width) that it is padded to, at the bottom and on the right.
       weight: how many of the recipe's views are identical to this one.
+      smooth: whether Pillow resizes, with anti-aliasing, and not OpenCV without.
     """
 
     sizes: tuple[Hw, ...]
     mirrored: bool
     padded_hw: Hw
     weight: int
+    smooth: bool = False
 
     @property
     def hw(self) -> Hw:
@@ -81,7 +83,9 @@ def plan_views(hw: Hw, config) -> list[View]:
     counts = Counter()
     for ratio in rule.ratios:
         scale_wh = transforms.scaled(config.data.test_scale_wh, ratio)
-        if rule.resize == "short_side":
+        if rule.resize == "dinov3":
+            sizes = [transforms.exact_short_side_hw(hw, min(config.data.test_scale_wh), ratio)]
+        elif rule.resize == "short_side":
             sizes = [transforms.short_side_hw(hw, scale_wh, config.eval.crop_hw[0])]
         else:
             sizes = [transforms.resized_hw(hw, scale_wh)]
@@ -89,16 +93,23 @@ def plan_views(hw: Hw, config) -> list[View]:
         for mirrored in (False, True) if rule.flip else (False,):
             counts[tuple(dict.fromkeys(sizes)), mirrored] += 1
     least_h, least_w = (1, 1) if rule.pad == "none" else config.eval.crop_hw
-    return [
-        View(sizes, mirrored, (max(sizes[-1][0], least_h), max(sizes[-1][1], least_w)), weight)
-        for (sizes, mirrored), weight in counts.items()
-    ]
+    found = []
+    for (sizes, mirrored), weight in counts.items():
+        padded_hw = max(sizes[-1][0], least_h), max(sizes[-1][1], least_w)
+        found.append(View(sizes, mirrored, padded_hw, weight, rule.resize == "dinov3"))
+    return found
 
 
-def resize(image: np.ndarray, sizes: tuple[Hw, ...]) -> np.ndarray:
-    """Resizes an image to each of the sizes in turn, and returns uint8 [h', w', 3]."""
+def resize(image: np.ndarray, sizes: tuple[Hw, ...], smooth: bool = False) -> np.ndarray:
+    """Resizes an image to each of the sizes in turn, and returns uint8 [h', w', 3].
+
+    Args:
+      image: uint8 [h, w, 3].
+      sizes: (height, width) pairs.
+      smooth: as in `View`.
+    """
     for hw in sizes:
-        image = transforms.resize_to(image, hw)
+        image = (transforms.resize_smoothly if smooth else transforms.resize_to)(image, hw)
     return image
 
 

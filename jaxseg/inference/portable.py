@@ -14,9 +14,14 @@ from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from jaxseg.data import transforms, views
-from jaxseg.inference.sliding_window import SlidingWindow, parse_sliding_window, plan_axis
+from jaxseg.inference.sliding_window import (
+    SlidingWindow,
+    parse_sliding_window,
+    plan_axis,
+    slide_over,
+)
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, apply_model
-from jaxseg.ops.image_resize import normalize_image, resize_image
+from jaxseg.ops.image_resize import normalize_image, resize_image, resize_image_smoothly
 from jaxseg.ops.layout import free_layouts
 
 Hw = tuple[int, int]
@@ -57,6 +62,7 @@ def _probabilities(model, variables, config, images, view, slide, num_classes):
     """Returns the class probabilities of one view, at the size of the images."""
     b, *out_hw, _ = images.shape
     pixels = _network_input(images, view, config)
+    slide = slide_over(view.padded_hw, slide, squares=view.smooth)
     crop_hw, stride_hw = slide or SlidingWindow(view.padded_hw, view.padded_hw)
     crop_hw = tuple(map(min, crop_hw, view.padded_hw))
     shape = jax.eval_shape(
@@ -91,7 +97,7 @@ def _probabilities(model, variables, config, images, view, slide, num_classes):
 def _network_input(images, view, config):
     """Returns a view as the network takes it: resized, mirrored, normalized and padded."""
     for hw in view.sizes:
-        images = resize_image(images, hw)
+        images = (resize_image_smoothly if view.smooth else resize_image)(images, hw)
     if view.mirrored:
         images = images[:, :, ::-1]
     margins = [(0, padded - side) for padded, side in zip(view.padded_hw, view.hw, strict=True)]

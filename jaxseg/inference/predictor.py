@@ -24,7 +24,7 @@ from jaxseg.data import views
 from jaxseg.inference import tiles
 from jaxseg.inference.batcher import Batcher, compile_forward
 from jaxseg.inference.padded_shapes import program_chooser
-from jaxseg.inference.sliding_window import SlidingWindow, parse_sliding_window
+from jaxseg.inference.sliding_window import SlidingWindow, parse_sliding_window, slide_over
 from jaxseg.inference.windowed_view import PendingBand, PendingClasses, WindowedView
 from jaxseg.models.segmentation_model import SegmentationModel, Variables
 
@@ -154,7 +154,8 @@ class Predictor:
             for view in of_model:
 
                 def cut(top, left, hw, view=view, config=model.config):
-                    return views.cut_window(resized(view.sizes), view, top, left, hw, config)
+                    shown = resized(view.sizes, view.smooth)
+                    return views.cut_window(shown, view, top, left, hw, config)
 
                 windowed = WindowedView(
                     model.batcher,
@@ -162,7 +163,7 @@ class Predictor:
                     view.padded_hw,
                     view.hw if model.rule.cut_padding else view.padded_hw,
                     hw,
-                    model.slide,
+                    slide_over(view.padded_hw, model.slide, squares=view.smooth),
                     view.mirrored,
                     view.weight * whole // total,
                 )

@@ -58,6 +58,23 @@ def parse_sliding_window(settings: Mapping[str, Any]) -> SlidingWindow | None:
     return slide
 
 
+def slide_over(
+    input_hw: tuple[int, int], slide: SlidingWindow | None, *, squares: bool
+) -> SlidingWindow | None:
+    """Returns the windows over an input of a given size.
+
+    Args:
+      input_hw: height and width of the network's input, in pixels.
+      slide: the windows, or None for one window as large as the input.
+      squares: whether windows are squares of the shorter side if both sides of the input are
+        smaller than a window, as those of DINOv3.
+    """
+    if slide is None or not squares:
+        return slide
+    smaller = all(side < crop for side, crop in zip(input_hw, slide.crop_hw, strict=True))
+    return slide._replace(crop_hw=(min(input_hw),) * 2) if smaller else slide
+
+
 def window_starts(size: int, crop: int, stride: int) -> Integer[np.ndarray, " n"]:
     """Returns the start of every window along an axis.
 

@@ -19,6 +19,8 @@ SINGLE_SCALE = {
     # "within": fit the image within test_scale_wh, then enlarge each side to test_multiple.
     # "short_side": scale the shorter side to that of test_scale_wh, or to crop_hw[0] if that
     # is larger. The longer side is not bounded (SETR_Resize).
+    # "dinov3": the shorter side is exactly that of test_scale_wh times the ratio; for a ratio below
+    # 1, rounded up to a multiple of 32. Pillow resizes. Windows in smaller images are squares.
     "resize": "within",
     # How to pad images smaller than crop_hw: "none", "before_normalize" with black, or
     # "after_normalize" with the mean.

@@ -19,6 +19,7 @@ from jaxseg.models.heads.sine_positions import sine_positions
 from jaxseg.models.layers import Classifier
 from jaxseg.ops import rotary
 from jaxseg.ops.resize import resize_bilinear
+from support.recorded_dinov3 import adapter_of, head_of, transformer_of
 from support.recorded_modules import VALUES, check_module, first, last
 from support.reference_files import Recording, recordings, relative_error
 
@@ -81,24 +82,6 @@ def block(meta, run, inputs):
     return {"out": run(module, inputs["x"], table_of(meta))}
 
 
-def transformer_of(settings):
-    """The fields of a recorded transformer."""
-    assert settings["norm_layer"] == "layernormbf16"
-    assert settings["pos_embed_rope_normalize_coords"] == "separate"
-    return {
-        "embed_dim": settings["embed_dim"],
-        "depth": settings["depth"],
-        "num_heads": settings["num_heads"],
-        "ffn": settings["ffn_layer"],
-        "ffn_ratio": settings["ffn_ratio"],
-        "storage_tokens": settings["n_storage_tokens"],
-        "use_bias": settings["qkv_bias"],
-        "patch": settings["patch_size"],
-        "final_norm": settings.get("norm", True),
-        "untied_norms": settings.get("untie_cls_and_patch_norms", False),
-    }
-
-
 class AllTokens(dinov3.DINOv3):
     """Also with the class token and the storage tokens, which heads do not take."""
 
@@ -148,33 +131,9 @@ class FrozenTransformer(DINOv3Adapter):
         return super().intermediate(lax.stop_gradient(images), indices, False)
 
 
-def adapter_of(meta):
-    return transformer_of(meta["backbone"]) | {
-        "interaction_indexes": meta["interaction_indexes"],
-        "conv_inplane": meta["conv_inplane"],
-        "deform_num_heads": meta["deform_num_heads"],
-        "deform_ratio": meta["deform_ratio"],
-        "drop_path": 0.0,
-    }
-
-
 def adapter(meta, run, inputs):
     features = run(FrozenTransformer(**adapter_of(meta)), last(inputs["x"]), meta["train"])
     return {f"f{i}": first(x) for i, x in enumerate(features, start=1)}
-
-
-def head_of(settings):
-    """The fields of a recorded Mask2Former."""
-    return {
-        "num_classes": settings["num_classes"],
-        "channels": settings["hidden_dim"],
-        "num_queries": settings["num_queries"],
-        "num_heads": settings["decoder_heads"],
-        "encoder_layers": settings["encoder_layers"],
-        "encoder_ffn_dim": settings["encoder_ffn"],
-        "decoder_layers": settings["decoder_layers"],
-        "decoder_ffn_dim": settings["decoder_ffn"],
-    }
 
 
 def pixel_decoder(meta, run, inputs):

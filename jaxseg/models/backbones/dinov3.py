@@ -89,7 +89,8 @@ class QKV(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (3 * channels,))
             if self.masks_key_bias:
-                bias = bias.at[channels : 2 * channels].set(0.0)
+                of_query, _, of_value = jnp.split(bias, 3)
+                bias = jnp.concatenate([of_query, jnp.zeros_like(of_query), of_value])
             x += bias.astype(self.dtype)
         return x
 
