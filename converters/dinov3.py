@@ -128,7 +128,7 @@ def common_names(
     """
     names = {name: name for name in tensors}
     if any(name.startswith("segmentation_model.") for name in tensors):
-        names = {name: _of_segmentor(name) for name in tensors}
+        names = {name: rename(name) for name in tensors}
     elif "embeddings.register_tokens" in tensors:
         gated = any(".mlp.gate_proj." in name for name in tensors)
         names = {name: renamed(name, TRANSFORMERS) for name in tensors}
@@ -150,7 +150,12 @@ def common_names(
     return found | {name: _joined(given) for name, given in parts.items()}, sources
 
 
-def _of_segmentor(name):
+def rename(name: str) -> str:
+    """Returns the name of a tensor of the original's segmentor as mmsegmentation would have it.
+
+    >>> rename("segmentation_model.1.predictor.class_embed.bias")
+    'decode_head.cls_embed.bias'
+    """
     name = renamed(name, PARTS)
     part, _, rest = name.partition(".")
     return f"{part}.{renamed(rest, HEAD)}" if part == "decode_head" else name

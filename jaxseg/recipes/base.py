@@ -99,7 +99,9 @@ BASE = {
         "weight_decay": 0.05,  # decoupled, of AdamW
         "warmup_steps": 1500,  # steps of linear warm-up
         "warmup_ratio": 1e-6,  # share of lr at the first step
-        "power": 1.0,  # of the polynomial decay to 0
+        # The decay of the rate to 0: "polynomial", or "dinov3" for half a cosine.
+        "schedule": "polynomial",
+        "power": 1.0,  # of the polynomial decay
         "clip_norm": 0.0,  # 0: no clipping
         "accumulation": 1,  # sequential parts of the batch; their gradients are averaged
         # Regular expressions for the beginnings of paths, such as "backbone/", separated by commas:

@@ -105,6 +105,7 @@ def config_of(backbone: dict[str, Any], head: dict[str, Any]) -> ConfigDict:
                 "weight_decay": 0.05,
                 "warmup_steps": 0,
                 "warmup_ratio": 1.0,
+                "schedule": "polynomial",
                 "power": 1.0,
                 "clip_norm": 1.0,
                 "accumulation": 1,

@@ -7,11 +7,56 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from jaxseg.errors import ConfigError
 from jaxseg.parameter_paths import path_of
 from jaxseg.training import parameter_groups
 
 
 def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
+    """Returns the schedule that `config.optim.schedule` names.
+
+    Args:
+      config: `config.optim`.
+      steps: the number of updates of the whole run.
+
+    Raises:
+      ConfigError: if there is no such schedule.
+    """
+    schedules = {"polynomial": polynomial_schedule, "dinov3": dinov3_schedule}
+    if config.schedule not in schedules:
+        known = " or ".join(map(repr, schedules))
+        raise ConfigError(f"config.optim.schedule={config.schedule}: must be {known}")
+    return schedules[config.schedule](config, steps)
+
+
+def dinov3_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
+    """Returns the schedule of DINOv3's linear head: a linear warm-up, then half a cosine to zero.
+
+    With T steps, W of them of warm-up from the ratio r, the rate is
+
+        lr · (r + (1 - r) · s/W) · (1 - s/T)    for s < W,
+        lr · (1 + cos(π (s + 1) / T)) / 2       after that.
+
+    s is the step t - 1: the original's scheduler stays behind by one, so the first two steps share
+    a rate.
+
+    Args:
+      config: `config.optim`, of which `lr`, `warmup_steps` and `warmup_ratio` are read.
+      steps: T, the number of updates of the whole run.
+    """
+    warmup_steps, ratio = config.warmup_steps, config.warmup_ratio
+
+    def rate(count):
+        s = jnp.maximum(jnp.asarray(count, jnp.float32) - 1, 0.0)
+        warmup = ratio + (1 - ratio) * s / max(warmup_steps, 1)
+        # 1 + cos(x) loses float32 digits towards the end of the run.
+        cosine = jnp.square(jnp.sin(0.5 * jnp.pi * (steps - 1 - s) / steps))
+        return config.lr * jnp.where(s < warmup_steps, warmup * (steps - s) / steps, cosine)
+
+    return rate
+
+
+def polynomial_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     """Returns a schedule that multiplies polynomial decay to zero by a linear warm-up.
 
     lr(t) = lr · (1 - t/T)^power · (r + (1 - r) · min(t/W, 1)), where T is the number of steps,
@@ -19,7 +64,7 @@ def learning_rate_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     decayed value, not the base rate. Halfway through a warm-up of 10 steps from 0, in a run of 100:
 
     >>> config = ConfigDict({"lr": 1.0, "power": 1.0, "warmup_steps": 10, "warmup_ratio": 0.0})
-    >>> round(float(learning_rate_schedule(config, steps=100)(5)), 4)
+    >>> round(float(polynomial_schedule(config, steps=100)(5)), 4)
     0.475
 
     Args:

@@ -179,6 +179,7 @@ def test_training_is_that_of_the_original(name):
         "clip_norm": clip,
         "warmup_steps": schedule["warmup_iters"],
         "warmup_ratio": schedule["warmup_ratio"],
+        "schedule": "polynomial",
         "power": schedule["power"],
         "accumulation": 1,
         "freeze": "",

@@ -48,6 +48,7 @@ def config_of(recording, dtype):
             "clip_norm": hparams["grad_clip_max_norm"],
             "accumulation": 1,
             "freeze": "",
+            "schedule": "polynomial",
             "lora": BASE["optim"]["lora"],
             "ema_decay": 0.0,
         },

@@ -91,6 +91,7 @@ def config_of(recording, dtype):
             "clip_norm": 0.0,
             "accumulation": 1,
             "freeze": "",
+            "schedule": "polynomial",
             "lora": BASE["optim"]["lora"],
             "ema_decay": 0.0,
         },

@@ -22,6 +22,7 @@ from support.reference_files import REFERENCE
 
 def test_schedule_is_polynomial_decay_times_warm_up():
     config = {"lr": 6e-5, "warmup_steps": 1500, "warmup_ratio": 1e-6, "power": 1.0}
+    config["schedule"] = "polynomial"
     rate = learning_rate_schedule(ConfigDict(config), 160_000)
     for t, expected in (
         (0, 6e-5 * 1e-6),
@@ -48,6 +49,7 @@ def test_schedule_is_that_of_the_original(path):
             "warmup_steps": warmup[0] if warmup else policy["warmup_iters"],
             "warmup_ratio": policy["warmup_ratio"],
             "power": policy["power"],
+            "schedule": "polynomial",
         }
         rate = learning_rate_schedule(ConfigDict(config), steps)
         for t, expected in rates.items():
