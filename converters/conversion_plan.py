@@ -130,6 +130,10 @@ def make_plan(
         own = {full[name]: (file_names or {}).get(name, name) for name in tensors}
         problems = _problems(unplaced, missing, available, expected, own, brief=another)
         advice = [*pretrained.other_grids(available, expected, source)]
+        if not backbone_alone and "backbone.patch_embed.proj.weight" in missing:
+            advice += [
+                "If the file holds all but the backbone, name that file, too: --backbone FILE"
+            ]
         if all(name.startswith(HEADS) for name in unplaced + missing):
             advice += [f"To train another head on it, start from it: --config.init={source}"]
         lines = "\n".join([problems, *advice])

@@ -70,6 +70,7 @@ def convert(
     output: pathlib.Path,
     dtype: str = "float32",
     ema: bool = False,
+    backbone: pathlib.Path | None = None,
 ) -> Conversion:
     """Converts a PyTorch file to a checkpoint in `output`.
 
@@ -81,6 +82,7 @@ def convert(
       output: a directory without checkpoints.
       dtype: the type of the parameters, "float32" or "bfloat16".
       ema: whether to take the moving average of the weights.
+      backbone: the file of the backbone, if `path` holds the other parts alone.
 
     Raises:
       CheckpointError: if the file cannot be read or does not fit, or `output` is taken.
@@ -88,7 +90,9 @@ def convert(
     """
     wanted = parameter_paths.shapes(variable_shapes(build_model(config.model)))
     window = config.model.backbone.get("window")
-    weights = read_weights(path, wanted, model=config.variant, window=window, prefer_ema=ema)
+    weights = read_weights(
+        path, wanted, model=config.variant, window=window, prefer_ema=ema, backbone=backbone
+    )
     arrays = {}
     initial = initial_values(config, weights.plan.initial)
     for name, values in (weights.arrays | initial).items():
@@ -98,7 +102,8 @@ def convert(
     save_weights(output, parameter_paths.nested(arrays), config.to_dict())
 
     plan = weights.plan
-    record = {"source": str(path), "beside": weights.beside, **dataclasses.asdict(plan)}
+    sources = [str(file) for file in (path, backbone) if file]
+    record = {"source": ", ".join(sources), "beside": weights.beside, **dataclasses.asdict(plan)}
     write_text(output / "conversion.json", json.dumps(record, indent=1) + "\n")
     parameters = sum(x.size for name, x in arrays.items() if name.startswith("params/"))
     size = f"{parameters / 1e6:.2f} M parameters in {dtype}"
@@ -132,6 +137,12 @@ def main(arguments: Sequence[str] | None = None):
         help=".pth, .pth.tar, .safetensors, .zip of one, or *.index.json of several",
     )
     source.add_argument("--zoo", metavar="NAME", help="a published model: jaxseg zoo")
+    parser.add_argument(
+        "--backbone",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="the backbone, if the checkpoint holds the other parts alone",
+    )
     parser.add_argument("--config", metavar="FILE:VARIANT", help="default with --zoo: the model's")
     parser.add_argument(
         "--output", type=pathlib.Path, required=True, help="a directory without checkpoints"
@@ -148,8 +159,14 @@ def main(arguments: Sequence[str] | None = None):
         if not config:
             raise ConfigError("--config FILE:VARIANT is needed to say which model the file is of")
         config = load_config(config, overrides)
-        path = options.checkpoint or catalogue.fetch_weights(options.zoo)
-        print(convert(path, config, options.output, options.dtype, options.ema).summary)
+        path, backbone = options.checkpoint, options.backbone
+        if options.zoo:
+            path, backbone = (
+                catalogue.fetch_weights(options.zoo),
+                catalogue.fetch_backbone(options.zoo),
+            )
+        done = convert(path, config, options.output, options.dtype, options.ema, backbone)
+        print(done.summary)
 
 
 if __name__ == "__main__":

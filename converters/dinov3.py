@@ -84,6 +84,7 @@ TIMM = (
     ("blocks.#.mlp.fc1_g.", "blocks.#.mlp.w1."),
     ("blocks.#.mlp.fc1_x.", "blocks.#.mlp.w2."),
 )
+GATED_TIMM = (("blocks.#.mlp.fc2.", "blocks.#.mlp.w3."),)
 # What is split into queries (0), keys (1) and values (2).
 SPLIT = re.compile(r"(.*\.qkv)\.([012])\.(weight|bias)")
 MASK = ".bias_mask"  # of the bias of queries, keys and values: 1, 0 and 1
@@ -135,7 +136,8 @@ def common_names(
         if not gated:
             names = {name: _without_gate(new) for name, new in names.items()}
     elif "reg_token" in tensors:
-        names = {name: renamed(name, TIMM) for name in tensors}
+        gated = any(".mlp.fc1_g." in name for name in tensors)
+        names = {name: renamed(name, TIMM + GATED_TIMM * gated) for name in tensors}
     found, sources, parts = {}, {}, {}
     for name, new in names.items():
         split = SPLIT.fullmatch(new)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from converters import rules
+from converters import dinov3, rules
 from converters.pretrained import TABLE
 from converters.torch_files import torch_writer
 from jaxseg import configure_cpu, parameter_paths
@@ -88,6 +88,8 @@ def write(variables: Mapping[str, Any], config: ConfigDict, output: pathlib.Path
       OutputError: if `output` cannot be written.
     """
     tensors = to_state_dict(variables, config.model.backbone.get("window"))
+    if config.model.backbone.kind.startswith("dinov3"):
+        tensors = dinov3.original_names(tensors)
     # mmsegmentation needs these entries of a checkpoint in addition to the weights.
     dataset = evaluated_on(config.data).dataset
     palette = tuple(tuple(color) for color in dataset.palette.tolist())

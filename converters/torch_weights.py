@@ -55,6 +55,7 @@ def read_weights(
     transfer: bool = False,
     window: tuple[int, int] | None = None,
     prefer_ema: bool = False,
+    backbone: str | pathlib.Path | None = None,
 ) -> TorchWeights:
     """Reads from a PyTorch file what a model takes.
 
@@ -67,30 +68,39 @@ def read_weights(
       window: (height, width) of the model's tables of relative positions, in patches; None for
         square windows.
       prefer_ema: take the moving average of the weights that the file keeps in addition to them.
+      backbone: the file of the backbone, if `path` holds the other parts alone. What `path` has of
+        the backbone counts.
 
     Raises:
-      CheckpointError: if the file cannot be read, or its tensors are not those of the model.
+      CheckpointError: if a file cannot be read, or its tensors are not those of the model.
     """
-    content = torch_file.read_torch_file(path)
-    try:
-        found = state_dict.find_state_dict(content, prefer_ema=prefer_ema)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    found = _find(path, prefer_ema)
+    if backbone:
+        of_backbone = _find(backbone, False)
+        prefixed = {
+            f"backbone.{name.removeprefix('backbone.')}": name for name in of_backbone.tensors
+        }
+        found = dataclasses.replace(
+            found,
+            tensors={name: of_backbone.tensors[own] for name, own in prefixed.items()}
+            | found.tensors,
+            file_names={name: of_backbone.file_names[own] for name, own in prefixed.items()}
+            | found.file_names,
+        )
     if refused := found.inert.keys() & {rules.to_name(name) for name in wanted}:
         name = min(refused)
         raise CheckpointError(
             f"{path}: {name} is an object of {found.inert[name]}, not a plain tensor; nothing of it"
             " was run. Load the file with the code that wrote it and save plain tensors."
         )
-    tensors, sources = dinov3.common_names(found.tensors)
     weights = match(
-        tensors,
+        found.tensors,
         wanted,
         source=str(path),
         model=model,
         transfer=transfer,
         window=window,
-        file_names={name: found.file_names[own] for name, own in sources.items()},
+        file_names=found.file_names,
     )
     return dataclasses.replace(
         weights,
@@ -98,6 +108,18 @@ def read_weights(
         classes=found.meta.get("classes"),
         taken_off=prefixes_taken_off(found.file_names),
     )
+
+
+def _find(path, prefer_ema):
+    """Returns the weights of a file, by the names that the rules know."""
+    content = torch_file.read_torch_file(path)
+    try:
+        found = state_dict.find_state_dict(content, prefer_ema=prefer_ema)
+        tensors, sources = dinov3.common_names(found.tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    file_names = {name: found.file_names[own] for name, own in sources.items()}
+    return dataclasses.replace(found, tensors=tensors, file_names=file_names)
 
 
 def prefixes_taken_off(file_names: Mapping[str, str]) -> tuple[str, ...]:

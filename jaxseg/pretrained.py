@@ -172,7 +172,8 @@ def _of_zoo(name):
         raise ConfigError(f"{name}: there is no such file or directory, and {error}") from error
     target = _cache() / model.name
     if not target.exists():
-        _convert(catalogue.fetch_weights(model.name), load_config(model.config), target)
+        path, backbone = catalogue.fetch_weights(model.name), catalogue.fetch_backbone(model.name)
+        _convert(path, load_config(model.config), target, backbone)
     return find_checkpoint(target)
 
 
@@ -183,8 +184,8 @@ def _what_is_there(path):
 
 
 def _of_file(path, config):
+    named = [m for m in catalogue.MODELS if m.url and m.file_name == path.name]
     if config is None:
-        named = [m for m in catalogue.MODELS if m.url and m.file_name == path.name]
         if not named:
             raise ConfigError(
                 f"{path} does not say which model it is of; name its config, such as"
@@ -198,7 +199,8 @@ def _of_file(path, config):
             content.update(hashlib.file_digest(file, "sha256").digest())
     target = _cache() / f"{path.name.partition('.')[0]}-{content.hexdigest()[:16]}"
     if not target.exists():
-        _convert(path, config, target)
+        backbone = catalogue.fetch_backbone(named[0].name) if named else None
+        _convert(path, config, target, backbone)
     return find_checkpoint(target)
 
 
@@ -206,7 +208,7 @@ def _cache():
     return catalogue.cache_folder() / "converted"
 
 
-def _convert(path, config, target):
+def _convert(path, config, target, backbone):
     """Converts into a temporary folder, and renames it when it is complete."""
     partial = target.with_name(f".{target.name}.partial")
     try:
@@ -216,7 +218,7 @@ def _convert(path, config, target):
                 return
             shutil.rmtree(partial, ignore_errors=True)
             try:
-                conversion = convert.convert(path, config, partial)
+                conversion = convert.convert(path, config, partial, backbone=backbone)
                 if fresh := sorted({name.split("/")[1] for name in conversion.plan.fresh}):
                     raise CheckpointError(
                         f"{path} has no weights for {', '.join(fresh)}; train the model first,"

@@ -2,10 +2,10 @@
 
 The licenses are those of the repositories of their authors: github.com/OpenGVLab/InternImage,
 github.com/facebookresearch/deit and github.com/microsoft/unilm (BEiT). ViT-Adapter releases copies
-of AugReg's and Uni-Perceiver's weights and names no license for them.
+of AugReg's and Uni-Perceiver's weights and names no license for them. DINOv3's are in `dinov3.py`.
 """
 
-from jaxseg.zoo import internimage, vit_adapter
+from jaxseg.zoo import dinov3, internimage, vit_adapter
 from jaxseg.zoo.weights import Weights
 
 DEIT = "https://dl.fbaipublicfiles.com/deit"
@@ -64,4 +64,5 @@ BACKBONES: tuple[Weights, ...] = (
     _beit("beit_base_patch16_224_pt22k_ft22k", "v1.0"),
     _beit("beit_large_patch16_224_pt22k_ft22k", "v1.0"),
     _beit("beitv2_large_patch16_224_pt1k_ft21k", "BEiT-v2"),
+    *dinov3.BACKBONES,
 )

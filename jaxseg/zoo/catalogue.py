@@ -1,7 +1,7 @@
 """Finds published models by their names, and downloads their weights.
 
 The rows lie beside this file: a file for each family of models, and one for the pre-trained
-backbones. To add a family, write a file like `internimage.py` and add its rows to `MODELS`.
+backbones. To add a family, write a file like `internimage.py` and add it to `FAMILIES`.
 """
 
 import difflib
@@ -11,13 +11,16 @@ import pathlib
 from collections.abc import Iterable
 
 from jaxseg.errors import CheckpointError, ConfigError
-from jaxseg.zoo import download, internimage, vit_adapter
+from jaxseg.zoo import dinov3, download, internimage, vit_adapter
 from jaxseg.zoo.backbones import BACKBONES
 from jaxseg.zoo.weights import Model
 
 # Models with published weights, and models of the authors whose weights were not published.
-MODELS: tuple[Model, ...] = (*internimage.MODELS, *vit_adapter.MODELS)
-WITHOUT_WEIGHTS: tuple[Model, ...] = (*internimage.WITHOUT_WEIGHTS, *vit_adapter.WITHOUT_WEIGHTS)
+FAMILIES = (internimage, vit_adapter, dinov3)
+MODELS: tuple[Model, ...] = tuple(row for family in FAMILIES for row in family.MODELS)
+WITHOUT_WEIGHTS: tuple[Model, ...] = tuple(
+    row for family in FAMILIES for row in family.WITHOUT_WEIGHTS
+)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -62,7 +65,8 @@ def fetch_weights(name: str) -> pathlib.Path:
     Raises:
       ConfigError: for an unknown name, with the nearest ones, and for a model whose weights were
         not published.
-      CheckpointError: if it cannot be downloaded, with the path to put the file at by hand.
+      CheckpointError: if it cannot be downloaded or is gated, with the path to put the file at by
+        hand.
     """
     weights = _find(name, (*MODELS, *WITHOUT_WEIGHTS, *BACKBONES))
     if weights.url is None:
@@ -71,10 +75,29 @@ def fetch_weights(name: str) -> pathlib.Path:
             f"the weights of {name} were not published; train its recipe: --config {recipe}"
         )
     target = cache_folder() / "checkpoints" / weights.file_name
+    if weights.gated_by and not target.exists():
+        raise CheckpointError(
+            f"{weights.file_name} cannot be downloaded by a program: ask for access at"
+            f" {weights.gated_by}\n  Download it by hand ({weights.url})\n  and put it at {target}"
+            "\n  or set JAXSEG_CACHE to another folder"
+        )
     try:
         return download.fetch(weights.url, target, weights.sha256)
     except CheckpointError as error:
         raise CheckpointError(f"{error}\n  or set JAXSEG_CACHE to another folder") from error
+
+
+def fetch_backbone(name: str) -> pathlib.Path | None:
+    """Downloads the backbone of a published model whose checkpoint holds all but that.
+
+    Returns:
+      Its path as in `fetch_weights`, or None if the checkpoint holds the backbone, too.
+
+    Raises:
+      CheckpointError: as in `fetch_weights`.
+    """
+    backbone = getattr(_find(name, (*MODELS, *WITHOUT_WEIGHTS, *BACKBONES)), "backbone", None)
+    return fetch_weights(backbone) if backbone else None
 
 
 def cache_folder() -> pathlib.Path:

@@ -18,12 +18,14 @@ class Weights:
         Downloads are checked against it.
       license: SPDX identifier of the license that its authors publish it under. The datasets that
         it was trained on have terms of their own.
+      gated_by: where to ask for access if the file can only be downloaded by hand.
     """
 
     name: str
     url: str | None
     sha256: str | None = None
     license: str | None = None
+    gated_by: str | None = None
 
     @property
     def file_name(self) -> str:
@@ -46,6 +48,7 @@ class Model(Weights):
       batch_size: images per training step, over all devices.
       steps: training steps.
       start: name in this catalogue of the weights that training starts from.
+      backbone: name in this catalogue of the backbone, if the file holds all but this.
       params_m: parameters in millions, including those of the auxiliary head.
       flops_g: multiply-adds in billions to predict one image of `flops_hw`.
       flops_hw: height and width at which `flops_g` was counted, not always those of the crop.
@@ -66,6 +69,7 @@ class Model(Weights):
     batch_size: int
     steps: int
     start: str
+    backbone: str | None = None
     params_m: float | None = None
     flops_g: float | None = None
     flops_hw: tuple[int, int] | None = None
