@@ -191,6 +191,23 @@ def _mask(channels):
     return np.repeat(np.array([1, 0, 1], np.float32), channels)
 
 
+def original_name(name: str, adapted: bool) -> str:
+    """Returns the original's name of a tensor of a segmentor, the inverse of `rename`.
+
+    Args:
+      name: the name of the tensor as in mmsegmentation.
+      adapted: whether the segmentor has an adapter.
+    """
+    part, _, rest = name.partition(".")
+    if part == "decode_head":
+        return f"segmentation_model.1.{renamed(rest, _BACKWARD)}"
+    if not adapted:
+        return f"segmentation_model.0.feature_model.{rest}"
+    if re.match(r"(spm|interactions|level_embed|up|norm[1-4])\b", rest):
+        return f"segmentation_model.0.{rest}"
+    return f"segmentation_model.0.backbone.{rest}"
+
+
 def original_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the tensors of a segmentor by the original's names, with the buffers it also loads.
 
@@ -198,22 +215,11 @@ def original_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
       tensors: a whole segmentor of DINOv3, by the names of `common_names`.
     """
     adapted = any(name.startswith("backbone.spm.") for name in tensors)
-    found = {}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        if part == "decode_head":
-            found[f"segmentation_model.1.{renamed(rest, _BACKWARD)}"] = tensor
-        elif not adapted:
-            found[f"segmentation_model.0.feature_model.{rest}"] = tensor
-        elif re.match(r"(spm|interactions|level_embed|up|norm[1-4])\b", rest):
-            found[f"segmentation_model.0.{rest}"] = tensor
-        else:
-            found[f"segmentation_model.0.backbone.{rest}"] = tensor
+    found = {original_name(name, adapted): tensor for name, tensor in tensors.items()}
     for name, tensor in list(found.items()):
         if name.endswith(".qkv.bias"):
             found[f"{name}_mask"] = _mask(len(tensor) // 3)
         if name.endswith(".cls_token"):
-            found[name.replace("cls_token", "mask_token")] = np.zeros(
-                (1, tensor.shape[-1]), np.float32
-            )
+            unused = name.replace("cls_token", "mask_token")
+            found[unused] = np.zeros((1, tensor.shape[-1]), np.float32)
     return found

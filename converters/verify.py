@@ -32,8 +32,9 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from converters import recording, rules, torch_weights
+from converters import dinov3, recording, rules, torch_weights
 from converters.fill import fill
+from converters.pretrained import PERIODS
 from converters.recording import Recording
 from jaxseg import configure_cpu, parameter_paths
 from jaxseg.checkpoints.weights import find_checkpoint, load_on_device
@@ -48,6 +49,7 @@ from jaxseg.models.segmentation_model import (
     variable_shapes,
 )
 from jaxseg.ops.resize import resize_bilinear
+from jaxseg.ops.rotary import rotary_periods
 
 # Relative to the largest value of each tensor. The original's own float32 differs from its float64
 # by 3e-5 (features) and 1.5e-5 (logits) absolute, which is a tenth of this.
@@ -93,7 +95,14 @@ def filled_state_dict(config: ConfigDict) -> dict[str, np.ndarray]:
     """Returns the state dict of a model's original, with the weights that `fill` makes."""
     wanted = parameter_paths.shapes(variable_shapes(build_model(config.model)))
     shapes = {rules.to_name(p): rules.channels_first_shape(s, p) for p, s in wanted.items()}
-    return {name: fill(name, shape) for name, shape in shapes.items()}
+    backbone = config.model.backbone
+    if not backbone.kind.startswith("dinov3"):
+        return {name: fill(name, shape) for name, shape in shapes.items()}
+    adapted = backbone.kind == "dinov3_adapter"
+    names = {name: dinov3.original_name(name, adapted) for name in shapes}
+    tensors = {name: fill(names[name], shape) for name, shape in shapes.items()}
+    tensors[PERIODS] = rotary_periods(backbone.embed_dim // backbone.num_heads)
+    return tensors
 
 
 def compare(
