@@ -64,6 +64,7 @@ def known_keys():
     recipes += (
         "coco_stuff164k:mask2former_beit_adapter_l",
         "coco_stuff164k:upernet_beit_adapter_l",
+        "ade20k:mask2former_dinov3_vits16",
         "custom:upernet_internimage_t",
     )
     found = set()

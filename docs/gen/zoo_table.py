@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from jaxseg.zoo import internimage, vit_adapter
+from jaxseg.zoo import dinov3, internimage, vit_adapter
 from jaxseg.zoo.catalogue import BACKBONES, MODELS, WITHOUT_WEIGHTS
 from jaxseg.zoo.weights import Model
 
@@ -10,13 +10,15 @@ HEAD = f"""\
 # Zoo
 
 The published models, with the numbers of their authors: those of
-[InternImage](https://github.com/OpenGVLab/InternImage) and
-[ViT-Adapter](https://github.com/czczup/ViT-Adapter). Nothing in these tables was measured with
-jaxseg. `jaxseg zoo` prints the same, and `jaxseg zoo --json` prints it for programs.
-`jaxseg convert --zoo NAME --output RUN` downloads a model and converts it.
+[InternImage](https://github.com/OpenGVLab/InternImage),
+[ViT-Adapter](https://github.com/czczup/ViT-Adapter) and [DINOv3](dinov3.md). Nothing in these
+tables was measured with jaxseg. `jaxseg zoo` prints the same, and `jaxseg zoo --json` prints it for
+programs. `jaxseg convert --zoo NAME --output RUN` downloads a model and converts it.
 
 The weights of InternImage are under the license {internimage.LICENSE}, those of ViT-Adapter under
-{vit_adapter.LICENSE}. The datasets have terms of their own.
+{vit_adapter.LICENSE}. Those of DINOv3 are under [its own]({dinov3.REPOSITORY})
+({dinov3.LICENSE}), and are downloaded by hand after one has asked for access. The datasets have
+terms of their own.
 
 mIoU is in percent, at a single scale and at several. FLOPs are multiply-adds of one image. *Log* is
 the authors' log of a training run. InternImage's logs on ADE20K are of later runs, whose scores

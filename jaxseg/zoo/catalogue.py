@@ -66,7 +66,7 @@ def fetch_weights(name: str) -> pathlib.Path:
       ConfigError: for an unknown name, with the nearest ones, and for a model whose weights were
         not published.
       CheckpointError: if it cannot be downloaded or is gated, with the path to put the file at by
-        hand.
+        hand; or if such a file is another one.
     """
     weights = _find(name, (*MODELS, *WITHOUT_WEIGHTS, *BACKBONES))
     if weights.url is None:
@@ -75,7 +75,10 @@ def fetch_weights(name: str) -> pathlib.Path:
             f"the weights of {name} were not published; train its recipe: --config {recipe}"
         )
     target = cache_folder() / "checkpoints" / weights.file_name
-    if weights.gated_by and not target.exists():
+    if weights.gated_by and target.exists():
+        download.check(target, weights.sha256)
+        return target
+    if weights.gated_by:
         raise CheckpointError(
             f"{weights.file_name} cannot be downloaded by a program: ask for access at"
             f" {weights.gated_by}\n  Download it by hand ({weights.url})\n  and put it at {target}"

@@ -63,6 +63,25 @@ def fetch(url: str, target: str | os.PathLike, sha256: str | None = None) -> pat
     return target
 
 
+def check(path: pathlib.Path, sha256: str):
+    """Checks a file that was put in its place by hand.
+
+    Args:
+      path: the file.
+      sha256: its hash in hexadecimal, or the first digits.
+
+    Raises:
+      CheckpointError: if the file has another hash.
+    """
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(sha256):
+        raise CheckpointError(
+            f"{path} has the sha256 {found}, but its authors published {sha256}; it is another"
+            " file, or incomplete. Download it again."
+        )
+
+
 @contextlib.contextmanager
 def one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
     """Lets one process at a time write into a folder; the others wait."""

@@ -27,7 +27,17 @@ pytestmark = pytest.mark.reference
 
 # With tests of their own.
 OTHERS = ("slide_inference", "tta_inference", "image_resize")
-FILES = [path for path in recordings("dinov3/modules") if not path.stem.startswith(OTHERS)]
+# What is as another one, with other sizes.
+SLOW = (
+    "Mask2FormerHead_tiny_nine",
+    "DINOv3_Adapter_tiny_train",
+    "InteractionBlockWithCls_r05_extra",
+)
+FILES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.full] * (path.stem in SLOW))
+    for path in recordings("dinov3/modules")
+    if not path.stem.startswith(OTHERS)
+]
 
 
 def check_rotary_positions(recording):
@@ -230,7 +240,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES)
 def test_module_equals_the_reference(path):
     leading = max((n for n in FUNCTIONS if path.stem.startswith(n)), key=len, default=None)
     assert leading, f"{path.name}: nothing here knows how to check it"

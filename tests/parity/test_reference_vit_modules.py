@@ -235,7 +235,7 @@ def test_module_equals_the_reference(path):
 
 
 BLOCKS = {"ViTBlock": vit_block, "BEiTBlock": beit_block}
-SLOW = ("BEiTBlock_relpos_nols",)  # as slow as that with layer scales
+SLOW = ("BEiTBlock_relpos_nols", "BEiTBlock_relpos_ls")  # with tables of positions, interpreted
 
 
 @pytest.mark.tpu

@@ -51,7 +51,12 @@ def test_recordings_and_recipes_are_of_the_same_models():
         check_image_sizes(load_config(recipe))
 
 
-@pytest.mark.parametrize("name", WHOLE)
+QUICK = ("dinov3_vits16_ade20k_linear", "dinov3_vit7b16_ade20k_m2f")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] * (name not in QUICK)) for name in WHOLE]
+)
 def test_every_tensor_of_the_original_has_its_place(name):
     """By shapes alone: names and shapes match one to one, also when they are exported again."""
     shapes = variables_of(recipe_of(name))
@@ -85,7 +90,10 @@ def test_every_tensor_of_the_original_has_its_place(name):
     assert trained == manifest["num_params_trainable"]
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.full] * ("vits16_" not in name)) for name in ALONE],
+)
 def test_files_of_transformers_are_the_start_of_training(name):
     backbone = name.split("_")[1]
     kinds = ("linear", "mask2former") if backbone in SEGMENTORS else ()

@@ -1,6 +1,7 @@
 """Downloads from a server on this machine that breaks off, changes its mind and lies."""
 
 import contextlib
+import dataclasses
 import hashlib
 import http.server
 import re
@@ -10,7 +11,7 @@ import pytest
 import rich.console
 
 from jaxseg.errors import CheckpointError
-from jaxseg.zoo import download
+from jaxseg.zoo import catalogue, download
 from jaxseg.zoo.download import fetch
 
 CONTENT = bytes(range(256)) * 40
@@ -229,3 +230,27 @@ def test_progress_is_one_line_and_on_a_terminal_a_bar(server, target, capsys, mo
     monkeypatch.setattr(rich.console.Console, "is_terminal", True)
     fetch(f"{server.url}/file", target)
     assert "10.2/10.2 kB" in capsys.readouterr().err
+
+
+def test_a_gated_file_is_put_in_its_place_by_hand(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
+    target = tmp_path / "checkpoints" / "dinov3_vits16_pretrain_lvd1689m-08c60483.pth"
+    with pytest.raises(CheckpointError) as refused:
+        catalogue.fetch_weights("dinov3_vits16_lvd1689m")
+    for part in ("ask for access at https://github.com/facebookresearch/dinov3", str(target)):
+        assert part in str(refused.value)
+    target.parent.mkdir()
+    target.write_bytes(b"not these weights")
+    with pytest.raises(CheckpointError, match="its authors published 08c60483; it is another file"):
+        catalogue.fetch_weights("dinov3_vits16_lvd1689m")
+    content = b"these weights"
+    row = dataclasses.replace(
+        catalogue.find_model("dinov3_vit7b16_ade20k_m2f"),
+        sha256=hashlib.sha256(content).hexdigest()[:8],
+    )
+    monkeypatch.setattr(catalogue, "MODELS", (row,))
+    head = target.with_name("dinov3_vit7b16_ade20k_m2f_head-bf307cb1.pth")
+    head.write_bytes(content)
+    assert catalogue.fetch_weights(row.name) == head
+    with pytest.raises(CheckpointError, match="dinov3_vit7b16_pretrain_lvd1689m-a955f4ea"):
+        catalogue.fetch_backbone(row.name)

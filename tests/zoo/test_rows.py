@@ -10,7 +10,8 @@ import re
 import pytest
 
 from jaxseg.config import load_config
-from jaxseg.zoo import backbones, catalogue, internimage, vit_adapter
+from jaxseg.zoo import backbones, catalogue, dinov3, internimage, vit_adapter
+from jaxseg.zoo.weights import Model
 from support.published import MANIFESTS, family_of, manifest_of, recipe_of
 from support.reference_files import REFERENCE
 
@@ -36,9 +37,18 @@ FOLDERS = {
     "Pascal Context 59": "pascal_context",
 }
 LOGS = {"InternImage": internimage.LOGS, "ViT-Adapter": vit_adapter.LOGS}
-ALL_MODELS = (*catalogue.MODELS, *catalogue.WITHOUT_WEIGHTS)
-FILES = (*catalogue.MODELS, *catalogue.BACKBONES)
-BY_NAME = {row.name: row for row in (*ALL_MODELS, *catalogue.BACKBONES)}
+DINOV3 = (*dinov3.MODELS, *dinov3.WITHOUT_WEIGHTS, *dinov3.BACKBONES)  # with a test of their own
+
+
+def others(rows):
+    return tuple(row for row in rows if row not in DINOV3)
+
+
+MODELS, WITHOUT_WEIGHTS = others(catalogue.MODELS), others(catalogue.WITHOUT_WEIGHTS)
+BACKBONES = others(catalogue.BACKBONES)
+ALL_MODELS = (*MODELS, *WITHOUT_WEIGHTS)
+FILES = (*MODELS, *BACKBONES)
+BY_NAME = {row.name: row for row in (*ALL_MODELS, *BACKBONES)}
 
 
 def by_name(models):
@@ -55,8 +65,8 @@ def millions(text):
 
 
 def test_every_published_model_is_there_once():
-    assert len(BY_NAME) == len(ALL_MODELS) + len(catalogue.BACKBONES)
-    assert len(catalogue.MODELS) == 48
+    assert len(BY_NAME) == len(ALL_MODELS) + len(BACKBONES)
+    assert len(MODELS) == 48
     assert {model.name for model in ALL_MODELS} == set(PUBLISHED) | STARTS | CONFIG_ALONE
 
 
@@ -66,8 +76,8 @@ def test_every_original_config_is_there():
 
 def test_models_without_a_published_checkpoint_are_listed_as_such():
     unpublished = {name for name, row in PUBLISHED.items() if row["ckpt"] is None}
-    assert {model.name for model in catalogue.WITHOUT_WEIGHTS} == unpublished | CONFIG_ALONE
-    for model in catalogue.WITHOUT_WEIGHTS:
+    assert {model.name for model in WITHOUT_WEIGHTS} == unpublished | CONFIG_ALONE
+    for model in WITHOUT_WEIGHTS:
         assert (model.url, model.file_name, model.sha256, model.license) == (None, "", None, None)
     assert all(row.url for row in FILES)
 
@@ -140,7 +150,7 @@ def test_one_model_has_a_score_on_the_test_set():
     assert row["ms"] == 85.2
 
 
-@by_name([model for model in catalogue.MODELS if family_of(model.name) == "internimage"])
+@by_name([model for model in MODELS if family_of(model.name) == "internimage"])
 def test_row_is_as_measured(model):
     measured = MEASURED[model.name]
     assert model.flops_hw == tuple(measured["flops_input"][1:])
@@ -195,3 +205,23 @@ def test_licenses_are_those_of_the_authors():
         }
         place = next(place for place in licenses if row.url.startswith(place))
         assert row.license == licenses[place]
+
+
+def test_rows_of_dinov3_are_those_of_its_recordings_and_recipes():
+    manifests = REFERENCE / "dinov3" / "manifests"
+    assert {row.name for row in DINOV3} <= {path.stem for path in manifests.glob("*.json")}
+    for row in DINOV3:
+        recorded = json.loads((manifests / f"{row.name}.json").read_text())
+        if isinstance(row, Model):
+            config = load_config(row.config)
+            assert (row.crop_hw, row.steps) == (config.data.crop_hw, config.steps)
+            assert (row.batch_size, f"zoo:{row.start}") == (config.batch_size, config.init)
+            assert row.params_m == pytest.approx(recorded["num_params_M"], abs=1)
+        if row.url:
+            assert row.url.startswith(f"{dinov3.FILES}/dinov3_{row.name.split('_')[1]}/")
+            assert row.file_name.endswith(f"-{row.sha256}.pth")
+            assert row.gated_by
+        if isinstance(row, Model) and row.url:
+            assert recorded["published"]
+        elif row.url:
+            assert row.sha256 == recorded["resolved"]["backbone"]["hash"]

@@ -119,7 +119,7 @@ def test_table_has_the_columns_that_fit():
     wide = __main__.table(catalogue.MODELS, 200).splitlines()
     assert wide[0].split()[-3:] == ["FLOPs", "training", "config"]
     assert "configs/cityscapes.py:upernet_internimage_t" in wide[1]
-    assert wide[-1].split()[1:-1] == ["67.80/68.20", "568M", "-", "-"]
+    assert wide[-1].split()[1:-1] == ["62.60/63.00", "7643M", "-", "-"]
     assert __main__.table(catalogue.MODELS, 10).splitlines()[0].split() == ["model"]
 
 
@@ -213,7 +213,7 @@ def test_command_as_a_process():
     ("pattern", "hint"),
     [
         ("upernet_beit", "try '*upernet_beit*'"),
-        ("*_ade20k_*_", "the nearest are upernet_"),
+        ("*_ade20k_*_", "the nearest are dinov3_"),
         ("upernet_internimage_t_512_160k_ade", "try '*upernet_internimage_t_512_160k_ade*'"),
         ("upernet_internimage_t_512_160k_ade2k", "are upernet_internimage_t_512_160k_ade20k, "),
     ],
