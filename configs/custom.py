@@ -32,10 +32,12 @@ pre-training.
     mask2former_beit_adapter_b                 from COCO-Stuff 10k
     mask2former_beit_adapter_l                 from ADE20K; crops of 640
     linear_internimage_{t,s,b,l,xl}            the backbone from ImageNet, frozen
+    mask2former_dinov3_{vits16,vitb16,vitl16}  the backbone from DINOv3, frozen
+    linear_dinov3_{vits16,vitb16,vitl16}       the same
     tiny                                       from random weights; trains on two CPU cores
 """
 
-from jaxseg.recipes import base, internimage, vit_adapter
+from jaxseg.recipes import base, dinov3, internimage, vit_adapter
 
 DATA = {
     "dataset": "custom",
@@ -87,6 +89,8 @@ OF_INTERNIMAGE = {  # the published model that each size of InternImage starts f
     "l": "upernet_internimage_l_640_160k_ade20k",
     "xl": "upernet_internimage_xl_640_160k_ade20k",
 }
+OF_DINOV3 = ("vits16", "vitb16", "vitl16")
+NARROW = {**base.NARROW, "full_size_masks": True}
 OF_ADAPTERS = {
     "deit_adapter_t": "upernet_deit_adapter_tiny_512_160k_ade20k",
     "deit_adapter_s": "upernet_deit_adapter_small_512_160k_ade20k",
@@ -104,7 +108,7 @@ def own(recipe, init=None):
 
 
 def tiny():
-    """Returns UPerNet on an InternImage of 2.4 M parameters, to train from scratch on CPUs."""
+    """Returns UPerNet on an InternImage, 2.2 M parameters, to train from scratch on CPUs."""
     backbone = {
         **internimage.backbone("t"),
         "channels": 24,
@@ -155,6 +159,15 @@ VARIANTS = {
         "mask2former_beit_adapter_large_640_160k_ade20k_ss",
     ),
     **{f"linear_internimage_{size}": own(linear_of(size)) for size in OF_INTERNIMAGE},
+    **{
+        f"mask2former_dinov3_{name}": own(
+            dinov3.mask2former(
+                name, CLASSES, WINDOWS, lr=1e-4, steps=STEPS, warmup_steps=1500, head=NARROW
+            )
+        )
+        for name in OF_DINOV3
+    },
+    **{f"linear_dinov3_{name}": own(dinov3.linear(name, CLASSES, WINDOWS)) for name in OF_DINOV3},
     "tiny": own(tiny()),
 }
 

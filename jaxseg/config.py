@@ -209,7 +209,7 @@ def upgrade(config: ml_collections.ConfigDict | dict[str, Any]):
     later = {"loss": base.BASE["loss"], "optim": base.BASE["optim"], "eval": {"measures": ()}}
     data = config.get("data", {})
     if "crop_hw" in data:
-        later["data"] = {"class_crop_probability": 0.0}
+        later["data"] = {"class_crop_probability": 0.0, "augmentation": "mmseg"}
     if "class_lines" in data:
         later["data"] = LATER_OF_OWN_DATA | later.get("data", {})
     for section, defaults in later.items():

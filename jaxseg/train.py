@@ -20,6 +20,7 @@ from jaxseg.checkpoints.weights import newest_saved_config
 from jaxseg.config import flatten_config
 from jaxseg.data.pipeline import training_batches
 from jaxseg.data.source import check_sources, evaluated_on, trained_on
+from jaxseg.data.transforms import AUGMENTATIONS
 from jaxseg.distributed import multihost, processes
 from jaxseg.distributed.sharding import (
     check_batch,
@@ -212,6 +213,9 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh):
         )
     if config.model.decode_head.kind == "mask2former":
         check_no_terms(config.loss)
+    if config.data.augmentation not in AUGMENTATIONS:
+        known = " or ".join(map(repr, AUGMENTATIONS))
+        raise ConfigError(f"config.data.augmentation={config.data.augmentation}: must be {known}")
     check_sources(config.data)
     trained = trained_on(config.data).dataset
     if len(trained.classes) == 1 and config.model.decode_head.kind != "mask2former":

@@ -13,6 +13,7 @@ import PIL.Image
 
 from jaxseg.data.datasets.description import IGNORE
 
+AUGMENTATIONS = ("mmseg", "dinov3")  # values of `config.data.augmentation`
 Image = np.ndarray
 Label = np.ndarray
 
@@ -27,20 +28,27 @@ def train_transform(first_rows, label: Label, config, rng) -> tuple[Image, Label
         its top, uint8 [n, w, 3].
       label: the label of the whole image.
       config: has scale_wh, ratio_range, crop_hw, cat_max_ratio, class_crop_probability,
-        flip_probability, mean and std.
+        flip_probability, augmentation, mean and std.
 
     Returns:
       The image, float32 [H, W, 3] in RGB, and the label, uint8 [H, W], where (H, W) is `crop_hw`.
     """
     source_hw = label.shape
-    hw = resized_hw(source_hw, random_scale(config.scale_wh, config.ratio_range, rng))
+    scale_wh = random_scale(config.scale_wh, config.ratio_range, rng)
+    is_mmseg = config.augmentation == "mmseg"
+    hw = resized_hw(source_hw, scale_wh)
+    if not is_mmseg:
+        hw = exact_short_side_hw(source_hw, min(scale_wh))
     if config.class_crop_probability and rng.random() < config.class_crop_probability:
         box, label = class_crop(label, hw, config.crop_hw, rng)
     else:
         box, label = random_crop(label, hw, config.crop_hw, config.cat_max_ratio, rng)
-    image = resize_box(first_rows, source_hw, hw, box)
+    if is_mmseg:
+        image = resize_box(first_rows, source_hw, hw, box)
+    else:
+        image = resize_smoothly(first_rows(source_hw[0]), hw)[box]
     image, label = random_flip(image, label, config.flip_probability, rng)
-    image = photometric_distortion(image, rng)
+    image = (photometric_distortion if is_mmseg else dinov3_distortion)(image, rng)
     image = normalize(image, config.mean, config.std)
     return pad(image, config.crop_hw, 0), pad(label, config.crop_hw, IGNORE)
 
@@ -251,6 +259,47 @@ def photometric_distortion(image: Image, rng) -> Image:
     if not contrast_first and rng.integers(2):
         image = contrast(image, rng.uniform(0.5, 1.5))
     return image
+
+
+def dinov3_distortion(image: Image, rng) -> Image:
+    """Changes an image as `photometric_distortion`, but saturation and hue as DINOv3 does.
+
+    Saturation is a mixture with the gray image, and the hue may turn by the full circle, both as
+    torchvision computes them.
+    """
+    if rng.integers(2):
+        image = brightness(image, rng.uniform(-32, 32))
+    contrast_first = rng.integers(2)
+    if contrast_first and rng.integers(2):
+        image = contrast(image, rng.uniform(0.5, 1.5))
+    if rng.integers(2):
+        image = mix_with_gray(image, rng.uniform(0.5, 1.5))
+    if rng.integers(2):
+        image = turn_hue(image, rng.uniform(-0.5, 0.5))
+    if not contrast_first and rng.integers(2):
+        image = contrast(image, rng.uniform(0.5, 1.5))
+    return image
+
+
+def mix_with_gray(image: Image, share: float) -> Image:
+    """Returns `share` times an image plus (1 - `share`) times its gray levels."""
+    blue, green, red = (image[..., i].astype(np.float32) for i in range(3))
+    gray = np.floor(0.2989 * red + 0.587 * green + 0.114 * blue)[..., None]
+    mixed = share * image.astype(np.float32) + (1 - share) * gray
+    return np.clip(mixed, 0, 255).astype(np.uint8)
+
+
+def turn_hue(image: Image, turn: float) -> Image:
+    """Turns the hue of an image.
+
+    Args:
+      image: in BGR.
+      turn: by how much, as a share of the circle.
+    """
+    hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_BGR2HSV)
+    hsv[..., 0] = (hsv[..., 0] + 360 * turn) % 360
+    turned = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    return np.clip(turned * 255.999, 0, 255).astype(np.uint8)
 
 
 def brightness(image: Image, beta: float) -> Image:

@@ -59,6 +59,8 @@ BASE = {
         # Probability that a crop shows a class that is drawn evenly from those of its image.
         "class_crop_probability": 0.0,
         "flip_probability": 0.5,  # of mirroring a training image left to right
+        # How training images are resized and distorted: "mmseg", or as DINOv3's linear head.
+        "augmentation": "mmseg",
         "mean": IMAGENET_MEAN,  # subtracted from RGB values
         "std": IMAGENET_STD,  # divides RGB values
         "test_scale_wh": (2048, 1024),  # images of the evaluation fit within this
@@ -107,6 +109,7 @@ BASE = {
         # Regular expressions for the beginnings of paths, such as "backbone/", separated by commas:
         # these parameters keep their values, and their modules run as in evaluation.
         "freeze": "",
+        "frozen_dtype": "float32",  # type in which they are held; bfloat16 takes half the memory
         "lora": {
             # Low-rank adaptation: trains two matrices of this rank beside kernels, which keep their
             # values. 0: none.

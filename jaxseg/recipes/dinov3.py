@@ -63,7 +63,14 @@ def transformer(name: str) -> dict[str, Any]:
 
 
 def mask2former(
-    name: str, num_classes: int, data: dict[str, Any], *, lr: float, steps: int, warmup_steps: int
+    name: str,
+    num_classes: int,
+    data: dict[str, Any],
+    *,
+    lr: float,
+    steps: int,
+    warmup_steps: int,
+    head: dict[str, Any] = HEAD,
 ) -> dict[str, Any]:
     """Returns Mask2Former on one of `BACKBONES` with an adapter.
 
@@ -77,9 +84,10 @@ def mask2former(
       lr: the peak learning rate for 16 images.
       steps: the number of training steps.
       warmup_steps: the number of steps of linear warm-up.
+      head: the settings of the head.
     """
     optim = {"lr": lr, "warmup_steps": warmup_steps, "weight_decay": 0.05}
-    model = base.mask2former(adapter(name), num_classes, 100, HEAD)
+    model = base.mask2former(adapter(name), num_classes, 100, head)
     return {
         "steps": steps,
         "model": model,
@@ -103,7 +111,7 @@ def linear(name: str, num_classes: int, data: dict[str, Any]) -> dict[str, Any]:
     return {
         "steps": 40_000,
         "model": model,
-        "data": data,
+        "data": {**data, "augmentation": "dinov3"},
         "optim": {
             "lr": 1e-3,
             "weight_decay": 1e-3,

@@ -110,6 +110,7 @@ def config_of(backbone: dict[str, Any], head: dict[str, Any]) -> ConfigDict:
                 "clip_norm": 1.0,
                 "accumulation": 1,
                 "freeze": "",
+                "frozen_dtype": "float32",
                 "lora": BASE["optim"]["lora"],
                 "ema_decay": 0.0,
             },

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from jaxseg.errors import ConfigError, first_few
@@ -80,6 +81,24 @@ def join_frozen(trained: Any, frozen: Mapping[str, Any]) -> Any:
     for name, value in frozen.items():
         joined[name] = join_frozen(joined[name], value) if name in joined else value
     return joined
+
+
+def cast_frozen(params: Any, optim: ConfigDict) -> Any:
+    """Returns the parameters with the frozen ones in the type `config.optim.frozen_dtype`.
+
+    Args:
+      params: the parameters, as nested dicts.
+      optim: `config.optim`.
+
+    Raises:
+      ConfigError: if the type is neither float32 nor bfloat16.
+    """
+    if optim.frozen_dtype not in ("float32", "bfloat16"):
+        raise ConfigError(
+            f"config.optim.frozen_dtype={optim.frozen_dtype}: must be float32 or bfloat16"
+        )
+    trained, frozen = split_frozen(params, frozen_patterns(optim))
+    return join_frozen(trained, jax.tree.map(lambda x: x.astype(optim.frozen_dtype), frozen))
 
 
 def check_frozen(params: Any, patterns: Sequence[str]) -> None:

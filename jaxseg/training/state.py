@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxseg.models.lora import add_low_rank
 from jaxseg.models.segmentation_model import SegmentationModel, Variables, init_variables
-from jaxseg.training.freezing import frozen_patterns, split_frozen
+from jaxseg.training.freezing import cast_frozen, frozen_patterns, split_frozen
 
 
 @struct.dataclass
@@ -51,6 +51,7 @@ def init_state(
     params = variables["params"]
     if config.optim.lora.rank:
         params = add_low_rank(params, jax.random.fold_in(rng, 1), config.optim.lora)
+    params = cast_frozen(params, config.optim)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -183,6 +183,7 @@ def test_training_is_that_of_the_original(name):
         "power": schedule["power"],
         "accumulation": 1,
         "freeze": "",
+        "frozen_dtype": "float32",
         "lora": BASE["optim"]["lora"],
         "ema_decay": 0.0,
     }

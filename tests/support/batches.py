@@ -18,6 +18,7 @@ def make_config(root, **changes):
         "ratio_range": (0.5, 2.0),
         "crop_hw": (16, 32),
         "cat_max_ratio": 0.75,
+        "augmentation": "mmseg",
         "flip_probability": 0.5,
         "mean": (123.675, 116.28, 103.53),
         "std": (58.395, 57.12, 57.375),

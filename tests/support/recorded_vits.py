@@ -92,6 +92,7 @@ def config_of(recording, dtype):
             "accumulation": 1,
             "freeze": "",
             "schedule": "polynomial",
+            "frozen_dtype": "float32",
             "lora": BASE["optim"]["lora"],
             "ema_decay": 0.0,
         },

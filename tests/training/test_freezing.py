@@ -70,17 +70,23 @@ def recomputing_config(make=smallest_config):
         ),
     ],
 )
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_frozen_leaves_stay_and_have_no_moments(make, patterns, accumulation):
+@pytest.mark.parametrize(("accumulation", "dtype"), [(1, "float32"), (2, "bfloat16")])
+def test_frozen_leaves_stay_and_have_no_moments(make, patterns, accumulation, dtype):
     config = make()
     config.optim.freeze, config.optim.warmup_steps = ",".join(patterns), 0
     config.optim.ema_decay, config.optim.accumulation = 0.9, accumulation
+    config.optim.frozen_dtype = dtype
     before, after = steps(config, 5)
     for kind in ("params", "batch_stats", "ema"):
         old, new = (by_path(getattr(state, kind)) for state in (before, after))
         for path, leaf in old.items():
             frozen = any(path.startswith(pattern) for pattern in patterns)
             assert np.array_equal(leaf, new[path]) == frozen, path
+            assert (
+                leaf.dtype
+                == new[path].dtype
+                == (dtype if frozen and kind != "batch_stats" else "float32")
+            )
     trained = set(by_path(split_frozen(before.params, patterns)[0]))
     moments = {path.split("/", 2)[2] for path in by_path(after.opt_state) if "/mu/" in path}
     assert moments == trained
