@@ -11,6 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
+from jaxseg.ops.resize import antialiased_matrix, triangle
+
 SCALE = 2048  # OpenCV's weights are multiples of 1/2048
 PILLOW_BITS = 22  # Pillow's are multiples of 1/2^22
 
@@ -54,30 +56,13 @@ def resize_image_smoothly(
     for axis in (2, 1):
         size, out_size = images.shape[axis], hw[axis - 1]
         if size != out_size:
-            weights = jnp.asarray(_pillow_weights(size, out_size))
+            weights = antialiased_matrix(size, out_size, triangle, reach=1)
+            weights = np.floor(weights * (1 << PILLOW_BITS) + 0.5).astype(np.int32)
             values = jnp.moveaxis(images.astype(jnp.int32), axis, -1)
             sums = jnp.einsum("...s,os->...o", values, weights) + (1 << (PILLOW_BITS - 1))
             values = lax.shift_right_arithmetic(sums, jnp.int32(PILLOW_BITS))
             images = jnp.moveaxis(jnp.clip(values, 0, 255), -1, axis).astype(jnp.uint8)
     return images
-
-
-def _pillow_weights(size, out_size):
-    """Returns the weights of all pixels for every output pixel, int32 [out_size, size].
-
-    They are those of a triangle, which is as wide as two output pixels if these are larger.
-    """
-    scale = size / out_size
-    width = max(scale, 1.0)
-    weights = np.zeros((out_size, size))
-    for place in range(out_size):
-        center = (place + 0.5) * scale
-        start = max(int(center - width + 0.5), 0)
-        stop = min(int(center + width + 0.5), size)
-        distance = np.abs((np.arange(start, stop) - center + 0.5) / width)
-        triangle = np.maximum(1 - distance, 0)
-        weights[place, start:stop] = triangle / triangle.sum()
-    return np.floor(weights * (1 << PILLOW_BITS) + 0.5).astype(np.int32)
 
 
 def _taps(size, out_size):

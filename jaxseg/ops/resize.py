@@ -3,7 +3,7 @@
 Heads, losses and inference resize their maps with these functions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,14 +48,19 @@ def interpolation_taps(size: int, out_size: int) -> tuple[np.ndarray, np.ndarray
     return lower, np.minimum(lower + 1, size - 1), position - lower
 
 
-def cubic_matrix(size: int, out_size: int) -> np.ndarray:
+def cubic_matrix(size: int, out_size: int, scale: float | None = None) -> np.ndarray:
     """Returns the [out_size, size] matrix of cubic convolution along one axis.
 
     It equals PyTorch's "bicubic". Pixel centers are at half pixels (align_corners=False), the edge
     pixel is repeated outside, and downscaling has no antialiasing. The source is Keys, "Cubic
     convolution interpolation", 1981, with a = −0.75.
+
+    Args:
+      size: the number of input pixels.
+      out_size: the number of output pixels.
+      scale: output pixels per input pixel where they are not `out_size` / `size`.
     """
-    position = _positions(size, out_size)
+    position = _positions(size, out_size, scale)
     lower = np.floor(position).astype(int)
     matrix = np.zeros((out_size, size))
     for neighbor in (lower - 1, lower, lower + 1, lower + 2):
@@ -64,12 +69,48 @@ def cubic_matrix(size: int, out_size: int) -> np.ndarray:
     return matrix
 
 
-def _positions(size, out_size):
+def antialiased_matrix(
+    size: int, out_size: int, kernel: Callable[[np.ndarray], np.ndarray], reach: int
+) -> np.ndarray:
+    """Returns the [out_size, size] matrix of a resampling that averages where it downscales.
+
+    The kernel is as wide as output pixels if these are larger than input pixels, and its weights
+    add up to 1 within the image, as in Pillow.
+
+    Args:
+      size: the number of input pixels.
+      out_size: the number of output pixels.
+      kernel: the weight of a pixel at a distance.
+      reach: the distance at which the kernel ends.
+    """
+    scale = size / out_size
+    width = max(scale, 1.0)
+    matrix = np.zeros((out_size, size))
+    for place in range(out_size):
+        center = (place + 0.5) * scale
+        start = max(int(center - reach * width + 0.5), 0)
+        stop = min(int(center + reach * width + 0.5), size)
+        weights = kernel(np.abs((np.arange(start, stop) - center + 0.5) / width))
+        matrix[place, start:stop] = weights / weights.sum()
+    return matrix
+
+
+def triangle(distance: np.ndarray) -> np.ndarray:
+    """Returns the weights of linear interpolation at distances from 0 to 1."""
+    return np.maximum(1 - distance, 0)
+
+
+def smooth_cubic(distance: np.ndarray) -> np.ndarray:
+    """Returns the weights of cubic convolution with a = −0.5, as PyTorch has it with averaging."""
+    return _cubic_kernel(np.minimum(distance, 2), -0.5)
+
+
+def _positions(size, out_size, scale=None):
     """Returns the positions of the output's pixel centers in pixels of the input."""
     # As in PyTorch, the scale is in float32, and a fused multiply-subtract is rounded to float32
     # once. The class map can depend on it.
-    scale = np.float64(np.float32(size) / np.float32(out_size))
-    return (scale * (np.arange(out_size) + 0.5) - 0.5).astype(np.float32)
+    step = np.float32(size) / np.float32(out_size) if scale is None else np.float32(1 / scale)
+    return (np.float64(step) * (np.arange(out_size) + 0.5) - 0.5).astype(np.float32)
 
 
 def _cubic_kernel(distance, a=-0.75):

@@ -62,7 +62,10 @@ def vit_layers(backbone: ConfigDict) -> LayerRules:
     """
     blocks = [(f"backbone/(blocks|layers)_{k}/", k + 1) for k in range(backbone.depth)]
     return [
-        ("backbone/(cls_token|storage_tokens|pos_embed|patch_embed|visual_embed)", 0),
+        (
+            "backbone/(cls_token|storage_tokens|register_tokens|pos_embed|patch_embed|visual_embed)",
+            0,
+        ),
         QUERIES,
         *blocks,
         ("(backbone|decode_head|auxiliary_head)/", backbone.depth + 1),
@@ -79,6 +82,7 @@ FAMILIES = {
     "beit_adapter": VIT,
     "beit": VIT,
     "uniperceiver_adapter": VIT,
+    "dinov2": VIT,
     "dinov3": VIT,
     "dinov3_adapter": VIT,
 }

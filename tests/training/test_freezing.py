@@ -17,6 +17,7 @@ from jaxseg.models.segmentation_model import (
     variable_shapes,
 )
 from jaxseg.parameter_paths import by_path
+from jaxseg.recipes.dinov3 import TRANSFORMER
 from jaxseg.training.freezing import check_frozen, frozen_patterns, join_frozen, split_frozen
 from jaxseg.training.optimizer import make_optimizer
 from jaxseg.training.state import init_state
@@ -112,12 +113,11 @@ def test_frozen_parts_run_as_in_evaluation():
 
 
 @functools.cache
-def flops(*patterns):
-    """Operations of a step of the full-size BEiT-L with Mask2Former, before optimization."""
-    config = load_config(
-        "configs/ade20k.py:mask2former_beit_adapter_l_cocostuff", {"batch_size": 2}
-    )
-    config.optim.freeze, config.model.dtype = ",".join(patterns), "float32"
+def flops(recipe, *patterns):
+    """Operations of a step of a full-size model on images of 896 pixels, before optimization."""
+    settings = {"batch_size": 2, "model.dtype": "float32", "data.crop_hw": "896,896"}
+    config = load_config(recipe, settings)
+    config.optim.freeze = ",".join(patterns)
     model = build_model(config.model)
     optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
     state = jax.eval_shape(lambda: init_state(config, model, optimizer))
@@ -132,8 +132,15 @@ def flops(*patterns):
 
 @pytest.mark.full
 def test_a_frozen_backbone_saves_more_than_two_fifths_of_the_operations():
-    assert flops("backbone/") < 0.6 * flops()
-    assert flops("backbone/blocks_") < flops()
+    recipe = "configs/ade20k.py:mask2former_beit_adapter_l_cocostuff"
+    assert flops(recipe, "backbone/") < 0.6 * flops(recipe)
+    assert flops(recipe, "backbone/blocks_") < flops(recipe)
+
+
+@pytest.mark.full
+def test_a_frozen_transformer_of_dinov3_saves_more_than_two_fifths_of_the_operations():
+    recipe = "configs/ade20k.py:linear_dinov3_vitl16"
+    assert flops(recipe, TRANSFORMER) < 0.6 * flops(recipe)
 
 
 @pytest.mark.parametrize(

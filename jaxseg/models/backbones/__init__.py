@@ -1,6 +1,7 @@
 """Lists the backbones by their kind, as `config.model.backbone.kind` names it."""
 
 from jaxseg.models.backbones.beit import BEiT, BEiTAdapter
+from jaxseg.models.backbones.dinov2 import DINOv2
 from jaxseg.models.backbones.dinov3 import DINOv3
 from jaxseg.models.backbones.dinov3_adapter import DINOv3Adapter
 from jaxseg.models.backbones.internimage import InternImage
@@ -13,6 +14,7 @@ BACKBONES = {
     "beit_adapter": BEiTAdapter,
     "uniperceiver_adapter": UniPerceiverAdapter,
     "beit": BEiT,
+    "dinov2": DINOv2,
     "dinov3": DINOv3,
     "dinov3_adapter": DINOv3Adapter,
 }

@@ -133,14 +133,25 @@ def swiglu_width(channels: int, ratio: float, multiple: int) -> int:
 
 
 class SwiGLU(nn.Module):
-    """The gated feed-forward layer of arXiv:2002.05202: w3(silu(w1 x) · w2 x)."""
+    """The gated feed-forward layer of arXiv:2002.05202: w3(silu(w1 x) · w2 x).
+
+    Attributes:
+      fused: whether w1 and w2 are one linear layer, w12.
+    """
 
     hidden_dim: int
+    fused: bool = False
     dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        gate, value = (Linear(self.hidden_dim, dtype=self.dtype, name=n)(x) for n in ("w1", "w2"))
+        def linear(name, features):
+            return Linear(features, dtype=self.dtype, name=name)(x)
+
+        if self.fused:
+            gate, value = jnp.split(linear("w12", 2 * self.hidden_dim), 2, axis=-1)
+        else:
+            gate, value = (linear(name, self.hidden_dim) for name in ("w1", "w2"))
         return Linear(x.shape[-1], dtype=self.dtype, name="w3")(nn.silu(gate) * value)
 
 
@@ -160,8 +171,8 @@ class DINOv3Block(nn.Module):
     """A transformer block: attention and a feed-forward layer, each in a scaled residual branch.
 
     Attributes:
-      ffn: the kind of feed-forward layer: "mlp", "swiglu" or "swiglu64". The number is what its
-        width is a multiple of; without one, 8.
+      ffn: the kind of feed-forward layer: "mlp", "swiglu", "swiglu64" or, with one layer for gate
+        and value, "swiglufused". The number is what its width is a multiple of; without one, 8.
       ffn_ratio: its hidden width as a multiple of that of the tokens; see `swiglu_width`.
       layer_scale: the initial value of the layer scales, or None for no layer scale.
       use_bias: whether queries and values have a bias.
@@ -204,13 +215,18 @@ class DINOv3Block(nn.Module):
     def _feed_forward(self, channels):
         if self.ffn == "mlp":
             return MLP(int(channels * self.ffn_ratio), dtype=self.dtype, name="mlp")
-        multiple = int(self.ffn.removeprefix("swiglu") or 8)
+        fused = self.ffn == "swiglufused"
+        multiple = 8 if fused else int(self.ffn.removeprefix("swiglu") or 8)
         width = swiglu_width(channels, self.ffn_ratio, multiple)
-        return SwiGLU(width, dtype=self.dtype, name="mlp")
+        return SwiGLU(width, fused, self.dtype, name="mlp")
 
 
 class Trunk:
     """A mixin with the transformer, for modules that have the fields of `DINOv3`."""
+
+    epsilon = EPSILON  # of the layer norms
+    initial_scale = 1e-5  # of the layer scales
+    masks_key_bias = True  # see `QKV`
 
     def intermediate(
         self, images: Float[Array, "b H W 3"], indices: Sequence[int], train: bool
@@ -224,42 +240,52 @@ class Trunk:
           indices: the indices of the blocks, in ascending order.
           train: whether the coordinates of the patches are augmented.
         """
-        tokens = self._embed(images)
-        b, h, w, channels = tokens.shape
-        prefix = [self._tokens("cls_token", 1)]
-        if self.storage_tokens:
-            prefix.append(self._tokens("storage_tokens", self.storage_tokens))
-        prefix = [jnp.broadcast_to(token, (b, *token.shape[1:])) for token in prefix]
-        x = jnp.concatenate([*prefix, tokens.reshape(b, h * w, channels)], axis=1)
-        positions = RotaryPositions(channels // self.num_heads, name="rope_embed")
-        table = positions((h, w), False)
+        patches = self._embed(images)
+        b, h, w, channels = patches.shape
+        x = self._with_prefix(patches)
+        table_of_block = self._positions((h, w), train)
         taken = []
         for index in range(max(indices) + 1):
-            if train:  # every block has its own factor
-                table = positions((h, w), not self.is_initializing())
-            x = self._block(index)(x, table)
+            x = self._block(index)(x, table_of_block())
             if index in indices:
                 taken.append(x)
         norm = self._final_norm("norm")
         of_prefix = self._final_norm("cls_norm") if self.untied_norms else norm
         results = []
         for x in taken:
-            first, patches = jnp.split(x, [1 + self.storage_tokens], axis=1)
-            first, patches = of_prefix(first), norm(patches)
-            maps = patches.reshape(b, h, w, channels)
+            first, rest = jnp.split(x, [1 + self.storage_tokens], axis=1)
+            first, rest = of_prefix(first), norm(rest)
+            maps = rest.reshape(b, h, w, channels)
             results.append(Intermediate(maps, first[:, 0], first[:, 1:]))
         return results
 
     def _embed(self, images):
+        """Returns the tokens of the patches, as a map."""
         init = torch_uniform(3 * self.patch**2)
         embed = vit.PatchEmbed(
             self.embed_dim, self.patch, init, init, dtype=self.dtype, name="patch_embed"
         )
         return embed(images)
 
-    def _tokens(self, name, count):
+    def _with_prefix(self, patches):
+        """Returns the tokens of the patches after the class token and the storage tokens."""
+        prefix = [self.tokens("cls_token", 1)]
+        if self.storage_tokens:
+            prefix.append(self.tokens("storage_tokens", self.storage_tokens))
+        return join_tokens(prefix, patches)
+
+    def tokens(self, name: str, count: int) -> Float[Array, "1 k c"]:
+        """Returns learned tokens, which are the same for all images."""
         shape = (1, count, self.embed_dim)
         return self.param(name, nn.initializers.normal(0.02), shape).astype(self.dtype)
+
+    def _positions(self, hw, train):
+        """Returns a function that gives each block its table of positions."""
+        positions = RotaryPositions(self.embed_dim // self.num_heads, name="rope_embed")
+        table = positions(hw, False)
+        if not train or self.is_initializing():
+            return lambda: table
+        return lambda: positions(hw, True)  # every block has its own random factor
 
     def _block(self, index) -> Callable[..., Float[Array, "b n c"]]:
         kind = remat_block(DINOv3Block, self.remat_keeps) if self.remat else DINOv3Block
@@ -267,16 +293,28 @@ class Trunk:
             self.num_heads,
             self.ffn,
             self.ffn_ratio,
-            use_bias=self.use_bias,
-            kernels=self.kernels,
-            dtype=self.dtype,
+            self.initial_scale,
+            self.use_bias,
+            self.masks_key_bias,
+            self.epsilon,
+            self.kernels,
+            self.dtype,
             name=f"blocks_{index}",
         )
 
     def _final_norm(self, name):
         if not self.final_norm:
             return lambda x: x
-        return layer_norm(name, self.dtype, EPSILON)
+        return layer_norm(name, self.dtype, self.epsilon)
+
+
+def join_tokens(
+    prefix: Sequence[Float[Array, "1 _ c"]], patches: Float[Array, "b h w c"]
+) -> Float[Array, "b n c"]:
+    """Returns learned tokens, the same for all images, and the tokens of a map after them."""
+    b, _, _, channels = patches.shape
+    learned = [jnp.broadcast_to(token, (b, *token.shape[1:])) for token in prefix]
+    return jnp.concatenate([*learned, patches.reshape(b, -1, channels)], axis=1)
 
 
 class DINOv3(Trunk, nn.Module):
