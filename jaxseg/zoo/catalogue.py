@@ -76,7 +76,7 @@ def fetch_weights(name: str) -> pathlib.Path:
         )
     target = cache_folder() / "checkpoints" / weights.file_name
     if weights.gated_by and target.exists():
-        download.check(target, weights.sha256)
+        download.check(target, weights.sha256 or "")
         return target
     if weights.gated_by:
         raise CheckpointError(
