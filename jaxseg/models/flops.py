@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseg.models import deformable_attention, layers
-from jaxseg.models.backbones import beit, vit
+from jaxseg.models.backbones import beit, dinov3, vit
 from jaxseg.models.backbones.internimage import DCNv3
 from jaxseg.models.group_linear import FromGroups, ToGroups
 from jaxseg.models.heads import mask2former_layers, pixel_decoder
@@ -57,7 +57,7 @@ def count_module(module: nn.Module, inputs: tuple, output) -> int:
             return output.size * inputs[0].shape[-1] // module.order.padded * module.groups
         case deformable_attention.MSDeformAttn(parent=pixel_decoder.EncoderLayer()):
             return 0
-        case layers.Linear():
+        case layers.Linear() | dinov3.QKV():
             return output.size * inputs[0].shape[-1]
         case layers.Conv():
             taps = module.kernel_size**2 * inputs[0].shape[-1]
@@ -75,12 +75,12 @@ def count_module(module: nn.Module, inputs: tuple, output) -> int:
         case DCNv3():
             return 5 * module.kernel_size**2 * output.size
         case vit.PatchConv():
-            return output.size * (3 * vit.PATCH**2 + 1)
+            return output.size * (3 * module.patch**2 + 1)
         case vit.ViTAttention(window=int()):
             x, hw = inputs
             windows = math.prod(-(side // -module.window) for side in hw)
             return 2 * windows * module.window**4 * x.shape[0] * x.shape[-1]
-        case vit.ViTAttention() | beit.BEiTAttention():
+        case vit.ViTAttention() | beit.BEiTAttention() | dinov3.DINOv3Attention():
             x, _ = inputs
             return 2 * x.size * x.shape[1]
         case deformable_attention.MSDeformAttn():

@@ -15,6 +15,7 @@ BACKBONES = {
     "uniperceiver_adapter": COMPANION,
     "beit_adapter": COMPANION | {"window": (4, 4)},
     "beit": {"window": (4, 4), "out_indices": (0, 1, 2, 3)},
+    "dinov3": {"out_indices": (0, 1, 2, 3)},
 }
 
 
@@ -27,11 +28,13 @@ def struct(*shape):
 def test_every_transformer_is_counted(kind, remat):
     backbone = {"kind": kind, "remat": remat, **TRANSFORMER, **BACKBONES[kind]}
     head = {"kind": "upernet", "num_classes": 5, "channels": 16}
+    if kind == "dinov3":
+        head = {"kind": "linear", "num_classes": 5}
     model = {"dtype": "float32", "backbone": backbone, "decode_head": head, "auxiliary_head": None}
     counts = flops.count_flops(build_model(model), (64, 64))
     name = "layers_3" if kind == "uniperceiver_adapter" else "blocks_3"
     attention = "self_attn" if kind == "uniperceiver_adapter" else "attn"
-    tokens = 16 + kind.startswith("beit")
+    tokens = 16 + kind.startswith("beit") + 5 * (kind == "dinov3")
     assert counts["backbone", name, attention] == 2 * tokens**2 * 8
     patches = ("visual_embed",) if kind == "uniperceiver_adapter" else ()
     assert counts["backbone", *patches, "patch_embed", "proj"] == 16 * 8 * (3 * 16**2 + 1)

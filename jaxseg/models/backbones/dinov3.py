@@ -23,6 +23,8 @@ from jaxseg.ops.rotary import patch_coordinates, rotary_periods, rotary_table, r
 from pallas_kernels import KernelChoice
 
 EPSILON = 1e-5  # of the layer norms of all published models
+# Kinds of SwiGLU, and what their hidden width is a multiple of.
+MULTIPLES = {"swiglu": 8, "swiglu32": 32, "swiglu64": 64, "swiglu128": 128, "swiglufused": 8}
 Table = tuple[Float[Array, "m d"], Float[Array, "m d"]]  # sines and cosines
 
 
@@ -171,8 +173,8 @@ class DINOv3Block(nn.Module):
     """A transformer block: attention and a feed-forward layer, each in a scaled residual branch.
 
     Attributes:
-      ffn: the kind of feed-forward layer: "mlp", "swiglu", "swiglu64" or, with one layer for gate
-        and value, "swiglufused". The number is what its width is a multiple of; without one, 8.
+      ffn: the kind of feed-forward layer: "mlp" or a key of `MULTIPLES`. The layers for gate and
+        value are one in "swiglufused".
       ffn_ratio: its hidden width as a multiple of that of the tokens; see `swiglu_width`.
       layer_scale: the initial value of the layer scales, or None for no layer scale.
       use_bias: whether queries and values have a bias.
@@ -215,10 +217,11 @@ class DINOv3Block(nn.Module):
     def _feed_forward(self, channels):
         if self.ffn == "mlp":
             return MLP(int(channels * self.ffn_ratio), dtype=self.dtype, name="mlp")
-        fused = self.ffn == "swiglufused"
-        multiple = 8 if fused else int(self.ffn.removeprefix("swiglu") or 8)
-        width = swiglu_width(channels, self.ffn_ratio, multiple)
-        return SwiGLU(width, fused, self.dtype, name="mlp")
+        if self.ffn not in MULTIPLES:
+            known = ", ".join(["mlp", *MULTIPLES])
+            raise ValueError(f"backbone.ffn={self.ffn!r}: must be one of {known}")
+        width = swiglu_width(channels, self.ffn_ratio, MULTIPLES[self.ffn])
+        return SwiGLU(width, self.ffn == "swiglufused", self.dtype, name="mlp")
 
 
 class Trunk:
@@ -239,7 +242,15 @@ class Trunk:
           images: a batch of images.
           indices: the indices of the blocks, in ascending order.
           train: whether the coordinates of the patches are augmented.
+
+        Raises:
+          ValueError: if the indices do not ascend or are not those of blocks.
         """
+        if list(indices) != [i for i in range(self.depth) if i in indices] or not indices:
+            raise ValueError(
+                f"{type(self).__name__}: the block indices {tuple(indices)} must ascend and be"
+                f" below depth={self.depth}"
+            )
         patches = self._embed(images)
         b, h, w, channels = patches.shape
         x = self._with_prefix(patches)
