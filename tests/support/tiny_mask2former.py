@@ -1,6 +1,6 @@
 """A Mask2Former small enough to learn street scenes in minutes on two CPU cores; for --config."""
 
-from jaxseg.recipes import base, internimage
+from jaxseg.recipes import base, dinov3, internimage
 
 BACKBONE = {
     **internimage.backbone("t"),
@@ -37,5 +37,28 @@ SETTINGS = {
 }
 
 
+TRANSFORMER = {
+    **dinov3.adapter("vits16"),
+    "embed_dim": 64,
+    "depth": 4,
+    "num_heads": 2,
+    "interaction_indexes": (0, 1, 2, 3),
+    "conv_inplane": 32,
+    "deform_num_heads": 4,
+    "drop_path": 0.0,
+}
+OF_DINOV3 = {
+    **SETTINGS,
+    "model": base.mask2former(
+        TRANSFORMER, num_classes=19, num_queries=20, size={**HEAD, "full_size_masks": True}
+    ),
+}
+VARIANTS = {
+    "tiny": SETTINGS,
+    "dinov3": OF_DINOV3,
+    "frozen_dinov3": {**OF_DINOV3, "optim": {**SETTINGS["optim"], "freeze": dinov3.TRANSFORMER}},
+}
+
+
 def get_config(variant="tiny"):
-    return base.recipe(variant, {"tiny": SETTINGS})
+    return base.recipe(variant, VARIANTS)
