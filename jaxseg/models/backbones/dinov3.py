@@ -158,19 +158,20 @@ class SwiGLU(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for every channel."""
+    """A learned factor for every channel, in float32."""
 
     initial: float
-    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
         gamma = self.param("gamma", nn.initializers.constant(self.initial), x.shape[-1:])
-        return x * gamma.astype(self.dtype)
+        return x.astype(jnp.float32) * gamma.astype(jnp.float32)
 
 
 class DINOv3Block(nn.Module):
     """A transformer block: attention and a feed-forward layer, each in a scaled residual branch.
+
+    The residual stream is in float32, whatever the type of the products, as in the original.
 
     Attributes:
       ffn: the kind of feed-forward layer: "mlp" or a key of `MULTIPLES`. The layers for gate and
@@ -203,6 +204,7 @@ class DINOv3Block(nn.Module):
             name="attn",
         )
         feed_forward = self._feed_forward(x.shape[-1])
+        x = x.astype(jnp.float32)
         x += self._scaled("ls1", attention(self._norm("norm1")(x), table))
         return x + self._scaled("ls2", feed_forward(self._norm("norm2")(x)))
 
@@ -211,8 +213,8 @@ class DINOv3Block(nn.Module):
 
     def _scaled(self, name, branch):
         if self.layer_scale is None:
-            return branch
-        return LayerScale(self.layer_scale, self.dtype, name=name)(branch)
+            return branch.astype(jnp.float32)
+        return LayerScale(self.layer_scale, name=name)(branch)
 
     def _feed_forward(self, channels):
         if self.ffn == "mlp":
