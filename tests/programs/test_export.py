@@ -31,13 +31,15 @@ SEGFORMER = {"kind": "segformer", "num_classes": 19, "channels": 16}
 MASK2FORMER = small.MASK2FORMER | {"num_classes": 19}
 INTERNIMAGE = tiny_config().model.backbone.to_dict()
 TWO_STAGES = small.MODELS["InternImage, SegFormerHead"][0]  # compiles in seconds
+DINOV3 = {"kind": "dinov3", "embed_dim": 32, "depth": 2, "num_heads": 2, "out_indices": (1,)}
+LINEAR = {"kind": "linear", "num_classes": 19, "in_index": (0,)}
 VIT_ADAPTER = small.MODELS["ViT-Adapter, SegFormerHead"][0]
 BEIT_ADAPTER = small.MODELS["BEiT-Adapter, Mask2Former"][0]
 PAIRS = {
     f"{backbone['kind']}, {head['kind']}": (backbone, head)
     for backbone in (INTERNIMAGE, VIT_ADAPTER, BEIT_ADAPTER)
     for head in (UPERNET, SEGFORMER, MASK2FORMER)
-}
+} | {"dinov3, linear": (DINOV3, LINEAR)}
 
 
 def segmenter_of(backbone, head, **changes):
@@ -61,12 +63,19 @@ PROTOCOLS = {
         "eval.protocol": "ms",
         "eval.ms.ratios": (1.0, 1.5),
     },
+    "as DINOv3": {
+        **SLIDE,
+        "eval.protocol": "ms",
+        "eval.ms.ratios": (0.9, 1.1),
+        "eval.ms.resize": "dinov3",
+    },
 }
 
 
-@pytest.mark.parametrize("changes", PROTOCOLS.values(), ids=PROTOCOLS)
-def test_the_traced_prediction_is_that_of_the_segmenter(changes):
-    segmenter = segmenter_of(TWO_STAGES, SEGFORMER, **changes)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_traced_prediction_is_that_of_the_segmenter(protocol):
+    pair = (DINOV3, LINEAR) if protocol == "as DINOv3" else (TWO_STAGES, SEGFORMER)
+    segmenter = segmenter_of(*pair, **PROTOCOLS[protocol])
     images = np.stack([photo(HW, k) for k in range(2)])
     classes, probabilities = jax.jit(segmenter.portable(HW))(images)
     for k, image in enumerate(images):
