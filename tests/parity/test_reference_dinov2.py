@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 
 from converters import rules
+from converters.conversion_plan import make_plan
 from jaxseg import parameter_paths
 from jaxseg.models.backbones.dinov2 import DINOv2, resize_positions
 from support.recorded_modules import GRADIENTS, VALUES, check_module, first, last
@@ -84,5 +85,14 @@ def test_every_tensor_of_a_published_transformer_has_its_place(path):
         name: shape for name, (_, *shape) in manifest["state_dict"].items() if name != "mask_token"
     }
     assert found == recorded
+    # As a start of training, all but the token of the pre-training is taken.
+    wanted = {
+        path.replace("/", "/backbone/", 1): shape
+        for path, shape in parameter_paths.shapes(shapes).items()
+    }
+    tensors = {name: tuple(shape) for name, (_, *shape) in manifest["state_dict"].items()}
+    plan = make_plan(tensors, wanted, source=path.stem, model="DINOv2")
+    assert set(plan.used.values()) == set(wanted)
+    assert plan.ignored == {"mask_token": "prediction of masked patches"}
     total = sum(map(np.prod, found.values())) + resolved["embed_dim"]
     assert total == manifest["num_params"]
