@@ -4,7 +4,10 @@ python benchmarks/camvid.py --root DIR [--seeds 0 1 2] [--json FILE] [--config.K
 
 DIR holds images/{train,val,test}, masks/{train,val,test} and names.txt, with 11 classes and void
 (367, 101 and 233 images of 360 x 480 pixels in the common split). Training sees the 367 images
-alone. The weights of the last step are scored on the 233 test images, which nothing was chosen by.
+alone. The weights of the last step are scored on the 233 test images, which nothing was chosen by:
+at the size of training, and at the size that is best on the 101 validation images.
+
+A run that has ended in DIR/SEED of --workdir is not trained again.
 """
 
 import argparse
@@ -21,6 +24,8 @@ from jaxseg import configure_cpu
 from jaxseg.atomic_files import write_text
 from jaxseg.config import load_config
 from jaxseg.reporting.manifest import versions
+
+FACTORS = (1.0, 1.25, 1.5, 2.0)  # of the size of the images in training
 
 
 def main():
@@ -66,23 +71,41 @@ def measure(recipe: str, root: Path, workdir: Path, overrides: list[str]) -> dic
 
     data = [f"--config.data.root={root}", f"--config.data.classes={root / 'names.txt'}"]
     config = load_config(recipe, [*data, *overrides])
-    begun = time.monotonic()
-    train(config, workdir)
-    seconds = time.monotonic() - begun
+    timing = workdir / "training_seconds.json"
+    if not timing.exists():
+        begun = time.monotonic()
+        train(config, workdir)
+        write_text(timing, json.dumps(round(time.monotonic() - begun)) + "\n")
     saved = json.loads((workdir / "config.json").read_text())
     last = workdir / "checkpoints" / str(saved["steps"])
-    scores = evaluate_checkpoint(last, workdir / "test", overrides={"data.val_split": "test"})
-    with (workdir / "test" / "per_class.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+
+    def score(split, factor):
+        sides = [round(factor * side) for side in saved["data"]["test_scale_wh"]]
+        changes = {"data.val_split": split, "data.test_scale_wh": ",".join(map(str, sides))}
+        folder = workdir / f"{split}_{min(sides)}"
+        scores = evaluate_checkpoint(last, folder, overrides=changes)
+        with (folder / "per_class.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {
+            "shorter_side": min(sides),
+            "miou": round(scores.miou, 4),
+            "aacc": round(scores.aacc, 4),
+            "iou": {row["class"]: float(row["iou"]) if row["iou"] else None for row in rows},
+        }
+
+    validated = {factor: score("val", factor) for factor in FACTORS}
+    best = max(FACTORS, key=lambda factor: validated[factor]["miou"])
     return {
         "seed": config.seed,
         "steps": saved["steps"],
         "batch_size": saved["batch_size"],
         "crop_hw": saved["data"]["crop_hw"],
-        "training_seconds": round(seconds),
-        "miou": round(scores.miou, 4),
-        "aacc": round(scores.aacc, 4),
-        "iou": {row["class"]: float(row["iou"]) if row["iou"] else None for row in rows},
+        "training_seconds": json.loads(timing.read_text()),
+        "val": [
+            {key: found[key] for key in ("shorter_side", "miou")} for found in validated.values()
+        ],
+        "test": score("test", 1.0),
+        "test_at_best_size": score("test", best),
     }
 
 
