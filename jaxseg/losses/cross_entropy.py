@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_derivatives import linear_call
 from jaxtyping import Array, Float, Integer
 
 from jaxseg.ops.resize import interpolation_matrix
@@ -100,8 +101,11 @@ def _sums_over_band(rows, matrix, labels, dtype):
     # Three passes of bfloat16 on a TPU err by 2^-16; logits that come in bfloat16 err by 2^-9.
     precision = lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.HIGH
     columns = interpolation_matrix(rows.shape[2], labels.shape[2]).astype(np.float32)
-    logits = jnp.einsum("Hh,bhwk->bHwk", matrix, rows, precision=precision)
-    logits = jnp.einsum("Ww,bhwk->bhWk", columns, logits, precision=precision)
+    if platform() == "gpu":
+        logits = _interpolated_by_taps(matrix, columns, rows)
+    else:
+        logits = jnp.einsum("Hh,bhwk->bHwk", matrix, rows, precision=precision)
+        logits = jnp.einsum("Ww,bhwk->bhWk", columns, logits, precision=precision)
     classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
     # A comparison replaces a gather, whose gradient would be a scatter. A label of 255 matches no
     # class unless there are more than 255 classes, hence the mask below.
@@ -109,3 +113,34 @@ def _sums_over_band(rows, matrix, labels, dtype):
     of_label = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
     per_pixel = jax.nn.logsumexp(logits, axis=-1) - of_label
     return jnp.sum(jnp.where(labels == IGNORE, 0.0, per_pixel), axis=(1, 2))
+
+
+def _interpolated_by_taps(matrix, columns, rows):
+    """Returns the band as sums of two neighbors along each axis, for GPUs.
+
+    XLA computes these sums anew within each operation that reads the band, which is then never in
+    memory. Only its gradient is, for the products that take it back to the rows.
+    """
+
+    def interpolate(matrices, rows):
+        of_rows, of_columns = matrices
+        band = _weighted(of_rows, rows, axis=1)
+        return _weighted(of_columns, band, axis=2)
+
+    def transpose(matrices, band):
+        of_rows, of_columns = matrices
+        exact = {"precision": lax.Precision.HIGHEST}
+        band = jnp.einsum("Ww,bHWk->bHwk", of_columns, band, **exact)
+        return jnp.einsum("Hh,bHwk->bhwk", of_rows, band, **exact)
+
+    return linear_call(interpolate, transpose, (jnp.asarray(matrix), jnp.asarray(columns)), rows)
+
+
+def _weighted(matrix, x, axis):
+    """Multiplies an axis by a matrix of linear interpolation, by taking two neighbors."""
+    lower = jnp.argmax(matrix > 0, axis=1)
+    share = jnp.take_along_axis(matrix, lower[:, None], axis=1)
+    upper = jnp.minimum(lower + 1, matrix.shape[1] - 1)
+    share = jnp.expand_dims(share, tuple(range(axis)) + tuple(range(axis + 2, x.ndim)))
+    first, second = (jnp.take(x, taken, axis=axis, mode="clip") for taken in (lower, upper))
+    return first * share + second * (1 - share)

@@ -7,6 +7,7 @@ import pytest
 
 from jaxseg.aot.collectives import parse_collectives
 from jaxseg.distributed.sharding import BATCH_SPEC, make_mesh
+from jaxseg.losses import cross_entropy as losses
 from jaxseg.losses.cross_entropy import BAND, IGNORE, cross_entropy
 from jaxseg.ops.resize import resize_bilinear
 
@@ -28,7 +29,9 @@ def at_once(logits, labels):
         ((8, 8), (8, 8)),
     ],
 )
-def test_bands_give_the_loss_and_the_gradient(hw, out_hw):
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_bands_give_the_loss_and_the_gradient(hw, out_hw, platform, monkeypatch):
+    monkeypatch.setattr(losses, "platform", lambda: platform)
     random = np.random.default_rng(0)
     logits = jnp.asarray(random.normal(size=(2, *hw, 7)) * 5, jnp.float32)
     labels = random.integers(0, 9, (2, *out_hw)).astype(np.int32)
