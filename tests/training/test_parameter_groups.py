@@ -11,7 +11,9 @@ from jaxseg.models.backbones import BACKBONES
 from jaxseg.training import parameter_groups
 from support.reference_files import REFERENCE
 
-TABLES = sorted(path for path in REFERENCE.glob("*/optim/*.json") if path.stem != "lr_schedule")
+TABLES = sorted(
+    path for path in REFERENCE.glob("*/optim/*.json") if not path.stem.endswith("lr_schedule")
+)
 KINDS = {"InternImage": "internimage", "ViTAdapter": "vit_adapter", "BEiTAdapter": "beit_adapter"}
 
 
