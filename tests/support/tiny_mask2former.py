@@ -49,6 +49,7 @@ TRANSFORMER = {
 }
 OF_DINOV3 = {
     **SETTINGS,
+    "data": {**SETTINGS["data"], "test_multiple": 32},
     "model": base.mask2former(
         TRANSFORMER, num_classes=19, num_queries=20, size={**HEAD, "full_size_masks": True}
     ),
