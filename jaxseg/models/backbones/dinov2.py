@@ -6,12 +6,9 @@ They differ from those of DINOv3 in a table of positions, in patches of 14 pixel
 import functools
 from collections.abc import Sequence
 
-import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxseg.models.backbones.dinov3 import Trunk, join_tokens
-from jaxseg.models.layers import DType
+from jaxseg.models.backbones.dinov3 import DINOv3, join_tokens
 from jaxseg.ops.resize import (
     along_height,
     along_width,
@@ -19,7 +16,6 @@ from jaxseg.ops.resize import (
     cubic_matrix,
     smooth_cubic,
 )
-from pallas_kernels import KernelChoice
 
 OFFSET = 0.1  # added to the sides of a grid where the original scales positions by a factor
 
@@ -48,45 +44,21 @@ def resize_positions(
     return grid
 
 
-class DINOv2(Trunk, nn.Module):
+class DINOv2(DINOv3):
     """A transformer of DINOv2: feature maps after some of its blocks, all at stride 14.
-
-    The attributes that are not listed are those of `DINOv3`.
 
     Attributes:
       storage_tokens: the number of registers.
       pretrain_grid: the side of the table of positions, in patches.
     """
 
-    embed_dim: int
-    depth: int
-    num_heads: int
-    out_indices: Sequence[int]
-    ffn: str = "mlp"
-    ffn_ratio: float = 4.0
     storage_tokens: int = 0
-    pretrain_grid: int = 37
-    use_bias: bool = True
     patch: int = 14
-    final_norm: bool = True
-    remat: bool = False
-    remat_keeps: str = "kernels"
-    kernels: KernelChoice = KernelChoice()
-    dtype: DType = jnp.float32
+    pretrain_grid: int = 37
 
-    side_multiple = 1  # images of any size
-    takes_padding = False
     epsilon = 1e-6
     initial_scale = 1.0
     masks_key_bias = False
-    untied_norms = False
-
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "b H W 3"], train: bool = False
-    ) -> list[Float[Array, "b h w c"]]:
-        taken = self.intermediate(images, self.out_indices, train)
-        return [tokens.patches for tokens in taken]
 
     def _with_prefix(self, patches):
         table = self.tokens("pos_embed", 1 + self.pretrain_grid**2)

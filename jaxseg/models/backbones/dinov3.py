@@ -226,9 +226,38 @@ class DINOv3Block(nn.Module):
         return SwiGLU(width, self.ffn == "swiglufused", self.dtype, name="mlp")
 
 
-class Trunk:
-    """A mixin with the transformer, for modules that have the fields of `DINOv3`."""
+class Transformer(nn.Module):
+    """The transformer, for backbones that read from some of its blocks.
 
+    Attributes:
+      ffn: the kind of feed-forward layer (`DINOv3Block`).
+      ffn_ratio: its hidden width as a multiple of `embed_dim`.
+      storage_tokens: the number of storage tokens, which are called registers, too.
+      use_bias: whether queries and values have a bias.
+      patch: the side of a patch, in pixels.
+      final_norm: whether what is read is normalized by the last norm.
+      untied_norms: whether the class token and the storage tokens have a last norm of their own.
+      remat: whether the blocks recompute their values in the backward pass.
+      remat_keeps: the values that they keep nevertheless, a key of `jaxseg.models.remat.KEPT`.
+      kernels: the choice of kernels.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    ffn: str = "mlp"
+    ffn_ratio: float = 4.0
+    storage_tokens: int = 4
+    use_bias: bool = True
+    patch: int = vit.PATCH
+    final_norm: bool = True
+    untied_norms: bool = False
+    remat: bool = False
+    remat_keeps: str = "kernels"
+    kernels: KernelChoice = KernelChoice()
+    dtype: DType = jnp.float32
+
+    takes_padding = False
     epsilon = EPSILON  # of the layer norms
     initial_scale = 1e-5  # of the layer scales
     masks_key_bias = True  # see `QKV`
@@ -330,41 +359,16 @@ def join_tokens(
     return jnp.concatenate([*learned, patches.reshape(b, -1, channels)], axis=1)
 
 
-class DINOv3(Trunk, nn.Module):
+class DINOv3(Transformer):
     """A transformer of DINOv3: feature maps after some of its blocks, all at the stride of a patch.
 
     Attributes:
       out_indices: the indices of these blocks, in ascending order.
-      storage_tokens: the number of storage tokens, which are called registers, too.
-      ffn: the kind of feed-forward layer (`DINOv3Block`).
-      ffn_ratio: its hidden width as a multiple of `embed_dim`.
-      use_bias: whether queries and values have a bias.
-      patch: the side of a patch, in pixels.
-      final_norm: whether the features are normalized by the last norm.
-      untied_norms: whether the class token and the storage tokens have a last norm of their own.
-      remat: whether the blocks recompute their values in the backward pass.
-      remat_keeps: the values that they keep nevertheless, a key of `jaxseg.models.remat.KEPT`.
-      kernels: the choice of kernels.
     """
 
-    embed_dim: int
-    depth: int
-    num_heads: int
-    out_indices: Sequence[int]
-    ffn: str = "mlp"
-    ffn_ratio: float = 4.0
-    storage_tokens: int = 4
-    use_bias: bool = True
-    patch: int = vit.PATCH
-    final_norm: bool = True
-    untied_norms: bool = False
-    remat: bool = False
-    remat_keeps: str = "kernels"
-    kernels: KernelChoice = KernelChoice()
-    dtype: DType = jnp.float32
+    out_indices: Sequence[int] = ()
 
     side_multiple = 1  # images of any size
-    takes_padding = False
 
     @nn.compact
     def __call__(

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxseg.models.backbones import vit
-from jaxseg.models.backbones.dinov3 import Trunk
+from jaxseg.models.backbones.dinov3 import Transformer
 from jaxseg.models.backbones.vit_adapter import AdapterEnds, Extractor, extractor_names
 from jaxseg.models.deformable_attention import Grid, Pyramid
 from jaxseg.models.layers import DType
@@ -55,10 +55,8 @@ class Extraction(nn.Module):
         return c
 
 
-class DINOv3Adapter(AdapterEnds, Trunk, nn.Module):
+class DINOv3Adapter(AdapterEnds, Transformer):
     """A transformer of DINOv3 with its adapter: features at strides 4, 8, 16 and 32.
-
-    The fields of the transformer are those of `DINOv3`.
 
     Attributes:
       interaction_indexes: the indices of the four blocks after which the adapter reads.
@@ -75,17 +73,7 @@ class DINOv3Adapter(AdapterEnds, Trunk, nn.Module):
       ValueError: if a side of the images is not a multiple of 32.
     """
 
-    embed_dim: int
-    depth: int
-    num_heads: int
-    interaction_indexes: Sequence[int]
-    ffn: str = "mlp"
-    ffn_ratio: float = 4.0
-    storage_tokens: int = 4
-    use_bias: bool = True
-    patch: int = vit.PATCH
-    final_norm: bool = True
-    untied_norms: bool = False
+    interaction_indexes: Sequence[int] = ()
     deform_num_heads: int = 16
     deform_ratio: float = 0.5
     drop_path: float = 0.3
@@ -94,13 +82,8 @@ class DINOv3Adapter(AdapterEnds, Trunk, nn.Module):
     conv_ffn_ratio: float = 0.25
     extra_extractors: int = 2
     add_vit_feature: bool = True
-    remat: bool = False
-    remat_keeps: str = "kernels"
-    kernels: KernelChoice = KernelChoice()
-    dtype: DType = jnp.float32
 
     side_multiple = vit.STRIDE  # sides of images must be multiples of it
-    takes_padding = False
 
     @nn.compact
     def __call__(
