@@ -89,7 +89,7 @@ def test_fsdp_holds_its_share_of_parameters_and_optimizer_state_per_device():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("keeps", ["nothing", "matmuls", "matmuls_on_host"])
+@pytest.mark.parametrize("keeps", ["nothing", "kernels", "matmuls", "matmuls_on_host"])
 def test_rematerialization_changes_nothing(keeps):
     expected, _ = run(1, 1, 1)
     losses, _ = run(1, 1, 1, remat_keeps=keeps)

@@ -1,0 +1,31 @@
+"""Recomputed blocks keep what kernels computed, and have the same gradients."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.models.heads.pixel_decoder import EncoderLayer
+from jaxseg.models.remat import remat_block
+from pallas_kernels import KernelChoice
+
+PYRAMID = ((4, 4), (2, 2))
+
+
+def gradient_of(kind, tokens):
+    layer = kind(2, 4, 8, KernelChoice("tpu"))
+    positions = jnp.zeros((1, *tokens.shape[1:]))
+    variables = layer.init(jax.random.key(0), tokens, positions, PYRAMID)
+    return jax.grad(lambda x: jnp.sum(layer.apply(variables, x, positions, PYRAMID) ** 2))
+
+
+@pytest.mark.parametrize(("keeps", "calls"), [("kernels", 1), ("nothing", 2)])
+def test_a_kernel_that_is_kept_runs_once(keeps, calls):
+    tokens = np.random.default_rng(0).standard_normal((1, 20, 64)).astype(np.float32)
+    recomputing = remat_block(EncoderLayer, keeps, [3])
+    jaxpr = jax.make_jaxpr(gradient_of(recomputing, tokens))(tokens)
+    found = re.findall(r"name=(\w*forward)", str(jaxpr))
+    # Each call is there twice: for TPUs, and interpreted.
+    assert len(found) == 2 * calls, found
