@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 import pallas_kernels
 from jaxseg.distributed.sharding import all_gather_parameter, map_over_batch
 from jaxseg.models import lora
+from jaxseg.models.remat import name_slow_value
 from jaxseg.ops.convolution import (
     DIMENSIONS,
     conv3x3,
@@ -115,7 +116,7 @@ class MLP(nn.Module):
         channels = x.shape[-1]
         x = Linear(self.hidden_dim, dtype=self.dtype, name="fc1")(x)
         x = gelu(x)
-        return Linear(channels, dtype=self.dtype, name="fc2")(x)
+        return name_slow_value(Linear(channels, dtype=self.dtype, name="fc2")(x))
 
 
 class Conv(nn.Module):

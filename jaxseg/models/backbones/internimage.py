@@ -12,7 +12,7 @@ from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.models.displacement import sow_range
 from jaxseg.models.group_linear import FromGroups, ToGroups
 from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, layer_norm
-from jaxseg.models.remat import remat_block
+from jaxseg.models.remat import name_slow_value, remat_block, softmax
 from jaxseg.ops.layout import fix_layout
 from jaxseg.ops.linear import gelu
 from jaxseg.ops.padding import Sizes, clear_padding, sizes_at_stride
@@ -61,7 +61,7 @@ class DCNv3(nn.Module):
         query = DepthwiseConv(
             self.dw_kernel_size or self.kernel_size, dtype=self.dtype, name="dw_conv"
         )(clear_padding(x, sizes))
-        query = gelu(layer_norm("dw_norm", self.dtype)(query))
+        query = gelu(layer_norm("dw_norm", self.dtype)(name_slow_value(query)))
 
         # Sampling coordinates and the softmax stay in float32: at column 500, bfloat16 loses a
         # quarter of a pixel.
@@ -69,7 +69,10 @@ class DCNv3(nn.Module):
         offset = to_groups(2 * points, zeros, name="offset")(query)
         sow_range(self, self.offset_scale * offset[..., ::2], axes=(2, 3))  # along x, per row
         mask = to_groups(points, zeros, name="mask")(query)
-        mask = nn.softmax(mask.reshape(b, h, w, groups, points)).reshape(mask.shape)
+        # Both transposes move no data: the kernel reads the order between them.
+        kernel_axes = (0, 1, 4, 3, 2) if order.last else (0, 1, 2, 3, 4)
+        mask = mask.reshape(b, h, w, groups, points).transpose(kernel_axes)
+        mask = softmax(mask, 2 if order.last else 4).transpose(kernel_axes).reshape(b, h, w, -1)
 
         sample = functools.partial(
             pallas_kernels.dcnv3,
@@ -89,7 +92,7 @@ class DCNv3(nn.Module):
             blend = jnp.repeat(blend, per_group, axis=-1)
             sampled = sampled * (1 - blend) + value * blend
         project = FromGroups(self.groups, order, channels, xavier, self.dtype, name="output_proj")
-        return project(sampled)
+        return name_slow_value(project(sampled))
 
 
 class InternImageLayer(nn.Module):
