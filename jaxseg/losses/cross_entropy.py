@@ -7,7 +7,7 @@ from jax import lax
 from jax.custom_derivatives import linear_call
 from jaxtyping import Array, Float, Integer
 
-from jaxseg.ops.resize import interpolation_matrix
+from jaxseg.ops.resize import interpolation_matrix, interpolation_taps
 from pallas_kernels import platform
 
 IGNORE = 255
@@ -119,28 +119,46 @@ def _interpolated_by_taps(matrix, columns, rows):
     """Returns the band as sums of two neighbors along each axis, for GPUs.
 
     XLA computes these sums anew within each operation that reads the band, which is then never in
-    memory. Only its gradient is, for the products that take it back to the rows.
+    memory. Nor is its gradient, if the columns are a multiple of those of the logits.
     """
 
-    def interpolate(matrices, rows):
-        of_rows, of_columns = matrices
-        band = _weighted(of_rows, rows, axis=1)
-        return _weighted(of_columns, band, axis=2)
+    def interpolate(of_rows, rows):
+        lower = jnp.argmax(of_rows > 0, axis=1)
+        upper = jnp.minimum(lower + 1, of_rows.shape[1] - 1)
+        share = 1 - jnp.take_along_axis(of_rows, lower[:, None], axis=1)[:, 0]
+        band = _mixed(rows, 1, lower, upper, share)
+        lower, upper, share = interpolation_taps(columns.shape[1], columns.shape[0])
+        return _mixed(band, 2, lower, upper, share.astype(np.float32))
 
-    def transpose(matrices, band):
-        of_rows, of_columns = matrices
-        exact = {"precision": lax.Precision.HIGHEST}
-        band = jnp.einsum("Ww,bHWk->bHwk", of_columns, band, **exact)
-        return jnp.einsum("Hh,bHwk->bhwk", of_rows, band, **exact)
+    def transpose(of_rows, band):
+        band = _sums_over_columns(columns, band)
+        return jnp.einsum("Hh,bHwk->bhwk", of_rows, band, precision=lax.Precision.HIGHEST)
 
-    return linear_call(interpolate, transpose, (jnp.asarray(matrix), jnp.asarray(columns)), rows)
+    return linear_call(interpolate, transpose, jnp.asarray(matrix), rows)
 
 
-def _weighted(matrix, x, axis):
-    """Multiplies an axis by a matrix of linear interpolation, by taking two neighbors."""
-    lower = jnp.argmax(matrix > 0, axis=1)
-    share = jnp.take_along_axis(matrix, lower[:, None], axis=1)
-    upper = jnp.minimum(lower + 1, matrix.shape[1] - 1)
-    share = jnp.expand_dims(share, tuple(range(axis)) + tuple(range(axis + 2, x.ndim)))
+def _sums_over_columns(columns, band):
+    """Multiplies a band by the transposed interpolation matrix of its columns.
+
+    A column of logits is interpolated to the group of columns at its place and to the groups beside
+    it. A sum over each group is fused with what computes the band; a matrix product is not.
+    """
+    width, narrow = columns.shape
+    if width % narrow:
+        return jnp.einsum("Ww,bHWk->bHwk", columns, band, precision=lax.Precision.HIGHEST)
+    groups = band.reshape(*band.shape[:2], narrow, width // narrow, -1)
+    padded = np.pad(columns.reshape(narrow, -1, narrow), ((0, 0), (0, 0), (1, 1)))
+    place = np.arange(narrow)
+    result = 0
+    for shift in (-1, 0, 1):
+        weights = padded[place, :, place + shift + 1]  # of the group at a place for its neighbor
+        sums = (groups * weights[None, None, :, :, None]).sum(3)
+        result += lax.pad(sums, 0.0, [(0, 0, 0), (0, 0, 0), (shift, -shift, 0), (0, 0, 0)])
+    return result
+
+
+def _mixed(x, axis, lower, upper, share):
+    """Interpolates along an axis between two neighbors, of which the second has a share."""
+    share = jnp.expand_dims(share, [other for other in range(x.ndim) if other != axis])
     first, second = (jnp.take(x, taken, axis=axis, mode="clip") for taken in (lower, upper))
-    return first * share + second * (1 - share)
+    return first * (1 - share) + second * share

@@ -68,7 +68,7 @@ def count_module(module: nn.Module, inputs: tuple, output) -> int:
             return output.size * module.kernel_size**2 * sum(x.shape[-1] for x in inputs[0])
         case layers.Classifier():
             return output.size * (inputs[0].shape[-1] + 1)
-        case nn.LayerNorm() | nn.GroupNorm():
+        case layers.LayerNorm() | nn.GroupNorm():
             return 2 * output.size
         case layers.ConvBNReLU():
             return output.size

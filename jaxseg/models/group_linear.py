@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxseg.models.layers import DType, kernel_param
 from jaxseg.ops.linear import matmul
+from jaxseg.ops.slow_values import name_slow_value
 from pallas_kernels import GroupOrder
 
 
@@ -91,6 +92,7 @@ class FromGroups(nn.Module):
         width = x.shape[-1] // self.order.padded * self.groups
         kernel = kernel_param(self, self.kernel_init, (width, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        x = to_kernel_order(x.astype(self.dtype), self.order.padded, self.order)
+        # A recomputed block keeps it in this order, in which the gradient of the kernel reads it.
+        x = name_slow_value(to_kernel_order(x.astype(self.dtype), self.order.padded, self.order))
         kernel = to_kernel_order(kernel.T, self.groups, self.order).T
         return matmul(x, kernel) + bias

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 import pallas_kernels
 from jaxseg.distributed.sharding import all_gather_parameter, map_over_batch
 from jaxseg.models import lora
-from jaxseg.models.remat import name_slow_value
 from jaxseg.ops.convolution import (
     DIMENSIONS,
     conv3x3,
@@ -26,8 +25,10 @@ from jaxseg.ops.convolution import (
 )
 from jaxseg.ops.layout import fix_layout, fixes_layouts
 from jaxseg.ops.linear import gelu, matmul
+from jaxseg.ops.normalization import layer_norm
 from jaxseg.ops.padding import Sizes, clear_padding
 from jaxseg.ops.resize import resize_bilinear
+from jaxseg.ops.slow_values import name_slow_value
 from pallas_kernels import KernelChoice
 
 DType = jax.typing.DTypeLike
@@ -296,11 +297,17 @@ class Classifier(nn.Module):
         return matmul(x, kernel[0, 0]) + bias.astype(self.dtype)
 
 
-def layer_norm(
-    name: str | None = None, dtype: DType = jnp.float32, epsilon: float = 1e-6
-) -> nn.LayerNorm:
-    """Returns a layer norm as the models use it, with its statistics in float32."""
-    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+class LayerNorm(nn.Module):
+    """Layer normalization over the last axis, with its statistics in float32."""
+
+    dtype: DType = jnp.float32
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return layer_norm(x, scale, bias, self.epsilon, self.dtype)
 
 
 def drop_path(rate: float, train: bool) -> nn.Dropout:

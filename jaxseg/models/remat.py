@@ -3,20 +3,16 @@
 Kept values may also be moved to host memory, from where the backward pass fetches them.
 """
 
-import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
 
+from jaxseg.ops.slow_values import SLOW_VALUE
 from pallas_kernels.choice import KERNEL_OUTPUT
 
-_SLOW_VALUE = "slow_value"
 policies = jax.checkpoint_policies
-_kernels = policies.save_only_these_names(KERNEL_OUTPUT, _SLOW_VALUE)
+_kernels = policies.save_only_these_names(KERNEL_OUTPUT, SLOW_VALUE)
 # What a block keeps for the backward pass in addition to its input.
 KEPT = {
     "nothing": policies.nothing_saveable,
@@ -29,33 +25,6 @@ KEPT = {
     # The same outputs in host memory: less device memory than "matmuls", but more traffic.
     "matmuls_on_host": policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
 }
-
-
-def name_slow_value(value: jax.Array) -> jax.Array:
-    """Marks a value that takes long to compute for its size, so that "kernels" keeps it."""
-    return checkpoint_name(value, _SLOW_VALUE)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def softmax(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """Computes the softmax over an axis, and marks it as a slow value.
-
-    The gradient is computed from the output. That of `jax.nn.softmax` would be too, but from its
-    value before the mark, which would be recomputed.
-    """
-    return jax.nn.softmax(x, axis)
-
-
-def _softmax_forward(x, axis):
-    output = name_slow_value(jax.nn.softmax(x, axis))
-    return output, output
-
-
-def _softmax_backward(axis, output, cotangent):
-    return (output * (cotangent - jnp.sum(output * cotangent, axis, keepdims=True)),)
-
-
-softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def remat_block(

@@ -11,6 +11,7 @@ import contextvars
 import math
 from collections.abc import Iterator
 
+import jax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
@@ -60,6 +61,17 @@ def fix_layout(x: Float[Array, "b h w c"], channels: bool = False) -> Float[Arra
     by_columns = not channels and columns_in_lanes(width, count)
     order = (0, 1, 3, 2) if by_columns else (0, 1, 2, 3)
     return with_layout_constraint(x, Layout(major_to_minor=order))
+
+
+def fix_row_major(x: jax.Array) -> jax.Array:
+    """Stores an array on a TPU or a GPU with its last axis innermost, as arguments of programs are.
+
+    For gradients: without it, XLA lays out weights and moments as their gradient was computed, and
+    copies three arrays before an update and three after it, in place of one.
+    """
+    if platform() == "cpu" or _free.get():
+        return x
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
 
 
 def _padded(size):

@@ -15,6 +15,7 @@ from jaxseg.losses.cross_entropy import cross_entropy
 from jaxseg.losses.mask2former import mask2former_loss
 from jaxseg.losses.terms import TermSettings, sum_of_terms
 from jaxseg.models.segmentation_model import ModelOutput, SegmentationModel, apply_model
+from jaxseg.ops.layout import fix_row_major
 from jaxseg.training.freezing import frozen_patterns, join_frozen, split_frozen
 from jaxseg.training.optimizer import squared_norms
 from jaxseg.training.state import TrainState
@@ -51,6 +52,7 @@ def make_train_step(
 
     def gradient_of(*arguments):
         gradients, rest = jax.grad(loss_of, has_aux=True)(*arguments)
+        gradients = jax.tree.map(fix_row_major, gradients)
         # Shard gradients like the parameters, so that each device reduces and holds only its shard.
         return constrain_shardings(gradients, config.sharding), rest
 

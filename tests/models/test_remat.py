@@ -9,7 +9,7 @@ import pytest
 
 from jaxseg.models.backbones.internimage import InternImageLayer
 from jaxseg.models.heads.pixel_decoder import EncoderLayer
-from jaxseg.models.remat import remat_block, softmax
+from jaxseg.models.remat import remat_block
 from pallas_kernels import KernelChoice
 
 PYRAMID = ((4, 4), (2, 2))
@@ -40,12 +40,3 @@ def test_the_weights_of_the_samples_that_are_kept_are_computed_once(keeps, times
     gradient = jax.grad(lambda x: jnp.sum(layer.apply(variables, x, False) ** 2))
     exponentials = jax.jit(gradient).lower(x).as_text().count("stablehlo.exponential")
     assert exponentials == times + 2  # two are in the gradients of GELU
-
-
-@pytest.mark.parametrize("axis", [1, 2])
-def test_the_softmax_has_the_gradient_of_jax(axis):
-    x, cotangent = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
-    output, gradient = jax.vjp(lambda x: softmax(x, axis), x)
-    wanted, wanted_gradient = jax.vjp(lambda x: jax.nn.softmax(x, axis), x)
-    np.testing.assert_array_equal(output, wanted)
-    np.testing.assert_allclose(gradient(cotangent)[0], wanted_gradient(cotangent)[0], atol=1e-6)

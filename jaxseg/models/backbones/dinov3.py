@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 import pallas_kernels
 from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.models.backbones import vit
-from jaxseg.models.layers import MLP, DType, Linear, kernel_param, layer_norm, torch_uniform
+from jaxseg.models.layers import MLP, DType, LayerNorm, Linear, kernel_param, torch_uniform
 from jaxseg.models.remat import remat_block
 from jaxseg.ops.linear import matmul
 from jaxseg.ops.rotary import patch_coordinates, rotary_periods, rotary_table, rotate
@@ -209,7 +209,7 @@ class DINOv3Block(nn.Module):
         return x + self._scaled("ls2", feed_forward(self._norm("norm2")(x)))
 
     def _norm(self, name):
-        return layer_norm(name, self.dtype, self.epsilon)
+        return LayerNorm(self.dtype, self.epsilon, name=name)
 
     def _scaled(self, name, branch):
         if self.layer_scale is None:
@@ -347,7 +347,7 @@ class Transformer(nn.Module):
     def _final_norm(self, name):
         if not self.final_norm:
             return lambda x: x
-        return layer_norm(name, self.dtype, self.epsilon)
+        return LayerNorm(self.dtype, self.epsilon, name=name)
 
 
 def join_tokens(

@@ -11,11 +11,13 @@ import pallas_kernels
 from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.models.displacement import sow_range
 from jaxseg.models.group_linear import FromGroups, ToGroups
-from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, layer_norm
-from jaxseg.models.remat import name_slow_value, remat_block, softmax
+from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, LayerNorm
+from jaxseg.models.remat import remat_block
 from jaxseg.ops.layout import fix_layout
 from jaxseg.ops.linear import gelu
+from jaxseg.ops.normalization import softmax
 from jaxseg.ops.padding import Sizes, clear_padding, sizes_at_stride
+from jaxseg.ops.slow_values import name_slow_value
 from pallas_kernels import KernelChoice
 
 
@@ -61,7 +63,7 @@ class DCNv3(nn.Module):
         query = DepthwiseConv(
             self.dw_kernel_size or self.kernel_size, dtype=self.dtype, name="dw_conv"
         )(clear_padding(x, sizes))
-        query = gelu(layer_norm("dw_norm", self.dtype)(name_slow_value(query)))
+        query = gelu(LayerNorm(self.dtype, name="dw_norm")(name_slow_value(query)))
 
         # Sampling coordinates and the softmax stay in float32: at column 500, bfloat16 loses a
         # quarter of a pixel.
@@ -134,10 +136,10 @@ class InternImageLayer(nn.Module):
         mixed = functools.partial(dcn, sizes=sizes)
         drop_path = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)
         for index, operation in ((1, mixed), (2, mlp)):
-            norm = layer_norm(f"norm{index}", self.dtype)
+            norm = LayerNorm(self.dtype, name=f"norm{index}")
             branch = norm(operation(x)) if self.post_norm else operation(norm(x))
             if self.res_post_norm:
-                branch = layer_norm(f"res_post_norm{index}", self.dtype)(branch)
+                branch = LayerNorm(self.dtype, name=f"res_post_norm{index}")(branch)
             elif self.layer_scale is not None:
                 init = nn.initializers.constant(self.layer_scale)
                 branch *= self.param(f"gamma{index}", init, (channels,)).astype(self.dtype)
@@ -160,9 +162,9 @@ class Stem(nn.Module):
         self, images: Float[Array, "b h w 3"], sizes: Sizes | None = None
     ) -> Float[Array, "b p q c"]:
         x = fix_layout(Conv(self.channels // 2, stride=2, dtype=self.dtype, name="conv1")(images))
-        x = clear_padding(gelu(layer_norm("norm1", self.dtype)(x)), sizes_at_stride(sizes, 2))
+        x = clear_padding(gelu(LayerNorm(self.dtype, name="norm1")(x)), sizes_at_stride(sizes, 2))
         x = Conv(self.channels, stride=2, dtype=self.dtype, name="conv2")(fix_layout(x))
-        return layer_norm("norm2", self.dtype)(fix_layout(x))
+        return LayerNorm(self.dtype, name="norm2")(fix_layout(x))
 
 
 class Downsample(nn.Module):
@@ -176,7 +178,7 @@ class Downsample(nn.Module):
     ) -> Float[Array, "b p q d"]:
         x = fix_layout(clear_padding(x, sizes))
         x = Conv(2 * x.shape[-1], stride=2, use_bias=False, dtype=self.dtype, name="conv")(x)
-        return fix_layout(layer_norm("norm", self.dtype)(fix_layout(x)))
+        return fix_layout(LayerNorm(self.dtype, name="norm")(fix_layout(x)))
 
 
 class Stage(nn.Module):
@@ -219,9 +221,9 @@ class Stage(nn.Module):
             x = block(x, train, sizes)
             if i in self.post_norm_after:
                 k = self.post_norm_after.index(i)
-                x = layer_norm(f"post_norms_{k}", self.dtype)(x)
+                x = LayerNorm(self.dtype, name=f"post_norms_{k}")(x)
         if not options.get("post_norm") or options.get("center_feature_scale"):
-            x = layer_norm("norm", self.dtype)(x)
+            x = LayerNorm(self.dtype, name="norm")(x)
         if not self.downsample:
             return x, None
         return x, Downsample(dtype=self.dtype, name="downsample")(x, sizes)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from jaxseg.models.backbones import vit
 from jaxseg.models.backbones.vit_adapter import ViTAdapter
-from jaxseg.models.layers import DType, Linear, layer_norm
+from jaxseg.models.layers import DType, LayerNorm, Linear
 from jaxseg.ops.linear import gelu
 from jaxseg.ops.resize import resize_bicubic
 
@@ -71,7 +71,7 @@ class VisualEmbed(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w c"]:
         patch_embed = PatchEmbed(self.embed_dim, self.grid, dtype=self.dtype, name="patch_embed")
-        return layer_norm("embeddings_norm", self.dtype, EPSILON)(patch_embed(images))
+        return LayerNorm(self.dtype, EPSILON, name="embeddings_norm")(patch_embed(images))
 
 
 class UniPerceiverAdapter(ViTAdapter):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 import pallas_kernels
 from jaxseg.distributed.sharding import map_over_batch
-from jaxseg.models.layers import MLP, DType, Linear, drop_path, kernel_param, layer_norm
+from jaxseg.models.layers import MLP, DType, LayerNorm, Linear, drop_path, kernel_param
 from jaxseg.ops.linear import matmul
 from jaxseg.ops.resize import resize_bicubic
 from pallas_kernels import KernelChoice
@@ -169,7 +169,7 @@ class ViTBlock(nn.Module):
         self, x: Float[Array, "b n c"], hw: Sequence[int], train: bool
     ) -> Float[Array, "b n c"]:
         for index, operation in ((1, lambda x: self.attention(x, hw)), (2, self.feed_forward)):
-            branch = operation(layer_norm(f"norm{index}", self.dtype, self.epsilon)(x))
+            branch = operation(LayerNorm(self.dtype, self.epsilon, name=f"norm{index}")(x))
             if self.layer_scale is not None:
                 init = nn.initializers.constant(self.layer_scale)
                 gamma = self.param(self.gamma.format(index), init, x.shape[-1:])

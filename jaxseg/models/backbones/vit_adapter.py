@@ -26,10 +26,10 @@ from jaxseg.models.layers import (
     Conv,
     DepthwiseConv,
     DType,
+    LayerNorm,
     Linear,
     Upsample,
     drop_path,
-    layer_norm,
     max_pool3x3_stride2,
 )
 from jaxseg.models.remat import remat_block
@@ -59,8 +59,8 @@ class Injector(nn.Module):
         attention = MSDeformAttn(
             self.num_heads, self.num_points, self.ratio, self.kernels, self.dtype, name="attn"
         )
-        query = layer_norm("query_norm", self.dtype, self.epsilon)(x)
-        features = layer_norm("feat_norm", self.dtype, self.epsilon)(c)
+        query = LayerNorm(self.dtype, self.epsilon, name="query_norm")(x)
+        features = LayerNorm(self.dtype, self.epsilon, name="feat_norm")(c)
         gamma = self.param("gamma", nn.initializers.constant(self.initial_gamma), (x.shape[-1],))
         mixed = attention(query, reference_points((hw,)), features, pyramid)
         return x + gamma.astype(self.dtype) * mixed
@@ -119,12 +119,12 @@ class Extractor(nn.Module):
         attention = MSDeformAttn(
             self.num_heads, self.num_points, self.ratio, self.kernels, self.dtype, name="attn"
         )
-        query = layer_norm("query_norm", self.dtype, self.epsilon)(c)
-        features = layer_norm("feat_norm", self.dtype, self.epsilon)(x)
+        query = LayerNorm(self.dtype, self.epsilon, name="query_norm")(c)
+        features = LayerNorm(self.dtype, self.epsilon, name="feat_norm")(x)
         c += attention(query, reference_points(pyramid), features, (hw,))
         if self.ffn_ratio is not None:
             ffn = ConvFFN(int(c.shape[-1] * self.ffn_ratio), dtype=self.dtype, name="ffn")
-            branch = ffn(layer_norm("ffn_norm", self.dtype, self.epsilon)(c), pyramid)
+            branch = ffn(LayerNorm(self.dtype, self.epsilon, name="ffn_norm")(c), pyramid)
             c += drop_path(self.drop_path, train)(branch)
         return c
 

@@ -16,7 +16,7 @@ from jaxseg.models.heads.mask2former_layers import (
 )
 from jaxseg.models.heads.pixel_decoder import MSDeformAttnPixelDecoder
 from jaxseg.models.heads.sine_positions import sine_positions
-from jaxseg.models.layers import DType, Linear, layer_norm, torch_uniform
+from jaxseg.models.layers import DType, LayerNorm, Linear, torch_uniform
 from jaxseg.ops.resize import resize_bilinear
 from pallas_kernels import KernelChoice
 
@@ -100,7 +100,7 @@ class DecoderLayer(nn.Module):
         memory_positions: Float[Array, "n c"],
         blocked: Bool[Array, "b q n"],
     ) -> Float[Array, "b q c"]:
-        norms = [layer_norm(f"norms_{i}", self.dtype, EPSILON) for i in range(3)]
+        norms = [LayerNorm(self.dtype, EPSILON, name=f"norms_{i}") for i in range(3)]
         cross, own = (
             PositionedAttention(self.num_heads, dtype=self.dtype, name=f"attentions_{i}")
             for i in range(2)
@@ -128,7 +128,7 @@ class TransformerDecoder(nn.Module):
         self.layers = [
             kind(self.num_heads, self.ffn_dim, dtype=self.dtype) for _ in range(self.num_layers)
         ]
-        self.post_norm = layer_norm(dtype=self.dtype, epsilon=EPSILON)
+        self.post_norm = LayerNorm(self.dtype, EPSILON)
 
 
 class Mask2FormerHead(nn.Module):

@@ -18,7 +18,7 @@ from jaxseg.models.deformable_attention import (
 )
 from jaxseg.models.heads.mask2former_layers import EPSILON, FFN, learned_embedding
 from jaxseg.models.heads.sine_positions import sine_positions
-from jaxseg.models.layers import Conv, DType, layer_norm
+from jaxseg.models.layers import Conv, DType, LayerNorm
 from jaxseg.models.remat import remat_block
 from jaxseg.ops.resize import resize_bilinear
 from pallas_kernels import KernelChoice
@@ -78,9 +78,9 @@ class EncoderLayer(nn.Module):
             name="attentions_0",
         )
         tokens += attention(tokens + positions, reference_points(pyramid), tokens, pyramid)
-        tokens = layer_norm("norms_0", self.dtype, EPSILON)(tokens)
+        tokens = LayerNorm(self.dtype, EPSILON, name="norms_0")(tokens)
         tokens += FFN(self.ffn_dim, dtype=self.dtype, name="ffns_0")(tokens)
-        return layer_norm("norms_1", self.dtype, EPSILON)(tokens)
+        return LayerNorm(self.dtype, EPSILON, name="norms_1")(tokens)
 
 
 class Encoder(nn.Module):
