@@ -26,6 +26,7 @@ T = "cityscapes.py:upernet_internimage_t"
 XL = "cityscapes.py:upernet_internimage_xl"
 BEIT = "coco_stuff164k.py:mask2former_beit_adapter_l"
 H = "coco_stuff164k.py:mask2former_internimage_h"
+DINOV3_7B = "ade20k.py:mask2former_dinov3_vit7b16"
 # One variant for each size of a backbone and each head.
 RECIPES = (
     T,
@@ -45,10 +46,11 @@ RECIPES = (
     "ade20k.py:upernet_beit_l",
     "coco_stuff10k.py:mask2former_beit_adapter_b",
     BEIT,
+    DINOV3_7B,
 )
-# Weights and moments take 12 bytes per parameter. They are sharded over this many chips, which are
-# a whole slice or a part of it.
-SPLIT = {BEIT: 16, H: 16, "ade20k.py:upernet_internimage_h": 16}
+# Weights and moments take 12 bytes per parameter, and frozen weights 4 or 2. They are sharded over
+# this many chips, which are a whole slice or a part of it.
+SPLIT = {BEIT: 16, H: 16, "ade20k.py:upernet_internimage_h": 16, DINOV3_7B: 16}
 # The batch is the published 16, or one image per chip if there are more chips.
 ROWS = [(recipe, "v5e:4x4", 1) for recipe in RECIPES] + [
     (recipe, *where)

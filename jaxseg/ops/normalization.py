@@ -1,4 +1,4 @@
-"""Layer normalization and the softmax, with hand-written gradients."""
+"""Layer normalization with a hand-written gradient."""
 
 import functools
 
@@ -30,10 +30,10 @@ def layer_norm(
       epsilon: what is added to the variance.
       dtype: the type of the result.
     """
-    return _layer_norm_forward(x, scale, bias, epsilon, dtype)[0]
+    return _forward(x, scale, bias, epsilon, dtype)[0]
 
 
-def _layer_norm_forward(x, scale, bias, epsilon, dtype):
+def _forward(x, scale, bias, epsilon, dtype):
     wide = x.astype(jnp.float32)
     mean = name_slow_value(wide.mean(-1, keepdims=True))
     inverse = lax.rsqrt(lax.square(wide - mean).mean(-1, keepdims=True) + epsilon)
@@ -43,7 +43,7 @@ def _layer_norm_forward(x, scale, bias, epsilon, dtype):
     return y.astype(dtype), (x, scale, bias, mean, inverse)
 
 
-def _layer_norm_backward(_epsilon, _dtype, residuals, cotangent):
+def _backward(_epsilon, _dtype, residuals, cotangent):
     x, scale, bias, mean, inverse = residuals
     cotangent = cotangent.astype(jnp.float32)
     normalized = (x.astype(jnp.float32) - mean) * inverse
@@ -60,26 +60,4 @@ def _layer_norm_backward(_epsilon, _dtype, residuals, cotangent):
     )
 
 
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def softmax(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """Computes the softmax over an axis. A recomputed block keeps its output.
-
-    The gradient is computed from the output. That of `jax.nn.softmax` would be too, but from its
-    value before it is named, which would be recomputed.
-    """
-    return jax.nn.softmax(x, axis)
-
-
-def _softmax_forward(x, axis):
-    output = name_slow_value(jax.nn.softmax(x, axis))
-    return output, output
-
-
-def _softmax_backward(axis, output, cotangent):
-    return (output * (cotangent - jnp.sum(output * cotangent, axis, keepdims=True)),)
-
-
-softmax.defvjp(_softmax_forward, _softmax_backward)
+layer_norm.defvjp(_forward, _backward)

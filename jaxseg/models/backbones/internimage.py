@@ -15,7 +15,6 @@ from jaxseg.models.layers import MLP, Conv, DepthwiseConv, DType, LayerNorm
 from jaxseg.models.remat import remat_block
 from jaxseg.ops.layout import fix_layout
 from jaxseg.ops.linear import gelu
-from jaxseg.ops.normalization import softmax
 from jaxseg.ops.padding import Sizes, clear_padding, sizes_at_stride
 from jaxseg.ops.slow_values import name_slow_value
 from pallas_kernels import KernelChoice
@@ -71,10 +70,7 @@ class DCNv3(nn.Module):
         offset = to_groups(2 * points, zeros, name="offset")(query)
         sow_range(self, self.offset_scale * offset[..., ::2], axes=(2, 3))  # along x, per row
         mask = to_groups(points, zeros, name="mask")(query)
-        # Both transposes move no data: the kernel reads the order between them.
-        kernel_axes = (0, 1, 4, 3, 2) if order.last else (0, 1, 2, 3, 4)
-        mask = mask.reshape(b, h, w, groups, points).transpose(kernel_axes)
-        mask = softmax(mask, 2 if order.last else 4).transpose(kernel_axes).reshape(b, h, w, -1)
+        mask = nn.softmax(mask.reshape(b, h, w, groups, points)).reshape(mask.shape)
 
         sample = functools.partial(
             pallas_kernels.dcnv3,
@@ -94,7 +90,7 @@ class DCNv3(nn.Module):
             blend = jnp.repeat(blend, per_group, axis=-1)
             sampled = sampled * (1 - blend) + value * blend
         project = FromGroups(self.groups, order, channels, xavier, self.dtype, name="output_proj")
-        return name_slow_value(project(sampled))
+        return project(sampled)
 
 
 class InternImageLayer(nn.Module):
