@@ -34,7 +34,7 @@ def layer_norm(
 
 
 def _forward(x, scale, bias, epsilon, dtype):
-    wide = x.astype(jnp.float32)
+    wide = jnp.asarray(x, jnp.float32)
     mean = name_slow_value(wide.mean(-1, keepdims=True))
     inverse = lax.rsqrt(lax.square(wide - mean).mean(-1, keepdims=True) + epsilon)
     inverse = name_slow_value(inverse)
