@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxseg.ops import layout
 from jaxseg.ops.layout import columns_in_lanes, fix_layout, free_layouts
 from support.absent_tpu import absent_tpu
 
@@ -48,3 +49,13 @@ def test_exported_programs_ask_for_none():
 
 def test_other_platforms_choose_by_themselves():
     assert not jax.make_jaxpr(fix_layout)(jnp.zeros((1, 2, 256, 64))).eqns
+
+
+@pytest.mark.parametrize(("platform", "fixed"), [("cpu", 0), ("gpu", 1), ("tpu", 1)])
+def test_the_layout_of_a_gradient_is_fixed(platform, fixed, monkeypatch):
+    monkeypatch.setattr(layout, "platform", lambda: platform)
+    text = jax.jit(lambda x: layout.fix_row_major(x.T)).lower(jnp.zeros((2, 3))).as_text()
+    assert text.count("LayoutConstraint") == fixed
+    with layout.free_layouts():
+        text = jax.jit(lambda x: layout.fix_row_major(x.T)).lower(jnp.zeros((2, 3))).as_text()
+    assert "LayoutConstraint" not in text
