@@ -40,3 +40,15 @@ def test_the_deviations_of_norms_that_are_kept_are_computed_once(keeps, times):
     gradient = jax.grad(lambda x: jnp.sum(layer.apply(variables, x, False) ** 2))
     norms = 3  # after the depthwise convolution, DCNv3 and the MLP
     assert jax.jit(gradient).lower(x).as_text().count("stablehlo.rsqrt") == norms * times
+
+
+def test_the_second_product_of_an_mlp_is_not_computed_again():
+    x = np.random.default_rng(0).standard_normal((1, 4, 4, 8)).astype(np.float32)
+
+    def products(keeps):
+        layer = remat_block(InternImageLayer, keeps, [2])(1, post_norm=True)
+        variables = layer.init(jax.random.key(0), x, False)
+        gradient = jax.grad(lambda x: jnp.sum(layer.apply(variables, x, False) ** 2))
+        return jax.jit(gradient).lower(x).as_text().count("stablehlo.dot_general")
+
+    assert products("nothing") == products("kernels") + 1
