@@ -9,8 +9,10 @@ for one image, unless it is too large for them. For each kernel it prints the me
 and the instruction bundles that it runs. These are the bundles of its loops, counted in the
 compiler's listing, times the trips that typical points cause. Typical points of DCNv3 are up to one
 pixel from the 3 × 3 grid. Those of deformable attention are up to four pixels from the place of the
-query. Waiting for memory is not included. `--table` also writes the bundles into
-`jaxseg/aot/kernel_cycles.json`, from which `jaxseg compile` takes the cycles of kernels.
+query. Waiting for memory is not included. A device of v5p has two cores, and the compiler divides
+the parallel steps of a kernel between them; the count is that of one core. `--table` also writes
+the bundles into `jaxseg/aot/kernel_cycles.json`, from which `jaxseg compile` takes the cycles of
+kernels.
 """
 
 import argparse
@@ -37,6 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxseg.aot import hardware, hlo
 from jaxseg.aot.kernel_cycles import TABLE, kernel_key
@@ -47,6 +50,7 @@ from pallas_kernels.tpu import attention, attention_layout, conv3x3, dcnv3, ms_d
 from pallas_kernels.tpu.planes import SUBLANES
 
 CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "v7x": "tpu7x:2x2x1"}
+CORES = {"v5p": 2}  # of one device, where there are several
 REACH = 4  # pixels from a query to its points, in deformable attention
 
 
@@ -154,14 +158,14 @@ def conv3x3_kernels(call: shapes.Conv3x3, dtype):
 
 
 def matrix_cycles(call: shapes.Call, chip: str) -> float:
-    """Returns the cycles that the matrix units need for a convolution; 0 for other calls.
+    """Returns the cycles that the matrix units of one core need for a convolution; else 0.
 
     The listing of a convolution has fewer bundles, which then wait for these units.
     """
     if not isinstance(call, shapes.Conv3x3) or chip not in hardware.CHIPS:
         return 0
     found = hardware.find_chip(chip)
-    per_cycle = found.flops / 2 / found.clock
+    per_cycle = found.flops / 2 / found.clock / CORES.get(chip, 1)
     return 9 * call.height * call.width * call.channels * call.features / per_cycle
 
 
@@ -186,10 +190,13 @@ class Loops:
       outside: the bundles of a grid step outside of loops.
       conditional: those of them that some steps skip.
       found: for every loop, its own bundles and those of a loop inside.
+      steps: the grid steps of one core; None for a kernel of one step.
     """
 
     def __init__(self, listing: str):
         self.outside, self.conditional, self.found = 0, 0, []
+        bounds = re.search(r"iteration_bounds: \(([\d, ]+)\)", listing)
+        self.steps = bounds and math.prod(map(int, bounds[1].split(",")))
         skipped = 0  # regions that a branch skips, one in the other; the outermost is the step
         bundles = re.findall(
             r"^\s*(?:0x[0-9a-f]+|0)\s*(LB|PF)?\w*:?\s*((?:> ?)*)(.*)", listing, re.M
@@ -267,12 +274,26 @@ def compile_call(call, chip: str, dtype, listings: Path | None) -> list[dict]:
             "megabytes": round((held + memory.temp_size_in_bytes) / 1e6, 1),
         }
         if listings:
-            count = bundles(direction, Loops(listing(listings, direction)))
-            count = max(count, matrix_cycles(call, chip))
+            loops = Loops(listing(listings, direction))
+            steps = grid_steps(jax.make_jaxpr(function)(*given).jaxpr, direction)
+            count = max(bundles(direction, loops), matrix_cycles(call, chip))
+            count *= (loops.steps or steps) / steps
             key, leading = kernel_key(custom_call(compiled.as_text(), direction))
             row |= {"kilobundles": round(count / 1e3), "kernel": key, "per_slice": count / leading}
         rows.append(row)
     return rows
+
+
+def grid_steps(jaxpr: Jaxpr, direction: str) -> int | None:
+    """Returns the number of steps of this direction's kernel, on all cores."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "pallas_call":
+            if equation.params["name"].endswith(f"_{direction}"):
+                return math.prod(equation.params["grid_mapping"].grid)
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr)):
+            if isinstance(inner, ClosedJaxpr) and (found := grid_steps(inner.jaxpr, direction)):
+                return found
+    return None
 
 
 def custom_call(text: str, direction: str) -> hlo.Instruction:

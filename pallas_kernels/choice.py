@@ -8,11 +8,14 @@ from collections.abc import Callable, Hashable, Sequence
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-KERNEL_OUTPUT = "kernel_output"  # the name by which rematerialization may keep outputs
+KERNEL_OUTPUT = "kernel_output"  # the name by which rematerialization may keep values
 
 
 def named_output(output: jax.Array) -> jax.Array:
-    """Names what an operator computes, so that a block that is recomputed may keep it."""
+    """Names what an operator computes, so that a block that is recomputed may keep it.
+
+    What an operator reads in an order of its own may have this name, too.
+    """
     return checkpoint_name(output, KERNEL_OUTPUT)
 
 

@@ -15,6 +15,8 @@ import pallas_kernels
 from jaxseg.distributed.sharding import map_over_batch
 from jaxseg.models.displacement import sow_range
 from jaxseg.models.layers import DType, Linear, kernel_param
+from jaxseg.ops.layout import fix_row_major
+from jaxseg.ops.softmax import softmax
 from pallas_kernels import KernelChoice
 
 Grid = tuple[int, int]
@@ -51,12 +53,17 @@ def offset_directions(heads: int, levels: int, points: int) -> Callable:
 class LinearToRows(nn.Module):
     """A linear layer whose outputs are rows over all tokens.
 
+    On a TPU, the last two axes of an array fill registers. Rows that belong to the same group are
+    therefore not adjacent: row r of all groups comes before row r + 1 of all groups.
+
     Attributes:
-      features: the number of outputs.
-      parts: the outputs k, k + `parts` and so on form part k.
+      features: the number of outputs, group after group.
+      groups: the number of groups.
+      parts: in each group, the outputs k, k + `parts` and so on form part k.
     """
 
     features: int
+    groups: int = 1
     parts: int = 1
     kernel_init: Callable = nn.initializers.normal(0.02)
     bias_init: Callable = nn.initializers.zeros
@@ -67,10 +74,17 @@ class LinearToRows(nn.Module):
         kernel = kernel_param(self, self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype)
+        pairs = zip(self.split(kernel), self.split(bias), strict=True)
         return [
-            jnp.einsum("bnc,cd->bdn", x, kernel[:, k :: self.parts]) + bias[k :: self.parts, None]
-            for k in range(self.parts)
+            fix_row_major(jnp.einsum("bnc,cd->bdn", x, kernel) + bias[:, None])
+            for kernel, bias in pairs
         ]
+
+    def split(self, weights: Float[Array, "... d"]) -> Float[Array, "parts ... d_part"]:
+        """Returns the columns of each part in the order of its rows."""
+        *leading, _ = weights.shape
+        weights = weights.reshape(*leading, self.groups, -1, self.parts).swapaxes(-3, -2)
+        return jnp.moveaxis(weights, -1, 0).reshape(self.parts, *leading, -1)
 
 
 class MSDeformAttn(nn.Module):
@@ -133,6 +147,8 @@ class MSDeformAttn(nn.Module):
             )
 
         mixed = map_over_batch(sample)(*arrays)
+        if tokens_last:  # also the gradient, which would be copied
+            mixed = fix_row_major(mixed.swapaxes(1, 2)).swapaxes(1, 2)
         return Linear(channels, kernel_init=xavier, dtype=self.dtype, name="output_proj")(mixed)
 
     def project(self, layers, features, query, points, pyramid):
@@ -155,33 +171,36 @@ class MSDeformAttn(nn.Module):
         offsets = layer("sampling_offsets", query, self.num_heads, levels, self.num_points, 2)
         sow_range(self, offsets[..., 1], axes=(1, 4))  # along y, per head and level
         locations = points[:, :, None, :, None] + offsets / sizes[:, None]
-        weights = nn.softmax(layer("attention_weights", query, self.num_heads, -1))
+        weights = softmax(layer("attention_weights", query, self.num_heads, -1), -1)
         return value, locations, weights.reshape(offsets.shape[:-1])
 
     def project_to_rows(self, layers, features, query, points, pyramid):
-        """Returns the same arrays as `project`, which lie in memory as the TPU kernel reads them.
+        """Returns the same arrays as `project`, computed with the tokens in the lanes of a TPU.
 
-        Each number of all tokens is a row: the tokens come last. The transposes at the end move no
-        data, because they cancel with those of the kernel.
+        Each number of all tokens is a row: the tokens come last, as the kernel reads them. The
+        heads come before them, in the sublanes, which the points alone would not fill. The
+        transposes at the end are one with those of the kernel.
         """
 
-        def layer(name, x, *shape, parts=1):
-            rows = LinearToRows(**layers[name], parts=parts, name=name)(x)
-            return [part.reshape(len(x), self.num_heads, *shape, x.shape[1]) for part in rows]
+        def layer(name, x, **options):
+            return LinearToRows(**layers[name], **options, name=name)(x)
 
-        shape = (len(pyramid), self.num_points)
+        b, tokens = query.shape[:2]
+        by_point = (b, len(pyramid), self.num_points, self.num_heads, tokens)
         sizes = np.array([(width, height) for height, width in pyramid], np.float32)
-        (value,) = layer("value_proj", features, -1)
-        offsets = layer("sampling_offsets", query, *shape, parts=2)
-        sow_range(self, offsets[1], axes=(3, 4))  # along y, per head and level
+        (value,) = layer("value_proj", features)
+        value = value.reshape(b, self.num_heads, -1, features.shape[1])
+        offsets = layer("sampling_offsets", query, groups=self.num_heads, parts=2)
+        offsets = [offset.reshape(by_point) for offset in offsets]
+        sow_range(self, offsets[1], axes=(2, 4))  # along y, per level and head
         locations = [
-            points[0, :, 0, i] + offset / sizes[:, i, None, None]
+            points[0, :, 0, i] + offset / sizes[:, i, None, None, None]
             for i, offset in enumerate(offsets)
         ]
-        (weights,) = layer("attention_weights", query, -1)
-        weights = nn.softmax(weights, axis=2).reshape(offsets[0].shape)
-        value, x, y, weights = (jnp.moveaxis(x, -1, 1) for x in (value, *locations, weights))
-        return value, jnp.stack([x, y], axis=-1), weights
+        (weights,) = layer("attention_weights", query, groups=self.num_heads)
+        weights = softmax(weights.reshape(b, -1, self.num_heads, tokens), 1).reshape(by_point)
+        x, y, weights = (jnp.einsum("blphn->bnhlp", part) for part in (*locations, weights))
+        return jnp.moveaxis(value, -1, 1), jnp.stack([x, y], axis=-1), weights
 
 
 def to_maps(tokens: Float[Array, "b s c"], pyramid: Pyramid) -> list[Float[Array, "b _ _ c"]]:

@@ -107,9 +107,14 @@ def _call(
     other_spec: pl.BlockSpec,
     output: jax.ShapeDtypeStruct,
     output_spec: pl.BlockSpec,
-    images: str,
+    blocks: str,
 ):
-    """Runs a kernel over all blocks, interpreted if it is lowered for another platform than TPU."""
+    """Runs a kernel over all blocks, interpreted if it is lowered for another platform than TPU.
+
+    Args:
+      blocks: "parallel" if the blocks are independent, so that cores can share them, else
+        "arbitrary".
+    """
     b, height, width, channels = x.shape
     rows = rows_of_block(height, width)
 
@@ -130,7 +135,7 @@ def _call(
         out_specs=output_spec,
         out_shape=output,
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=(images, "arbitrary"), vmem_limit_bytes=VMEM_BYTES
+            dimension_semantics=(blocks, blocks), vmem_limit_bytes=VMEM_BYTES
         ),
     )
     return lax.platform_dependent(x, x, x, other, tpu=call(), default=call(interpret=True))

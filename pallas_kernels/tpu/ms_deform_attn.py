@@ -31,6 +31,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
+from pallas_kernels.choice import named_output
 from pallas_kernels.tpu.ms_deform_attn_kernels import TILE, Level, backward_kernel, forward_kernel
 from pallas_kernels.tpu.planes import SUBLANES
 
@@ -73,6 +74,21 @@ def _coordinates(
 _coordinates.defvjp(
     lambda locations: (_coordinates(locations), None),
     lambda _, gradients: (jnp.stack(gradients, axis=-1),),
+)
+
+
+@jax.custom_vjp
+def _clip(x: Float[Array, "..."], upper: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Moves points that are farther outside of a level to −2 or `upper`, where values are zero.
+
+    The gradients there are zero, too, so the rule for gradients needs no other zeros.
+    """
+    return jnp.clip(x, -2.0, upper)
+
+
+_clip.defvjp(
+    lambda x, upper: (_clip(x, upper), None),
+    lambda _, gradient: (gradient, None),
 )
 
 
@@ -125,6 +141,8 @@ def sample(
 
 
 def _forward(values, x, y, attention, levels):
+    # A block that is recomputed keeps these, which take long to put into this order.
+    values, x, y = jax.tree.map(named_output, (values, x, y))
     instances, *_, queries = x.shape
     depth = values[0].shape[2]
     (output,) = _call(
@@ -174,17 +192,13 @@ def blocks_and_tiles(
     Returns:
       The values of each level, x and y in pixels, and the attention.
     """
-    values, start = [], 0
-    value = jnp.moveaxis(value, 1, -1)
-    for level in make_levels(spatial_shapes):
-        end = start + level.height * level.width
-        values.append(_to_blocks(value[..., start:end], level))
-        start = end
+    levels = make_levels(spatial_shapes)
+    ends = np.cumsum([level.height * level.width for level in levels])[:-1]
+    parts = jnp.split(jnp.moveaxis(value, 1, -1), ends, axis=-1)
+    values = map(_to_blocks, parts, levels)
     x, y = (_to_tiles(x, fill=-1) for x in _coordinates(sampling_locations))
     height, width = np.array(spatial_shapes, np.float32).T[:, :, None, None]  # [l, 1, 1]
-    # The bounds lie strictly outside the level, where values and gradients are zero.
-    x = jnp.clip(x * width - 0.5, -2.0, width + 1)
-    y = jnp.clip(y * height - 0.5, -2.0, height + 1)
+    x, y = _clip(x * width - 0.5, width + 1), _clip(y * height - 0.5, height + 1)
     return tuple(values), x, y, _to_tiles(attention_weights, fill=0)
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 from jaxseg.models.layers import DType, Linear, kernel_param, torch_uniform
 from jaxseg.ops.attention import attend
 from jaxseg.ops.linear import matmul
+from jaxseg.ops.slow_values import name_slow_value
 
 EPSILON = 1e-5  # of all norms in Mask2Former
 XAVIER_NORMAL = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
@@ -106,4 +107,5 @@ class FFN(nn.Module):
                 name=name,
             )(x)
 
-        return linear(nn.relu(linear(x, self.hidden_dim, "layers_0_0")), x.shape[-1], "layers_1")
+        hidden = nn.relu(linear(x, self.hidden_dim, "layers_0_0"))
+        return name_slow_value(linear(hidden, x.shape[-1], "layers_1"))
