@@ -151,8 +151,10 @@ def conv3x3_kernels(call: shapes.Conv3x3, dtype):
     steps = height // conv3x3.rows_of_block(height, width)
 
     def bundles(direction, loops: "Loops"):
-        # In the backward pass, the gradient of the map is another call of the forward kernel.
-        return steps * (loops.outside - loops.conditional)
+        # In the backward pass, the gradient of the map is another call of the forward kernel. The
+        # first step clears the gradient of the weights, which is counted in every step.
+        parts = conv3x3.parts_of_gradient(features) if direction == "backward" else 1
+        return parts * steps * loops.outside
 
     return conv3x3.conv3x3, arguments, bundles
 
@@ -287,11 +289,12 @@ def compile_call(call, chip: str, dtype, listings: Path | None) -> list[dict]:
 def grid_steps(jaxpr: Jaxpr, direction: str) -> int | None:
     """Returns the number of steps of this direction's kernel, on all cores."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "pallas_call":
-            if equation.params["name"].endswith(f"_{direction}"):
-                return math.prod(equation.params["grid_mapping"].grid)
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr)):
-            if isinstance(inner, ClosedJaxpr) and (found := grid_steps(inner.jaxpr, direction)):
+        name = equation.params.get("name", "")
+        if equation.primitive.name == "pallas_call" and name.endswith(f"_{direction}"):
+            return math.prod(equation.params["grid_mapping"].grid)
+        values = jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr))
+        for inner in (value.jaxpr for value in values if isinstance(value, ClosedJaxpr)):
+            if found := grid_steps(inner, direction):
                 return found
     return None
 

@@ -170,6 +170,7 @@ def attend(
 
 
 def _forward(qkv, tables, biases, layout):
+    qkv = named_output(qkv)
     b, tokens, width = qkv.shape
     steps = width // 3 // LANES
 

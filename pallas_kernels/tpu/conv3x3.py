@@ -7,6 +7,7 @@ the map, is then shifted by one column.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -19,6 +20,7 @@ from jaxtyping import Array, Float
 
 LANES = 128
 SUBLANES = 16  # of bfloat16
+CORES = 2  # that share the work where a device has several
 CELLS = 512  # in a block of rows, about
 VMEM_BYTES = 60 * 2**20  # limit of a kernel; the smallest chips have 64 MiB
 HELD_BYTES = 48 * 2**20  # the part of it for operands and results; the rest is for sums
@@ -47,9 +49,14 @@ def rows_of_block(height: int, width: int) -> int:
     return max(rows for rows in range(1, min(most, height) + 1) if height % rows == 0)
 
 
+def parts_of_gradient(features: int) -> int:
+    """Returns the number of parts in which the gradient of the weights is computed."""
+    return math.gcd(features // LANES, CORES)
+
+
 def _rows(above, here, below):
     """Returns a block with the rows around it, [rows + 2, w, c]; outside of the map they are 0."""
-    index, last = pl.program_id(1), pl.num_programs(1) - 1
+    index, last = pl.program_id(2), pl.num_programs(2) - 1
     above = jnp.where(index > 0, above[...], jnp.zeros_like(above[...]))
     below = jnp.where(index < last, below[...], jnp.zeros_like(below[...]))
     return jnp.concatenate([above, here[...], below], axis=0)
@@ -82,7 +89,7 @@ def forward_kernel(above, here, below, kernel, output):
 def gradient_kernel(above, here, below, cotangent, output):
     """Adds what a block of rows contributes to the gradient of the kernel."""
 
-    @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
+    @pl.when((pl.program_id(1) == 0) & (pl.program_id(2) == 0))
     def _():
         output[...] = jnp.zeros_like(output)
 
@@ -107,58 +114,60 @@ def _call(
     other_spec: pl.BlockSpec,
     output: jax.ShapeDtypeStruct,
     output_spec: pl.BlockSpec,
+    parts: int,
     blocks: str,
 ):
     """Runs a kernel over all blocks, interpreted if it is lowered for another platform than TPU.
 
     Args:
-      blocks: "parallel" if the blocks are independent, so that cores can share them, else
-        "arbitrary".
+      parts: the parts of the output channels, which are computed one after the other, or by
+        several cores.
+      blocks: "parallel" if the blocks are independent, too, else "arbitrary".
     """
     b, height, width, channels = x.shape
     rows = rows_of_block(height, width)
 
-    def row(index_of):
-        return pl.BlockSpec((None, 1, width, channels), lambda b, t: (b, index_of(t), 0, 0))
+    def of_x(rows, index_of):
+        return pl.BlockSpec((None, rows, width, channels), lambda p, b, t: (b, index_of(t), 0, 0))
 
     call = functools.partial(
         pl.pallas_call,
         kernel,
         name=name,
-        grid=(b, height // rows),
+        grid=(parts, b, height // rows),
         in_specs=[
-            row(lambda t: jnp.maximum(t * rows - 1, 0)),
-            _of_rows(rows, width, channels),
-            row(lambda t: jnp.minimum((t + 1) * rows, height - 1)),
+            of_x(1, lambda t: jnp.maximum(t * rows - 1, 0)),
+            of_x(rows, lambda t: t),
+            of_x(1, lambda t: jnp.minimum((t + 1) * rows, height - 1)),
             other_spec,
         ],
         out_specs=output_spec,
         out_shape=output,
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=(blocks, blocks), vmem_limit_bytes=VMEM_BYTES
+            dimension_semantics=("parallel", blocks, blocks), vmem_limit_bytes=VMEM_BYTES
         ),
     )
     return lax.platform_dependent(x, x, x, other, tpu=call(), default=call(interpret=True))
 
 
-def _of_rows(rows, width, channels):
-    """A block of rows of an image."""
-    return pl.BlockSpec((None, rows, width, channels), lambda b, t: (b, t, 0, 0))
+def _of_map(shape, parts):
+    """A block of rows of an output, and a part of its channels."""
+    _, height, width, features = shape
+    block = (None, rows_of_block(height, width), width, features // parts)
+    return pl.BlockSpec(block, lambda p, b, t: (b, t, 0, p))
 
 
-def _whole(shape):
-    return pl.BlockSpec(tuple(shape), lambda b, t: (0,) * len(shape))
+def _of_kernel(shape, parts):
+    """The weights of a part of the output channels."""
+    return pl.BlockSpec((*shape[:3], shape[3] // parts), lambda p, b, t: (0, 0, 0, p))
 
 
 @jax.custom_vjp
 def conv3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
     """Computes `reference.conv3x3` with kernels for TPUs; sums are in float32."""
-    b, height, width, _ = x.shape
-    features = kernel.shape[-1]
-    output = jax.ShapeDtypeStruct((b, height, width, features), x.dtype)
-    spec = _of_rows(rows_of_block(height, width), width, features)
-    arguments = x, kernel, _whole(kernel.shape), output, spec, "parallel"
-    return _call(forward_kernel, "conv3x3_forward", *arguments)
+    output = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[-1]), x.dtype)
+    specs = _of_kernel(kernel.shape, 1), output, _of_map(output.shape, 1)
+    return _call(forward_kernel, "conv3x3_forward", x, kernel, *specs, 1, "parallel")
 
 
 def _forward(x, kernel):
@@ -168,11 +177,12 @@ def _forward(x, kernel):
 def _backward(residuals, cotangent):
     x, kernel = residuals
     x_gradient = conv3x3(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
-    _, height, width, features = cotangent.shape
-    spec = _of_rows(rows_of_block(height, width), width, features)
+    parts = parts_of_gradient(cotangent.shape[-1])
     output = jax.ShapeDtypeStruct(kernel.shape, jnp.float32)
-    arguments = x, cotangent, spec, output, _whole(kernel.shape), "arbitrary"
-    kernel_gradient = _call(gradient_kernel, "conv3x3_backward", *arguments)
+    specs = _of_map(cotangent.shape, parts), output, _of_kernel(kernel.shape, parts)
+    kernel_gradient = _call(
+        gradient_kernel, "conv3x3_backward", x, cotangent, *specs, parts, "arbitrary"
+    )
     return x_gradient, kernel_gradient.astype(kernel.dtype)
 
 

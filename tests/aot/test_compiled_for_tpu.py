@@ -65,6 +65,18 @@ def test_kernels_compile_for_the_other_chips(chip):
     assert len(rows) == 2 * len(names)
 
 
+@pytest.mark.full
+def test_the_two_cores_of_v5p_share_the_steps_of_a_kernel():
+    """What all operators but the gradient of DCNv3 do: its steps share sums."""
+    names = ["vit_adapter_t 512x512 extractor", "beit_l 480x480 block"]
+    names.append("fcn_head on internimage_t 512x1024")
+    rows = compiled("--chip", "v5e", "v5p", "--shapes", *names)
+    for shape, chip, dtype, direction in rows:
+        if chip == "v5p":
+            of_one_core = rows[shape, "v5e", dtype, direction]["kilobundles"]
+            assert rows[shape, chip, dtype, direction]["kilobundles"] < 0.65 * of_one_core
+
+
 # In float32, all tokens of an image of this size need more memory than a kernel has.
 TOO_LARGE = {"bfloat16": set(), "float32": {"beit_l 896x896 block"}}
 

@@ -52,3 +52,16 @@ def test_the_second_product_of_an_mlp_is_not_computed_again():
         return jax.jit(gradient).lower(x).as_text().count("stablehlo.dot_general")
 
     assert products("nothing") == products("kernels") + 1
+
+
+def test_only_two_products_of_a_layer_of_the_pixel_decoder_are_computed_again(monkeypatch):
+    monkeypatch.setattr("pallas_kernels.ms_deform_attn_takes_tokens_last", lambda _: True)
+    tokens = np.random.default_rng(0).standard_normal((1, 20, 64)).astype(np.float32)
+
+    def products(keeps):
+        gradient = gradient_of(remat_block(EncoderLayer, keeps, [3]), tokens)
+        return str(jax.make_jaxpr(gradient)(tokens)).count("dot_general[")
+
+    # Value, offsets along x and y, weights, and the second product of the FFN are kept. The output
+    # projection and the first product of the FFN are not.
+    assert products("nothing") == products("kernels") + 5

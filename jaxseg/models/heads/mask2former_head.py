@@ -17,6 +17,7 @@ from jaxseg.models.heads.mask2former_layers import (
 from jaxseg.models.heads.pixel_decoder import MSDeformAttnPixelDecoder
 from jaxseg.models.heads.sine_positions import sine_positions
 from jaxseg.models.layers import DType, LayerNorm, Linear, torch_uniform
+from jaxseg.models.remat import remat_block
 from jaxseg.ops.resize import resize_bilinear
 from pallas_kernels import KernelChoice
 
@@ -124,7 +125,7 @@ class TransformerDecoder(nn.Module):
     dtype: DType = jnp.float32
 
     def setup(self):
-        kind = nn.remat(DecoderLayer) if self.remat else DecoderLayer
+        kind = remat_block(DecoderLayer, "kernels") if self.remat else DecoderLayer
         self.layers = [
             kind(self.num_heads, self.ffn_dim, dtype=self.dtype) for _ in range(self.num_layers)
         ]

@@ -41,7 +41,7 @@ class PackedLinear(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (3 * channels,)).astype(self.dtype)
         kernels, biases = (jnp.split(x, 3, axis=-1) for x in (kernel, bias))
         return [
-            matmul(x.astype(self.dtype), kernel) + bias
+            name_slow_value(matmul(x.astype(self.dtype), kernel) + bias)
             for x, kernel, bias in zip((query, key, value), kernels, biases, strict=True)
         ]
 
