@@ -54,7 +54,12 @@ ROWS = {
     "mask2former_beit_adapter_l H100": Row(
         "ade20k.py:mask2former_beit_adapter_l_cocostuff", "h100:1", 2
     ),
+    # At the compiler's default level, which takes up to half an hour.
     "internimage_t O2": Row("cityscapes.py:upernet_internimage_t", "v5e:1x1", 2, "O2"),
+    "internimage_l O2": Row("cityscapes.py:upernet_internimage_l", "v5e:1x1", 2, "O2"),
+    "mask2former_beit_adapter_l O2": Row(
+        "ade20k.py:mask2former_beit_adapter_l_cocostuff", "v5p:2x2x1", 4, "O2"
+    ),
 }
 
 

@@ -7,7 +7,7 @@ from jax import lax
 from jax.custom_derivatives import linear_call
 from jaxtyping import Array, Float, Integer
 
-from jaxseg.ops.resize import interpolation_matrix, interpolation_taps
+from jaxseg.ops.resize import along_height, along_width, interpolation_matrix, interpolation_taps
 from pallas_kernels import platform
 
 IGNORE = 255
@@ -132,7 +132,7 @@ def _interpolated_by_taps(matrix, columns, rows):
 
     def transpose(of_rows, band):
         band = _sums_over_columns(columns, band)
-        return jnp.einsum("Hh,bHwk->bhwk", of_rows, band, precision=lax.Precision.HIGHEST)
+        return along_height(of_rows.T, band)
 
     return linear_call(interpolate, transpose, jnp.asarray(matrix), rows)
 
@@ -145,7 +145,7 @@ def _sums_over_columns(columns, band):
     """
     width, narrow = columns.shape
     if width % narrow:
-        return jnp.einsum("Ww,bHWk->bHwk", columns, band, precision=lax.Precision.HIGHEST)
+        return along_width(columns.T, band)
     groups = band.reshape(*band.shape[:2], narrow, width // narrow, -1)
     padded = np.pad(columns.reshape(narrow, -1, narrow), ((0, 0), (0, 0), (1, 1)))
     place = np.arange(narrow)

@@ -16,8 +16,8 @@ _kernels = policies.save_only_these_names(KERNEL_OUTPUT, SLOW_VALUE)
 # What a block keeps for the backward pass in addition to its input.
 KEPT = {
     "nothing": policies.nothing_saveable,
-    # What attention and deformable sampling compute, what their kernels read in an order of their own,
-    # and the values that `name_slow_value` marks.
+    # What attention and deformable sampling compute, what their kernels read in an order of their
+    # own, and the values that `name_slow_value` marks.
     "kernels": _kernels,
     # Also the outputs of linear layers. Norms and activations are recomputed.
     "matmuls": policies.save_from_both_policies(

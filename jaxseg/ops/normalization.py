@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxseg.ops.slow_values import name_slow_value
+from jaxseg.ops.sums import sum_over_cells
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -52,12 +53,14 @@ def _backward(_epsilon, _dtype, residuals, cotangent):
     shared = scaled.mean(-1, keepdims=True)
     along = (scaled * normalized).mean(-1, keepdims=True)
     gradient = inverse * (scaled - shared - normalized * along)
-    scale_gradient = jnp.sum(cotangent * normalized, leading)
-    return (
-        gradient.astype(x.dtype),
-        scale_gradient.astype(scale.dtype),
-        jnp.sum(cotangent, leading).astype(bias.dtype),
-    )
+    sums = [_sum(x) for x in (cotangent * normalized, cotangent)]
+    return gradient.astype(x.dtype), sums[0].astype(scale.dtype), sums[1].astype(bias.dtype)
+
+
+def _sum(x: Float[Array, "... c"]) -> Float[Array, " c"]:
+    if x.ndim == 4:
+        return sum_over_cells(x).sum(0)
+    return x.sum(tuple(range(x.ndim - 1)))
 
 
 layer_norm.defvjp(_forward, _backward)

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxseg.ops.padding import Sizes, interpolation_matrices
+from pallas_kernels import platform
 
 
 def interpolation_matrix(size: int, out_size: int) -> np.ndarray:
@@ -122,16 +123,37 @@ def _cubic_kernel(distance, a=-0.75):
 
 def along_height(matrix: np.ndarray | Array, x: Array) -> Array:
     """Multiplies maps [b, h, w, c] along their height by a matrix [H, h], or each by its own."""
-    axes = "Hh" if matrix.ndim == 2 else "bHh"
     matrix = jnp.asarray(matrix, x.dtype)
+    b, height, *rest = x.shape
+    if multiplies_by_map(matrix.shape[-2], rest[0] * rest[1]):
+        copies = jnp.broadcast_to(matrix, (b, *matrix.shape[-2:]))
+        result = jnp.matmul(copies, x.reshape(b, height, -1), precision=lax.Precision.HIGHEST)
+        return result.reshape(b, -1, *rest)
+    axes = "Hh" if matrix.ndim == 2 else "bHh"
     return jnp.einsum(f"{axes},bhwc->bHwc", matrix, x, precision=lax.Precision.HIGHEST)
 
 
 def along_width(matrix: np.ndarray | Array, x: Array) -> Array:
     """Multiplies maps [b, h, w, c] along their width by a matrix [W, w], or each by its own."""
-    axes = "Ww" if matrix.ndim == 2 else "bWw"
     matrix = jnp.asarray(matrix, x.dtype)
+    if multiplies_by_map(matrix.shape[-2], x.shape[3]):
+        copies = jnp.broadcast_to(matrix[..., None, :, :], (*x.shape[:2], *matrix.shape[-2:]))
+        return jnp.matmul(copies, x, precision=lax.Precision.HIGHEST)
+    axes = "Ww" if matrix.ndim == 2 else "bWw"
     return jnp.einsum(f"{axes},bhwc->bhWc", matrix, x, precision=lax.Precision.HIGHEST)
+
+
+def multiplies_by_map(rows: int, columns: int) -> bool:
+    """Returns whether maps of so many columns are each multiplied by a copy of a matrix.
+
+    One product with all maps makes XLA transpose them before and after it. A batch of products
+    takes and leaves them as they are. On GPUs, XLA reads a single matrix for the whole batch. On
+    CPUs it copies the matrix, which pays where the copies are smaller than the maps. TPUs choose
+    layouts for the product.
+    """
+    if platform() == "cpu":
+        return rows <= columns
+    return platform() == "gpu"
 
 
 def resize_bilinear(

@@ -1,4 +1,4 @@
-"""Convolutions in the forms that a TPU runs, against the plain ones."""
+"""Convolutions in the forms that a TPU or a GPU runs, against the plain ones."""
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,8 @@ def test_exported_convolutions_do_not_depend_on_the_platform():
 
 @jax.numpy_rank_promotion("allow")
 @pytest.mark.parametrize("operation", ["depthwise_conv", "conv3x3"])
-def test_gradients_in_the_form_for_a_tpu_are_those_of_this_machine(operation, monkeypatch):
+@pytest.mark.parametrize("form", ["tpu", "default"])
+def test_gradients_in_other_forms_are_those_of_this_machine(operation, form, monkeypatch):
     random = np.random.default_rng(0)
     x, cotangent = (jnp.asarray(random.normal(size=(2, 7, 9, 5)), jnp.float32) for _ in range(2))
     shape = (3, 3, 1 if operation == "depthwise_conv" else 5, 5)
@@ -60,10 +61,10 @@ def test_gradients_in_the_form_for_a_tpu_are_those_of_this_machine(operation, mo
     _, transpose = jax.vjp(getattr(convolution, operation), x, kernel)
     expected = transpose(cotangent)
 
-    def of_tpu(*arguments, tpu, **_):
-        return tpu(*arguments)
+    def of_form(*arguments, **forms):
+        return forms[form](*arguments)
 
-    monkeypatch.setattr(convolution.lax, "platform_dependent", of_tpu)
+    monkeypatch.setattr(convolution.lax, "platform_dependent", of_form)
     _, transpose = jax.vjp(getattr(convolution, operation), x, kernel)
     for found, wanted in zip(transpose(cotangent), expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-5)

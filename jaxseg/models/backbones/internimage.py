@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float
 
 import pallas_kernels
@@ -69,6 +70,9 @@ class DCNv3(nn.Module):
         query = query.astype(jnp.float32)
         offset = to_groups(2 * points, zeros, name="offset")(query)
         sow_range(self, self.offset_scale * offset[..., ::2], axes=(2, 3))  # along x, per row
+        if pallas_kernels.platform() == "gpu":
+            # XLA would merge both products, and copy their results apart and gradients together.
+            query = lax.optimization_barrier(query)
         mask = to_groups(points, zeros, name="mask")(query)
         mask = nn.softmax(mask.reshape(b, h, w, groups, points)).reshape(mask.shape)
 
