@@ -144,12 +144,16 @@ def along_width(matrix: np.ndarray | Array, x: Array) -> Array:
 
 
 def multiplies_by_map(rows: int, columns: int) -> bool:
-    """Returns whether maps of so many columns are each multiplied by a copy of a matrix.
+    """Returns whether maps are each multiplied by a copy of a matrix.
 
     One product with all maps makes XLA transpose them before and after it. A batch of products
     takes and leaves them as they are. On GPUs, XLA reads a single matrix for the whole batch. On
     CPUs it copies the matrix, which pays where the copies are smaller than the maps. TPUs choose
     layouts for the product.
+
+    Args:
+      rows: the rows of the matrix.
+      columns: the columns of the maps.
     """
     if platform() == "cpu":
         return rows <= columns
