@@ -8,15 +8,15 @@ from collections.abc import Callable, Hashable, Sequence
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-KERNEL_OUTPUT = "kernel_output"  # the name by which rematerialization may keep values
+KERNEL_VALUE = "kernel_value"  # the name by which rematerialization may keep values
 
 
-def named_output(output: jax.Array) -> jax.Array:
-    """Names what an operator computes, so that a block that is recomputed may keep it.
+def name_kernel_value(value: jax.Array) -> jax.Array:
+    """Names what an operator computes, or reads in an order of its own.
 
-    What an operator reads in an order of its own may have this name, too.
+    A block that is recomputed may keep it.
     """
-    return checkpoint_name(output, KERNEL_OUTPUT)
+    return checkpoint_name(value, KERNEL_VALUE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from pallas_kernels import reference, xla, xla_attention
-from pallas_kernels.choice import KernelChoice, compiles_here, named_output, platform
+from pallas_kernels.choice import KernelChoice, compiles_here, name_kernel_value, platform
 from pallas_kernels.gpu import attention as gpu_attention
 from pallas_kernels.gpu import operators as gpu
 from pallas_kernels.relative_positions import table_rows
@@ -169,7 +169,7 @@ def dcnv3(
         (value, offset, mask),
         unsupported=() if on_tpu else ("tpu",),
     )
-    return named_output(output)
+    return name_kernel_value(output)
 
 
 def ms_deform_attn_takes_tokens_last(implementation: str | None = None) -> bool:
@@ -243,7 +243,7 @@ def _ms_deform_attn(value, locations, weights, spatial_shapes, choice):
         if tpu_ms_deform_attn.fits(spatial_shapes, value.shape[-1], value.dtype)
         else ("tpu",),
     )
-    return named_output(output)
+    return name_kernel_value(output)
 
 
 # Traced once per shape.

@@ -9,10 +9,10 @@ import jax
 from flax import linen as nn
 
 from jaxseg.ops.slow_values import SLOW_VALUE
-from pallas_kernels.choice import KERNEL_OUTPUT
+from pallas_kernels.choice import KERNEL_VALUE
 
 policies = jax.checkpoint_policies
-_kernels = policies.save_only_these_names(KERNEL_OUTPUT, SLOW_VALUE)
+_kernels = policies.save_only_these_names(KERNEL_VALUE, SLOW_VALUE)
 # What a block keeps for the backward pass in addition to its input.
 KEPT = {
     "nothing": policies.nothing_saveable,

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
-from pallas_kernels.choice import named_output, platform
+from pallas_kernels.choice import name_kernel_value, platform
 from pallas_kernels.gpu import attention_bias, attention_kernels
 from pallas_kernels.gpu.attention_bias import LOG2E
 from pallas_kernels.gpu.attention_kernels import Layout, Residuals
@@ -89,7 +89,7 @@ def _forward(qkv, table, layout):
     grid = b, layout.heads, layout.blocks
     read = qkv.reshape(b, -1), *_entries(table, layout)
     output, log_sum = _launch(attention_kernels.forward_kernel, layout, grid, outputs, *read)
-    output, log_sum = map(named_output, (output.reshape(b, n, width // 3), log_sum))
+    output, log_sum = map(name_kernel_value, (output.reshape(b, n, width // 3), log_sum))
     return output, (qkv, table, output, log_sum)
 
 

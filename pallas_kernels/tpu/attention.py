@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from pallas_kernels.choice import named_output
+from pallas_kernels.choice import name_kernel_value
 from pallas_kernels.relative_positions import by_displacement
 from pallas_kernels.tpu import attention_layout
 from pallas_kernels.tpu.attention_bias import shifted_tables
@@ -170,7 +170,7 @@ def attend(
 
 
 def _forward(qkv, tables, biases, layout):
-    qkv = named_output(qkv)
+    qkv = name_kernel_value(qkv)
     b, tokens, width = qkv.shape
     steps = width // 3 // LANES
 
@@ -191,7 +191,7 @@ def _forward(qkv, tables, biases, layout):
         layout,
         "attention_forward",
     )
-    output, *log_sums = map(named_output, (output, *log_sums))
+    output, *log_sums = map(name_kernel_value, (output, *log_sums))
     return output, (qkv, tables, biases, output, log_sums)
 
 

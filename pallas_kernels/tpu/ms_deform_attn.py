@@ -31,7 +31,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from pallas_kernels.choice import named_output
+from pallas_kernels.choice import name_kernel_value
 from pallas_kernels.tpu.ms_deform_attn_kernels import TILE, Level, backward_kernel, forward_kernel
 from pallas_kernels.tpu.planes import SUBLANES
 
@@ -142,7 +142,7 @@ def sample(
 
 def _forward(values, x, y, attention, levels):
     # A block that is recomputed keeps these, which take long to put into this order.
-    values, x, y = jax.tree.map(named_output, (values, x, y))
+    values, x, y = jax.tree.map(name_kernel_value, (values, x, y))
     instances, *_, queries = x.shape
     depth = values[0].shape[2]
     (output,) = _call(
