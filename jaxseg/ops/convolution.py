@@ -10,13 +10,9 @@ from jaxtyping import Array, Float
 
 from jaxseg.ops.layout import columns_in_lanes, fixes_layouts
 from jaxseg.ops.padding import Sizes, bin_matrices, interpolation_matrices
-from jaxseg.ops.resize import (
-    along_height,
-    along_width,
-    interpolation_matrix,
-    multiplies_by_map,
-)
+from jaxseg.ops.resize import along_height, along_width, interpolation_matrix
 from jaxseg.ops.sums import sum_over_cells
+from pallas_kernels import platform
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -213,7 +209,7 @@ def conv3x3_of_resized(
     else:
         matrices, batch = interpolation_matrices(x.shape[1:3], hw, sizes, out_sizes), "b"
     rows, columns = (jnp.asarray(_shifted(matrix), x.dtype) for matrix in matrices)
-    if multiplies_by_map(hw[1], kernel.shape[3]):
+    if platform() == "gpu":
         return _products_by_map(x, kernel, rows, columns)
     precision = lax.Precision.HIGHEST
     taps = jnp.einsum("bhwc,ijcd->bhwijd", x, kernel)
@@ -225,7 +221,7 @@ def conv3x3_of_resized(
 def _products_by_map(x, kernel, rows, columns):
     """Computes `conv3x3_of_resized` by products for each image, and then for each of its rows.
 
-    Each operand lies in memory as its product reads it.
+    On GPUs, each operand lies in memory as its product reads it. On CPUs, this takes as long.
     """
     b, height, width, c = x.shape
     kernel = kernel.swapaxes(1, 2).reshape(3, c, -1)  # [i, c, (j, d)]

@@ -125,7 +125,7 @@ def along_height(matrix: np.ndarray | Array, x: Array) -> Array:
     """Multiplies maps [b, h, w, c] along their height by a matrix [H, h], or each by its own."""
     matrix = jnp.asarray(matrix, x.dtype)
     b, height, *rest = x.shape
-    if multiplies_by_map(matrix.shape[-2], rest[0] * rest[1]):
+    if _multiplies_by_map(matrix.shape[-2], rest[0] * rest[1]):
         copies = jnp.broadcast_to(matrix, (b, *matrix.shape[-2:]))
         result = jnp.matmul(copies, x.reshape(b, height, -1), precision=lax.Precision.HIGHEST)
         return result.reshape(b, -1, *rest)
@@ -136,14 +136,14 @@ def along_height(matrix: np.ndarray | Array, x: Array) -> Array:
 def along_width(matrix: np.ndarray | Array, x: Array) -> Array:
     """Multiplies maps [b, h, w, c] along their width by a matrix [W, w], or each by its own."""
     matrix = jnp.asarray(matrix, x.dtype)
-    if multiplies_by_map(matrix.shape[-2], x.shape[3]):
+    if _multiplies_by_map(matrix.shape[-2], x.shape[3]):
         copies = jnp.broadcast_to(matrix[..., None, :, :], (*x.shape[:2], *matrix.shape[-2:]))
         return jnp.matmul(copies, x, precision=lax.Precision.HIGHEST)
     axes = "Ww" if matrix.ndim == 2 else "bWw"
     return jnp.einsum(f"{axes},bhwc->bhWc", matrix, x, precision=lax.Precision.HIGHEST)
 
 
-def multiplies_by_map(rows: int, columns: int) -> bool:
+def _multiplies_by_map(rows: int, columns: int) -> bool:
     """Returns whether maps are each multiplied by a copy of a matrix.
 
     One product with all maps makes XLA transpose them before and after it. A batch of products
