@@ -1,6 +1,6 @@
 """Reports what the published recipes need on TPUs, as the TPU compiler states it; no TPU is needed.
 
-pip install 'jaxseg[tpu]'
+pip install '.[tpu]'
 python benchmarks/ahead_of_time.py [--only PATTERN] [--table]
 
 The program runs `--mode compile` for each row of ROWS: the real train step in bfloat16, including

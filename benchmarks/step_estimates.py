@@ -1,14 +1,18 @@
 """Compares the compilers' estimates of train steps between versions of jaxseg; no device is needed.
 
-pip install 'jaxseg[tpu]'   # for TPUs; 'jaxseg[cuda]' for H100, in another environment
+pip install '.[tpu]'   # for TPUs; '.[cuda]' for H100, in another environment
 python benchmarks/step_estimates.py [--only PATTERN] [--table]
 python benchmarks/step_estimates.py --row NAME --text FILE --commit COMMIT
 
 The program runs `jaxseg compile` for each row of ROWS, in bfloat16, and adds the result to
-benchmarks/results/step_estimates.json under the commit of the working tree. `--text` adds the
-result of another version from the text of its program (`xla_dump_to`): after code generation for a
-TPU, after optimizations for a GPU. `--table` prints all results. On a TPU the estimate is the
-compiler's own. On a GPU it is the bytes that the program moves; what the caches save is not known.
+benchmarks/results/step_estimates.json under the commit of the working tree, with "-dirty" at its
+end if the tree has changes. PATTERN is a regular expression: 'internimage_t$' is one row. Without
+it, all rows are compiled, which needs both compilers. On a TPU the estimate is the compiler's own.
+On a GPU it is the bytes that the program moves; what the caches save is not known.
+
+`--text` adds the result of another version from the text of its program, which XLA writes with
+XLA_FLAGS=--xla_dump_to=FOLDER: *after_codegen.txt for a TPU, *after_optimizations.txt for a GPU.
+`--table` prints all results.
 """
 
 import argparse
@@ -84,10 +88,11 @@ def main():
         costs = instruction_costs(options.text.read_text(), chip)
         add(results, options.row, options.commit, summarize(costs))
         return
-    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True)
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.check_output(command, cwd=ROOT, text=True).strip()
     for name, row in ROWS.items():
         if re.search(options.only, name):
-            add(results, name, commit.strip(), compiled(row))
+            add(results, name, commit, compiled(row))
 
 
 def compiled(row: Row) -> dict:

@@ -1,6 +1,6 @@
 """Reports what the TPU kernels cost, as the compiler of libtpu states it; no TPU is needed.
 
-pip install 'jaxseg[tpu]'
+pip install '.[tpu]'
 python benchmarks/tpu_static.py [--chip v5e …] [--shapes PATTERN …] [--dtype bfloat16 …]
     [--memory-only] [--json benchmarks/results/tpu_static_v5e.json] [--table]
 

@@ -109,7 +109,7 @@ def format_report(result: dict[str, Any]) -> str:
             f" {result['model_flops'] / 1e12:.2f} T",
             "traffic": f"{_gb(result['memory_traffic'])} between a device and its memory",
             "collectives": f"each device sends: {'; '.join(kinds) or 'nothing'}",
-            "data sheet": f"at least {sheet['step_seconds'] * 1e3:.1f} ms a step: "
+            "data sheet": f"{sheet['step_seconds'] * 1e3:.1f} ms a step, one after the other: "
             + ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in sheet["seconds"].items())
             + "; without the work inside the kernels",
         }

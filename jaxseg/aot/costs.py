@@ -27,7 +27,7 @@ def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dic
 
     Returns:
       Operations, bytes of memory traffic, and collectives by kind. "data_sheet" is the time at the
-      rates of the chip's data sheet, a bound that no program reaches. "by_instruction" is the sum
+      rates of the chip's data sheet, one after the other. "by_instruction" is the sum over
       over instructions, with collectives at the rates of the data sheet; its "source" is "compiler"
       for the TPU compiler's own estimates, and "roofline" for the bound of each instruction on a
       GPU. Its "mfu" is the share of the chip's peak that the model's own operations use.
@@ -77,21 +77,23 @@ def suggestions(config: ConfigDict, mesh: Mesh, state: Any, images: int, what: s
     found = []
     if mesh.shape["fsdp"] < mesh.size and held > WORTH_SPLITTING:
         found.append(
-            f"config.mesh.data=1 config.mesh.fsdp={mesh.size} shards the {held / 1e9:.1f} GB of"
+            f"--config.mesh.data=1 --config.mesh.fsdp={mesh.size} shards the {held / 1e9:.1f} GB of"
             " weights and moments that every device holds"
         )
     if what == "eval":
         if config.eval.images_per_device > 1:
-            found.append("config.eval.images_per_device=1")
-        return [*found, "config.eval.mode=slide with a smaller config.eval.crop_hw"]
+            found.append("--config.eval.images_per_device=1")
+        return [*found, "--config.eval.mode=slide with a smaller --config.eval.crop_hw"]
     if not config.model.backbone.get("remat", True):
-        found.append("config.model.backbone.remat=True keeps no activations within blocks")
+        found.append("--config.model.backbone.remat=True keeps few activations within blocks")
     per_device = images // mesh.size
     if per_device > config.optim.accumulation:
         found.append(
-            f"config.optim.accumulation, up to {per_device}: fewer images at a time; batch norm"
+            f"--config.optim.accumulation, up to {per_device}: fewer images at a time; batch norm"
             " then takes its statistics over these alone"
         )
     elif per_device > 1:
-        found.append(f"more devices, or a smaller config.batch_size ({per_device} images a device)")
-    return [*found, f"a smaller config.data.crop_hw than {tuple(config.data.crop_hw)}"]
+        found.append(
+            f"more devices, or a smaller --config.batch_size (a device has {per_device} images)"
+        )
+    return [*found, f"a smaller --config.data.crop_hw than {tuple(config.data.crop_hw)}"]
