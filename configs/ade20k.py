@@ -28,6 +28,7 @@ results. InternImage-H and Mask2Former with crops of 896 were trained on 16 GPUs
     mask2former_internimage_h_cocostuff      62.6 / 62.9      896    1310 M       36 h
     mask2former_dinov3_vit7b16               62.6 / 63.0      896    7643 M
     mask2former_dinov3_{vits16,vits16plus,vitb16,vitl16,vith16plus}   not published
+    linear_dinov2_{vits14,vitb14,vitl14,vitg14}{,_reg}   not measured with these settings
     linear_dinov3_vits16                     47.0 / -         512      22 M
     linear_dinov3_vits16plus                 48.8 / -         512      29 M
     linear_dinov3_vitb16                     51.8 / -         512      86 M
@@ -37,13 +38,14 @@ results. InternImage-H and Mask2Former with crops of 896 were trained on 16 GPUs
 
 The `_cocostuff` variants start from COCO-Stuff 164k (configs/coco_stuff164k.py). The published
 mask2former_dinov3_vit7b16 was trained on COCO-Stuff 164k and Hypersim before, which the recipe here
-is not. The transformers of DINOv3 are frozen; the weights have to be downloaded by hand.
+is not. The transformers of DINOv2 and DINOv3 are frozen. Those of DINOv3 have to be downloaded by
+hand.
 
     python -m jaxseg.main --config configs/ade20k.py:upernet_internimage_t \\
         --config.data.root=ADEChallengeData2016 --workdir RUN
 """
 
-from jaxseg.recipes import base, dinov3, internimage, vit_adapter
+from jaxseg.recipes import base, dinov2, dinov3, internimage, vit_adapter
 
 CLASSES = 150
 INTERNIMAGE_CROPS = {"t": 512, "s": 512, "b": 512, "l": 640, "xl": 640, "h": 896, "g": 896}
@@ -128,6 +130,10 @@ VARIANTS = {
             name, CLASSES, data(896, 3584), lr=3e-5, steps=20_000, warmup_steps=1500
         )
         for name in dinov3.SEGMENTORS
+    },
+    **{
+        f"linear_dinov2_{name}": dinov2.linear(name, CLASSES, data(dinov2.CROP, 4 * dinov2.CROP))
+        for name in dinov2.BACKBONES
     },
     **{
         f"linear_dinov3_{name}": dinov3.linear(name, CLASSES, data(512, 2048))

@@ -34,10 +34,11 @@ pre-training.
     linear_internimage_{t,s,b,l,xl}            the backbone from ImageNet, frozen
     mask2former_dinov3_{vits16,vitb16,vitl16}  the backbone from DINOv3, frozen
     linear_dinov3_{vits16,vitb16,vitl16}       the same
+    linear_dinov2_{vits14,…,vitl14_reg}        the backbone from DINOv2, frozen
     tiny                                       from random weights; trains on two CPU cores
 """
 
-from jaxseg.recipes import base, dinov3, internimage, vit_adapter
+from jaxseg.recipes import base, dinov2, dinov3, internimage, vit_adapter
 
 DATA = {
     "dataset": "custom",
@@ -90,6 +91,7 @@ OF_INTERNIMAGE = {  # the published model that each size of InternImage starts f
     "xl": "upernet_internimage_xl_640_160k_ade20k",
 }
 OF_DINOV3 = ("vits16", "vitb16", "vitl16")
+OF_DINOV2 = ("vits14", "vits14_reg", "vitb14", "vitb14_reg", "vitl14", "vitl14_reg")
 NARROW = {**base.NARROW, "full_size_masks": True}
 OF_ADAPTERS = {
     "deit_adapter_t": "upernet_deit_adapter_tiny_512_160k_ade20k",
@@ -169,6 +171,7 @@ VARIANTS = {
         for name in OF_DINOV3
     },
     **{f"linear_dinov3_{name}": own(dinov3.linear(name, CLASSES, WINDOWS)) for name in OF_DINOV3},
+    **{f"linear_dinov2_{name}": own(dinov2.linear(name, CLASSES, WINDOWS)) for name in OF_DINOV2},
     "tiny": own(tiny()),
 }
 

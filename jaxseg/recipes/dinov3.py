@@ -106,7 +106,33 @@ def linear(name: str, num_classes: int, data: dict[str, Any]) -> dict[str, Any]:
       num_classes: the number of outputs.
       data: the data settings, with crops of 512.
     """
-    model = base.linear(transformer(name), num_classes)
+    return linear_on(
+        transformer(name),
+        num_classes,
+        data,
+        evaluation=evaluation(512, 341),
+        weights=WEIGHTS[name],
+    )
+
+
+def linear_on(
+    backbone: dict[str, Any],
+    num_classes: int,
+    data: dict[str, Any],
+    *,
+    evaluation: dict[str, Any],
+    weights: str,
+) -> dict[str, Any]:
+    """Returns a linear head on a frozen backbone, with the published settings of training.
+
+    Args:
+      backbone: the settings of the backbone, which has one feature map.
+      num_classes: the number of outputs.
+      data: the data settings.
+      evaluation: the settings of the evaluation.
+      weights: the weights that training starts from.
+    """
+    model = base.linear(backbone, num_classes)
     model["decode_head"]["in_index"] = (0,)
     return {
         "steps": 40_000,
@@ -117,10 +143,10 @@ def linear(name: str, num_classes: int, data: dict[str, Any]) -> dict[str, Any]:
             "weight_decay": 1e-3,
             "custom_keys": EVERYTHING_DECAYS,
             "schedule": "dinov3",
-            "freeze": TRANSFORMER,
+            "freeze": "backbone/",
         },
-        "eval": {**evaluation(512, 341), "every_steps": 5_000},
-        "init": WEIGHTS[name],
+        "eval": {**evaluation, "every_steps": 5_000},
+        "init": weights,
     }
 
 

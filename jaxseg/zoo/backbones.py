@@ -3,12 +3,14 @@
 The licenses are those of the repositories of their authors: github.com/OpenGVLab/InternImage,
 github.com/facebookresearch/deit and github.com/microsoft/unilm (BEiT). ViT-Adapter releases copies
 of AugReg's and Uni-Perceiver's weights and names no license for them. DINOv3's are in `dinov3.py`.
+DINOv2's are of github.com/facebookresearch/dinov2.
 """
 
 from jaxseg.zoo import dinov3, internimage, vit_adapter
 from jaxseg.zoo.weights import Weights
 
 DEIT = "https://dl.fbaipublicfiles.com/deit"
+DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
 # BEiT's authors moved their files here. ViT-Adapter's README still names the first location, on
 # conversationhub.blob.core.windows.net, which is no longer public.
 BEIT = "https://github.com/addf400/files/releases/download"
@@ -21,6 +23,12 @@ def _internimage(name: str) -> Weights:
 def _deit(name: str, sha256: str) -> Weights:
     """Makes a DeiT; its file's name ends with the first digits of the file's sha256."""
     return Weights(name, f"{DEIT}/{name}-{sha256}.pth", sha256, license="Apache-2.0")
+
+
+def _dinov2(name: str) -> Weights:
+    size = name.removesuffix("_reg")
+    file = f"dinov2_{size}_{'reg4_' if name != size else ''}pretrain.pth"
+    return Weights(f"dinov2_{name}", f"{DINOV2}/dinov2_{size}/{file}", license="Apache-2.0")
 
 
 def _vit_adapter(name: str, file: str) -> Weights:
@@ -64,5 +72,6 @@ BACKBONES: tuple[Weights, ...] = (
     _beit("beit_base_patch16_224_pt22k_ft22k", "v1.0"),
     _beit("beit_large_patch16_224_pt22k_ft22k", "v1.0"),
     _beit("beitv2_large_patch16_224_pt1k_ft21k", "BEiT-v2"),
+    *(_dinov2(f"vit{size}14{end}") for size in "sblg" for end in ("", "_reg")),
     *dinov3.BACKBONES,
 )

@@ -116,7 +116,7 @@ def test_frozen_parts_run_as_in_evaluation():
 def flops(recipe, *patterns):
     """Operations of a step of a full-size model on images of 896 pixels, before optimization."""
     settings = {"batch_size": 2, "model.dtype": "float32", "data.crop_hw": "896,896"}
-    config = load_config(recipe, settings)
+    config = load_config(recipe, settings, classes_needed=False)
     config.optim.freeze = ",".join(patterns)
     model = build_model(config.model)
     optimizer = make_optimizer(config.optim, config.model.backbone, config.steps)
@@ -131,17 +131,19 @@ def flops(recipe, *patterns):
 
 
 @pytest.mark.full
-def test_a_frozen_backbone_saves_a_third_of_the_operations():
-    """Half of them are those of the head, which trains: measured 36.0 of 55.7 T."""
-    recipe = "configs/ade20k.py:mask2former_beit_adapter_l_cocostuff"
-    assert flops(recipe, "backbone/") < 0.66 * flops(recipe)
-    assert flops(recipe, "backbone/blocks_") < flops(recipe)
-
-
-@pytest.mark.full
-def test_a_frozen_transformer_under_a_linear_head_saves_more_than_two_fifths_of_the_operations():
-    recipe = "configs/ade20k.py:linear_dinov3_vitl16"
-    assert flops(recipe, TRANSFORMER) < 0.6 * flops(recipe)
+@pytest.mark.parametrize(
+    ("recipe", "frozen", "limit"),
+    [
+        ("configs/ade20k.py:upernet_beit_adapter_l", "backbone/", 0.6),
+        # Half of the operations are those of Mask2Former, which trains: measured 36.0 of 55.7 T.
+        ("configs/ade20k.py:mask2former_beit_adapter_l_cocostuff", "backbone/", 0.66),
+        ("configs/ade20k.py:linear_dinov3_vitl16", TRANSFORMER, 0.6),
+        # With a head of 256 channels; that of ADE20K has 2048 and is most of the work, 81 of 92 T.
+        ("configs/custom.py:mask2former_dinov3_vitl16", TRANSFORMER, 0.6),
+    ],
+)
+def test_a_frozen_backbone_saves_operations(recipe, frozen, limit):
+    assert flops(recipe, frozen) < limit * flops(recipe)
 
 
 @pytest.mark.parametrize(
