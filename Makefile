@@ -21,11 +21,17 @@ $(VENV)/installed: pyproject.toml $(VENV)/interpreter
 		jax-cuda13-plugin==$$version jax-cuda13-pjrt==$$version
 	touch $@
 
+# An environment that somebody else made is taken as it is, if it has that interpreter, and never removed.
 $(VENV)/interpreter: FORCE
-	@version=$$($(PYTHON) -c 'import sys; print(sys.executable, sys.version)'); \
-	if [ "$$(cat $@ 2>/dev/null)" != "$$version" ]; then \
+	@which='import sys; print(sys.base_prefix, sys.version)'; \
+	wanted=$$($(PYTHON) -c "$$which"); found=$$($(BIN)/python -c "$$which" 2>/dev/null); \
+	if [ "$$found" = "$$wanted" ]; then \
+		[ -e $@ ] || echo taken > $@; \
+	elif [ -e $(VENV) ] && [ "$$(cat $@ 2>/dev/null || echo taken)" = taken ]; then \
+		echo "$(VENV) has another Python ($$found), and make did not make it. Remove it, or choose its Python by PYTHON=..."; exit 1; \
+	else \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxseg needs Python 3.11 or newer")' && \
-		rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && echo "$$version" > $@; \
+		rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && echo made > $@; \
 	fi
 
 FORCE:

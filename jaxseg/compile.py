@@ -104,9 +104,10 @@ def format_report(result: dict[str, Any]) -> str:
             for kind, total in result["collectives"].items()
         ]
         sheet = result["data_sheet"]
+        # The calls of cuDNN and cuBLAS in programs for GPUs have no count.
+        counted = f"{result['flops'] / 1e12:.2f} T a device" if result["flops"] else "not counted"
         rows |= {
-            "operations": f"{result['flops'] / 1e12:.2f} T a device; the model's own"
-            f" {result['model_flops'] / 1e12:.2f} T",
+            "operations": f"{counted}; the model's own {result['model_flops'] / 1e12:.2f} T",
             "traffic": f"{_gb(result['memory_traffic'])} between a device and its memory",
             "collectives": f"each device sends: {'; '.join(kinds) or 'nothing'}",
             "data sheet": f"{sheet['step_seconds'] * 1e3:.1f} ms a step, one after the other: "
@@ -115,9 +116,10 @@ def format_report(result: dict[str, Any]) -> str:
         }
         if found := result.get("by_instruction"):
             seconds = found["step_seconds"]
+            least, most = ("at least ", "at most ") if found["source"] == "roofline" else ("", "")
             rows[found["source"]] = (
-                f"{seconds * 1e3:.1f} ms a step, {images / seconds:.1f} images/s,"
-                f" MFU {found['mfu']:.0%}; {format_kinds(found)}"
+                f"{least}{seconds * 1e3:.1f} ms a step, {most}{images / seconds:.1f} images/s,"
+                f" MFU {most}{found['mfu']:.0%}; {format_kinds(found)}"
             )
             rows["where"] = format_summary(found).lstrip()
         rows["compiled in"] = f"{result['compile_seconds']:.0f} s, at level {result['level']}"
@@ -125,7 +127,8 @@ def format_report(result: dict[str, Any]) -> str:
         missing = memory["needed"] - memory["capacity"]
         rows["memory"] += f": does not fit, {_gb(missing)} over capacity"
         rows["what helps"] = ("\n" + " " * 15).join(result["helps"])
-    title = f"{result['config']}, {result['what']}, on {where}: {devices} devices, mesh {mesh}"
+    count = f"{devices} device{'s' if devices > 1 else ''}"
+    title = f"{result['config']}, {result['what']}, on {where}: {count}, mesh {mesh}"
     return "\n".join([title, *(f"  {name:<13}{row}" for name, row in rows.items())])
 
 

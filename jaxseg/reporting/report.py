@@ -144,8 +144,7 @@ class Report:
         parts = [show(metrics[name]) for name, show in SHOWN.items() if name in metrics]
         if memory:
             parts.append(f"mem {memory[0] / 1e9:.0f}/{memory[1] / 1e9:.0f} GB")
-        eta = self._time_left(step, metrics.get("step_seconds", math.nan))
-        if math.isfinite(eta):
+        if (eta := self._time_left(step)) is not None:
             parts.append(f"eta {datetime.timedelta(seconds=round(eta))}")
         self._progress(step, parts)
 
@@ -187,16 +186,16 @@ class Report:
             for tracker in self._trackers:
                 tracker.add_scalars(step, finite)
 
-    def _time_left(self, step, step_seconds):
+    def _time_left(self, step):
         """Returns the seconds to the last step, at the pace since the first report.
 
-        Compilation happens before the first report and does not count.
+        Compilation happens before the first report, which therefore has no pace: None.
         """
         now = time.monotonic()
         first_step, first_time = self._first = self._first or (step, now)
-        if step > first_step:
-            step_seconds = (now - first_time) / (step - first_step)
-        return (self._total - step) * step_seconds
+        if step == first_step:
+            return None
+        return (self._total - step) * (now - first_time) / (step - first_step)
 
     def _progress(self, step, parts):
         console = self.console

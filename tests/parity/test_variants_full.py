@@ -23,6 +23,7 @@ FULL_DEPTH = {
     ("cityscapes", "upernet_internimage_t"),
     ("ade20k", "upernet_deit_adapter_t"),
     ("coco_stuff10k", "mask2former_beit_adapter_b"),
+    ("custom", "tiny"),
 }
 POST_NORM = {"depths": "(1, 1, 2, 1)", "level2_post_norm_after": "(1,)"}
 SHORTER = {  # by a part of the name; the first one that fits
@@ -31,6 +32,8 @@ SHORTER = {  # by a part of the name; the first one that fits
     "internimage": {"depths": "(1, 1, 2, 1)"},
     "adapter": {"depth": 4, "interaction_indexes": "((0, 0), (1, 1), (2, 2), (3, 3))"},
     "beit": {"depth": 4, "out_indices": "(0, 1, 2, 3)"},
+    "mask2former_dinov3": {"depth": 4, "interaction_indexes": "(0, 1, 2, 3)"},
+    "linear_dinov": {"depth": 4, "out_indices": "(3,)"},
 }
 KINDS, SPLITS = ("leftImg8bit", "gtFine"), ("train", "val")
 FILES = RECIPES | {"custom": custom}
@@ -39,15 +42,15 @@ FILES = RECIPES | {"custom": custom}
 def cover():
     """A recipe for each head on each dataset, and for each head on each kind of backbone.
 
-    Kinds of backbones differ in more than their size and weights, as InternImage-H from -L.
+    Kinds of backbones differ in more than their size and weights, as InternImage-H from -L, or
+    DINOv2 with registers from that without.
     """
     seen, chosen = set(), []
     for file, module in FILES.items():
         for variant in module.VARIANTS:
-            head, kind = (
-                variant.partition("_")[0],
-                re.sub(r"_(?:([hg])|[tsblx]+)(_.*|$)", r"_\1", variant),
-            )
+            head = variant.partition("_")[0]
+            kind = re.sub(r"_(?:([hg])|[tsblx]+)(_.*|$)", r"_\1", variant)
+            kind = re.sub(r"_vit\w+?(plus|_reg|)$", r"\1", kind)
             if not {(file, head), kind} <= seen:
                 chosen.append((file, variant))
                 seen |= {(file, head), kind}
