@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxseg import parameter_paths
 from jaxseg.atomic_files import write_png, write_text
-from jaxseg.config import set_flat
+from jaxseg.config import flatten_config, set_flat
 from jaxseg.data.class_proposal import propose_classes
 from jaxseg.data.fit import fit_settings
 from jaxseg.data.pipeline import training_batches
@@ -51,7 +51,7 @@ def show(config: ConfigDict, workdir: str | pathlib.Path):
         chosen = fit_settings(config)
     set_flat(config, chosen)
     check_image_sizes(config)
-    print(config)
+    print(settings_table(config))
     print(f"kernels: {kernels.describe_kernels(config.model)}")
     print(model_table(config))
     if chosen:
@@ -91,6 +91,14 @@ def propose(config: ConfigDict, workdir: str | pathlib.Path):
         f"a proposal for the file of class names is in {directory.path / PROPOSAL}; edit the names,"
         " and set config.data.classes to it"
     )
+
+
+def settings_table(config: ConfigDict) -> str:
+    """Formats a config with a line for each setting, by the key that changes it."""
+    flat = sorted(flatten_config(config.to_dict()).items())
+    width = max(len(key) for key, _ in flat)
+    lines = (f"{f'config.{key}':<{width + 7}}  {_argument(value)}" for key, value in flat)
+    return "\n".join(map(str.rstrip, lines))
 
 
 def _argument(value):

@@ -1,5 +1,7 @@
 """`--mode show`: the model's costs as published, the dataset, a picture of samples."""
 
+import re
+
 import cv2
 import numpy as np
 
@@ -11,7 +13,7 @@ from support.tiny_datasets import HW, write_cityscapes
 
 def test_config_parameters_and_data_are_shown_and_samples_drawn(command, tmp_path):
     shown = run(command(tmp_path, "--mode=show"))
-    assert "crop_hw" in shown
+    assert re.search(r"^config\.data\.crop_hw +64,64$", shown, re.MULTILINE)
     assert "GFLOPs at 64x64" in shown
     assert "train: 6 images\n  sizes: 64x128 (6)\n" in shown
     assert "7  0 road" in shown
