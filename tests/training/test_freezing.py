@@ -131,6 +131,7 @@ def flops(recipe, *patterns):
 
 
 @pytest.mark.full
+@pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize(
     ("recipe", "frozen", "limit"),
     [
