@@ -13,7 +13,9 @@ DESCRIBE = "import sys; print(sys.base_prefix, sys.version)"
 
 def make_interpreter(folder):
     command = ["make", "-f", str(MAKEFILE), ".venv/interpreter", f"PYTHON={sys.executable}"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    # Without what an outer `make test` hands on.
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 
