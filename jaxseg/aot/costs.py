@@ -28,7 +28,7 @@ def costs(program: Program, chip: Chip, model_flops: float, devices: int) -> dic
     Returns:
       Operations, bytes of memory traffic, and collectives by kind. "data_sheet" is the time at the
       rates of the chip's data sheet, one after the other. "by_instruction" is the sum over
-      over instructions, with collectives at the rates of the data sheet; its "source" is "compiler"
+      instructions, with collectives at the rates of the data sheet; its "source" is "compiler"
       for the TPU compiler's own estimates, and "roofline" for the bound of each instruction on a
       GPU. Its "mfu" is the share of the chip's peak that the model's own operations use.
     """

@@ -48,6 +48,6 @@ def linear(name: str, num_classes: int, data: dict[str, Any]) -> dict[str, Any]:
         transformer(name),
         num_classes,
         data,
-        evaluation=dinov3.evaluation(CROP, 2 * CROP // 3),
+        eval_settings=dinov3.evaluation(CROP, 2 * CROP // 3),
         weights=f"zoo:dinov2_{name}",
     )

@@ -110,7 +110,7 @@ def linear(name: str, num_classes: int, data: dict[str, Any]) -> dict[str, Any]:
         transformer(name),
         num_classes,
         data,
-        evaluation=evaluation(512, 341),
+        eval_settings=evaluation(512, 341),
         weights=WEIGHTS[name],
     )
 
@@ -120,7 +120,7 @@ def linear_on(
     num_classes: int,
     data: dict[str, Any],
     *,
-    evaluation: dict[str, Any],
+    eval_settings: dict[str, Any],
     weights: str,
 ) -> dict[str, Any]:
     """Returns a linear head on a frozen backbone, with the published settings of training.
@@ -129,7 +129,7 @@ def linear_on(
       backbone: the settings of the backbone, which has one feature map.
       num_classes: the number of outputs.
       data: the data settings.
-      evaluation: the settings of the evaluation.
+      eval_settings: the settings of the evaluation.
       weights: the weights that training starts from.
     """
     model = base.linear(backbone, num_classes)
@@ -145,7 +145,7 @@ def linear_on(
             "schedule": "dinov3",
             "freeze": "backbone/",
         },
-        "eval": {**evaluation, "every_steps": 5_000},
+        "eval": {**eval_settings, "every_steps": 5_000},
         "init": weights,
     }
 

@@ -4,7 +4,9 @@ import pytest
 
 from jaxseg.aot import hlo, roofline
 from jaxseg.aot.hardware import find_chip
+from jaxseg.aot.profile_summary import summarize
 from jaxseg.aot.step_profile import instruction_costs
+from jaxseg.compile import format_report
 
 # As XLA:GPU writes it for an H100: a matrix product, a convolution and its two gradients, a fusion
 # that reads a slice of its operand, one that replaces a slice, and a loop of seven rounds.
@@ -98,3 +100,22 @@ def test_only_what_runs_is_listed():
     assert set(costs) == {"product", "output", "of_image", "of_kernel", "row", "next"}
     assert costs["product"].kind == costs["output"].kind == "matrix products"
     assert sum(cost.bytes for cost in costs.values()) == 7168 + 3 * 2318 + 2 * 8004
+
+
+def test_a_report_for_a_gpu_says_what_it_does_not_know():
+    summary = summarize(instruction_costs(PROGRAM, "h100"))
+    sizes = dict.fromkeys(("arguments", "temporaries", "outputs", "program"), 1e9)
+    said = format_report(
+        {
+            **{"config": "tiny", "what": "train", "topology": "h100:1", "slices": 1},
+            **{"mesh": {"data": 1}, "images": (2, 64, 64), "parameters": 10, "fits": True},
+            **{"memory": {"needed": 4e9, "capacity": 8e9, **sizes}, "collectives": {}},
+            **{"flops": 0.0, "model_flops": 2e12, "memory_traffic": 1e9},  # no count by XLA
+            "data_sheet": {"step_seconds": 0.1, "seconds": {"memory": 0.1}},
+            "by_instruction": {"source": "roofline", "step_seconds": 0.5, "mfu": 0.1, **summary},
+            **{"compile_seconds": 3.0, "level": "O1"},
+        }
+    )
+    assert "on h100:1: 1 device, mesh data 1\n" in said
+    assert "operations   not counted; the model's own 2.00 T\n" in said
+    assert "roofline     500.0 ms a step at full rates, 4.0 images/s, MFU 10%; " in said
