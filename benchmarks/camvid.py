@@ -10,7 +10,8 @@ in one view, and as the mean of six (three sizes, each also mirrored).
 Where JAX runs on CPUs, it gets two virtual devices, each with half of the batch. One does its small
 operations while the other one waits.
 
-A run that has ended in DIR/SEED of --workdir is not trained again.
+A run in SEED of --workdir goes on where it stopped, and one that has ended is not trained again.
+The time is that of the steps with their compilation, from the log, without the evaluations.
 """
 
 import argparse
@@ -20,12 +21,12 @@ import json
 import os
 import platform
 import tempfile
-import time
 from pathlib import Path
 
 from jaxseg import configure_cpu
 from jaxseg.atomic_files import write_text
 from jaxseg.config import load_config
+from jaxseg.report.records import read_json_lines
 from jaxseg.reporting.manifest import versions
 
 VIEWS = {
@@ -72,20 +73,19 @@ def seed_of(seed: int) -> str:
 
 
 def measure(recipe: str, root: Path, workdir: Path, overrides: list[str]) -> dict:
-    """Trains once and returns the time in seconds and the scores on the test images."""
+    """Trains to the last step and returns the time in seconds and the scores."""
     # Imported here, so that the environment is set first.
     from jaxseg.evaluate import evaluate_checkpoint
     from jaxseg.train import train
 
     data = [f"--config.data.root={root}", f"--config.data.classes={root / 'names.txt'}"]
     config = load_config(recipe, [*data, *overrides])
-    timing = workdir / "training_seconds.json"
-    if not timing.exists():
-        begun = time.monotonic()
+    last = workdir / "checkpoints" / str(config.steps)
+    if not last.exists():
         train(config, workdir)
-        write_text(timing, json.dumps(round(time.monotonic() - begun)) + "\n")
+    if not last.exists():
+        raise SystemExit(f"{workdir}: stopped before the last step; the same command goes on")
     saved = json.loads((workdir / "config.json").read_text())
-    last = workdir / "checkpoints" / str(saved["steps"])
 
     def score(split, views):
         folder = workdir / f"{split} in {views}".replace(" ", "_")
@@ -105,9 +105,22 @@ def measure(recipe: str, root: Path, workdir: Path, overrides: list[str]) -> dic
         "steps": saved["steps"],
         "batch_size": saved["batch_size"],
         "crop_hw": saved["data"]["crop_hw"],
-        "training_seconds": json.loads(timing.read_text()),
+        "training_seconds": round(seconds_of_steps(workdir)),
         **{split: {views: score(split, views) for views in VIEWS} for split in ("val", "test")},
     }
+
+
+def seconds_of_steps(workdir: Path) -> float:
+    """Sums the times of the steps in a run's log, also of those that were made again."""
+    log_steps = json.loads((workdir / "config.json").read_text())["log_steps"]
+    seconds, previous = 0.0, 0
+    for _, line in read_json_lines(workdir / "metrics.jsonl"):
+        if line["kind"] == "train":
+            # Each start logs its first step alone, with the compilation.
+            first = line["step"] % log_steps != 0 or line["step"] <= previous
+            seconds += line["step_seconds"] * (1 if first else line["step"] - previous)
+            previous = line["step"]
+    return seconds
 
 
 if __name__ == "__main__":
