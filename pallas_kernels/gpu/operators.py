@@ -13,8 +13,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.bilinear_rows import Plane, Points
 from pallas_kernels.gpu import block_sizes
+from pallas_kernels.gpu.corners import Plane, Points
 from pallas_kernels.gpu.samples import Run, sum_of_samples
 from pallas_kernels.xla import Geometry
 

@@ -29,8 +29,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Integer
 
-from pallas_kernels.bilinear_rows import Plane, Points, corners
 from pallas_kernels.gpu.block_sizes import BlockSize, Kernel
+from pallas_kernels.gpu.corners import Plane, Points, corners
 
 FLOAT32_BYTES = 4
 
